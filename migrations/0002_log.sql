@@ -1,0 +1,160 @@
+-- The log: every change of money, once, for ever. All else about money can be rebuilt from it.
+
+CREATE SEQUENCE IF NOT EXISTS ledgerd.transactions_id_seq AS BIGINT CACHE 1;
+
+-- Amounts are NUMERIC without a limit: the service keeps them within 10^18 - 1 minor units of their currency, whose digits the database
+-- doesn't know. `held_change`, `…_after` and the rest say what the row did and what the account was after it; `hash` covers them and
+-- the hash of the account's row before.
+CREATE TABLE IF NOT EXISTS ledgerd.transactions (
+  id                      BIGINT NOT NULL DEFAULT nextval('ledgerd.transactions_id_seq'),
+  user_id                 BIGINT NOT NULL,
+  amount                  NUMERIC NOT NULL,
+  currency                VARCHAR(3) NOT NULL DEFAULT 'RUB',
+  type                    VARCHAR(20) NOT NULL,
+  description             TEXT,
+  created_at              TIMESTAMPTZ NOT NULL DEFAULT NOW(),
+  sequence                BIGINT NOT NULL,
+  held_change             NUMERIC NOT NULL DEFAULT 0,
+  balance_after           NUMERIC NOT NULL,
+  held_after              NUMERIC NOT NULL,
+  credit_limit_after      NUMERIC NOT NULL,
+  hold_id                 BIGINT,
+  hold_captured           NUMERIC,
+  hold_expires_at         TIMESTAMPTZ,
+  refunded_transaction_id BIGINT,
+  job_id                  BIGINT,
+  group_id                UUID,
+  idempotency_key         TEXT,
+  reference               TEXT,
+  metadata                JSONB,
+  actor                   TEXT,
+  trace_id                TEXT,
+  hash                    BYTEA NOT NULL,
+
+  PRIMARY KEY (id, user_id),
+
+  CONSTRAINT transactions_scale CHECK (scale(amount) <= 12 AND scale(held_change) <= 12 AND scale(credit_limit_after) <= 12),
+  CONSTRAINT transactions_sequence CHECK (sequence > 0),
+  CONSTRAINT transactions_figures CHECK (held_after >= 0 AND credit_limit_after >= 0),
+  CONSTRAINT transactions_type CHECK (CASE type
+    WHEN 'topup'        THEN amount > 0 AND held_change = 0
+    WHEN 'deduction'    THEN amount < 0 AND held_change = 0
+    WHEN 'refund'       THEN amount > 0 AND held_change = 0 AND refunded_transaction_id IS NOT NULL
+    WHEN 'transfer_out' THEN amount < 0 AND held_change = 0 AND group_id IS NOT NULL
+    WHEN 'transfer_in'  THEN amount > 0 AND held_change = 0 AND group_id IS NOT NULL
+    WHEN 'hold'         THEN amount = 0 AND held_change > 0 AND hold_id IS NOT NULL AND hold_expires_at IS NOT NULL
+    WHEN 'capture'      THEN amount < 0 AND held_change <= amount AND hold_id IS NOT NULL
+    WHEN 'release'      THEN amount = 0 AND held_change < 0 AND hold_id IS NOT NULL
+    WHEN 'expiry'       THEN amount = 0 AND held_change < 0 AND hold_id IS NOT NULL
+    WHEN 'adjustment'   THEN amount <> 0 AND held_change = 0
+    WHEN 'credit_limit' THEN amount = 0 AND held_change = 0
+    WHEN 'opening'      THEN amount <> 0 AND held_change = 0
+    ELSE FALSE
+  END),
+  -- Spending never takes an account below its floor. (Captures, adjustments and a lowered limit may leave it there.)
+  CONSTRAINT transactions_floor CHECK (
+    type NOT IN ('deduction', 'transfer_out', 'hold') OR balance_after - held_after + credit_limit_after >= 0
+  )
+) PARTITION BY RANGE (id);
+
+ALTER SEQUENCE ledgerd.transactions_id_seq OWNED BY ledgerd.transactions.id;
+
+-- A user's rows in the order of ids: lists, newest or oldest first, stop in the first partition that has enough.
+CREATE INDEX IF NOT EXISTS idx_transactions_user_id ON ledgerd.transactions (user_id, id);
+
+-- Rows are appended in the order of time, near enough for a block range index, which costs a write next to nothing.
+CREATE INDEX IF NOT EXISTS idx_transactions_created_at ON ledgerd.transactions USING brin (created_at);
+
+CREATE INDEX IF NOT EXISTS idx_transactions_reference ON ledgerd.transactions (user_id, reference, id) WHERE reference IS NOT NULL;
+
+CREATE INDEX IF NOT EXISTS idx_transactions_refunded ON ledgerd.transactions (refunded_transaction_id)
+  WHERE refunded_transaction_id IS NOT NULL;
+
+-- The sequence of an account's last row up to a moment; 0 where there is none. An account's rows have ascending times, so that a search
+-- by halves finds it: a few probes of an index in an account of millions of rows.
+CREATE OR REPLACE FUNCTION ledgerd.sequence_at(p_user_id BIGINT, p_currency TEXT, p_time TIMESTAMPTZ) RETURNS BIGINT
+LANGUAGE plpgsql STABLE AS $$
+DECLARE
+  low BIGINT := 0;
+  high BIGINT;
+  middle BIGINT;
+  middle_time TIMESTAMPTZ;
+BEGIN
+  SELECT b.sequence INTO high FROM ledgerd.user_balances b WHERE b.user_id = p_user_id AND b.currency = p_currency;
+  WHILE low < high LOOP
+    middle := (low + high + 1) / 2;
+    SELECT t.created_at INTO STRICT middle_time
+    FROM ledgerd.transactions t
+    WHERE t.user_id = p_user_id AND t.currency = p_currency AND t.sequence = middle;
+    IF middle_time <= p_time THEN
+      low := middle;
+    ELSE
+      high := middle - 1;
+    END IF;
+  END LOOP;
+  RETURN low;
+END
+$$;
+
+-- Append-only, for the owner too. (A superuser can still do all; only a digest of the hashes that is kept elsewhere shows that.)
+CREATE OR REPLACE FUNCTION ledgerd.refuse_change_of_log() RETURNS TRIGGER
+LANGUAGE plpgsql AS $$
+BEGIN
+  RAISE EXCEPTION 'ledgerd.transactions is append-only: % refused', TG_OP
+    USING ERRCODE = 'insufficient_privilege', HINT = 'correct a balance with the call Adjust';
+END
+$$;
+
+CREATE OR REPLACE TRIGGER transactions_append_only
+  BEFORE UPDATE OR DELETE ON ledgerd.transactions
+  FOR EACH ROW EXECUTE FUNCTION ledgerd.refuse_change_of_log();
+ALTER TABLE ledgerd.transactions ENABLE ALWAYS TRIGGER transactions_append_only;
+
+CREATE OR REPLACE TRIGGER transactions_no_truncate
+  BEFORE TRUNCATE ON ledgerd.transactions
+  FOR EACH STATEMENT EXECUTE FUNCTION ledgerd.refuse_change_of_log();
+ALTER TABLE ledgerd.transactions ENABLE ALWAYS TRIGGER transactions_no_truncate;
+
+-- Makes the partitions for the ids from the next one to `p_headroom` further on, where they are missing, and answers how many it
+-- made. Runs as the migrator, so that the runtime role needs no right to change the schema. A partition is made apart and then attached:
+-- that lets writes go on, where CREATE TABLE … PARTITION OF would lock them out.
+-- What the parent can't hand down is made here: the unique index (a unique index of the parent would have to contain id) and
+-- the trigger on TRUNCATE.
+CREATE OR REPLACE FUNCTION ledgerd.add_transaction_partitions(p_headroom BIGINT) RETURNS INTEGER
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  partition_size CONSTANT BIGINT := 10000000;
+  next_id BIGINT;
+  partition_name TEXT;
+  made INTEGER := 0;
+BEGIN
+  IF p_headroom NOT BETWEEN 0 AND 1000 * partition_size THEN
+    RAISE EXCEPTION 'headroom of % ids: must be from 0 to %', p_headroom, 1000 * partition_size;
+  END IF;
+  -- Two at a time would make the same partition.
+  PERFORM pg_advisory_xact_lock(hashtextextended('ledgerd.add_transaction_partitions', 0));
+  SELECT last_value + 1 INTO next_id FROM ledgerd.transactions_id_seq;
+  FOR number IN next_id / partition_size .. (next_id + p_headroom) / partition_size LOOP
+    partition_name := 'transactions_' || lpad(number::TEXT, 6, '0');
+    CONTINUE WHEN to_regclass(format('ledgerd.%I', partition_name)) IS NOT NULL;
+    EXECUTE format('CREATE TABLE IF NOT EXISTS ledgerd.%I (LIKE ledgerd.transactions INCLUDING DEFAULTS INCLUDING CONSTRAINTS)', partition_name);
+    EXECUTE format('CREATE UNIQUE INDEX IF NOT EXISTS %I ON ledgerd.%I (user_id, currency, sequence)', partition_name || '_account', partition_name);
+    EXECUTE format('CREATE OR REPLACE TRIGGER transactions_no_truncate BEFORE TRUNCATE ON ledgerd.%I '
+                   'FOR EACH STATEMENT EXECUTE FUNCTION ledgerd.refuse_change_of_log()', partition_name);
+    EXECUTE format('ALTER TABLE ledgerd.%I ENABLE ALWAYS TRIGGER transactions_no_truncate', partition_name);
+    EXECUTE format('ALTER TABLE ledgerd.transactions ATTACH PARTITION ledgerd.%I FOR VALUES FROM (%s) TO (%s)',
+                   partition_name, number * partition_size, (number + 1) * partition_size);
+    EXECUTE format('ALTER TABLE ledgerd.%I ENABLE ALWAYS TRIGGER transactions_append_only', partition_name);
+    made := made + 1;
+  END LOOP;
+  RETURN made;
+END
+$$;
+
+REVOKE ALL ON FUNCTION ledgerd.add_transaction_partitions(BIGINT) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION ledgerd.add_transaction_partitions(BIGINT) TO ledgerd_runtime;
+
+SELECT ledgerd.add_transaction_partitions(20000000);
+
+GRANT SELECT, INSERT ON ledgerd.transactions TO ledgerd_runtime;
+GRANT USAGE, SELECT ON SEQUENCE ledgerd.transactions_id_seq TO ledgerd_runtime;

@@ -1,0 +1,166 @@
+// What can be configured, by environment variables alone. The only reader of process.env.
+
+import { z } from "zod";
+import { currenciesWith, MAX_DIGITS, type Currencies, type Currency } from "./domain/currency.ts";
+
+/** Where to listen. */
+export interface Address {
+  readonly host: string;
+  readonly port: number;
+}
+
+/** A setting's entry in the README. */
+export interface Setting {
+  readonly name: string;
+  readonly default: string;
+  readonly description: string;
+}
+
+const SECOND = 1000;
+const MINUTE = 60 * SECOND;
+const HOUR = 60 * MINUTE;
+const unitsOfTime: Readonly<Record<string, number>> = { ms: 1, s: SECOND, m: MINUTE, h: HOUR };
+
+/** Milliseconds, written as `500ms`, `10s`, `5m` or `1h`. */
+function duration(minMs: number, maxMs: number) {
+  const problem = `must be a duration from ${writeDuration(minMs)} to ${writeDuration(maxMs)}, such as 500ms, 10s, 5m or 1h`;
+  return z
+    .string()
+    .regex(/^\d{1,9}(ms|s|m|h)$/, problem)
+    .transform((text) => Number.parseInt(text, 10) * (unitsOfTime[text.replace(/^\d+/, "")] ?? Number.NaN))
+    .refine((ms) => ms >= minMs && ms <= maxMs, problem);
+}
+
+function writeDuration(ms: number): string {
+  if (ms >= HOUR && ms % HOUR === 0) return `${ms / HOUR}h`;
+  return ms >= SECOND ? `${ms / SECOND}s` : `${ms}ms`;
+}
+
+function count(min: number, max: number) {
+  const problem = `must be a whole number from ${min} to ${max}, such as ${Math.min(max, min * 10)}`;
+  return z
+    .string()
+    .regex(/^\d{1,9}$/, problem)
+    .transform(Number)
+    .refine((n) => n >= min && n <= max, problem);
+}
+
+/** `host:port`; an IPv6 host in brackets. Port 0 takes a free one. */
+const address = z
+  .string()
+  .regex(/^(\[[0-9a-fA-F:]+\]|[^:[\]\s]+):\d{1,5}$/, "must be host:port, such as 127.0.0.1:50051 or [::]:50051")
+  .transform((text): Address => {
+    const colon = text.lastIndexOf(":");
+    return { host: text.slice(0, colon).replace(/^\[|\]$/g, ""), port: Number(text.slice(colon + 1)) };
+  })
+  .refine(({ port }) => port <= 65_535, "must have a port up to 65535, such as 127.0.0.1:50051");
+
+const currencyCode = z.string().regex(/^[A-Z]{3}$/, "must be a currency's code of three upper-case letters, such as RUB");
+
+/** `CRD:6,TOK:0`: codes and their fraction digits. */
+const units = z
+  .string()
+  .regex(/^([A-Z]{3}:\d{1,2}(,[A-Z]{3}:\d{1,2})*)?$/, "must be codes with their fraction digits, such as CRD:6,TOK:0")
+  .transform((text): readonly Currency[] =>
+    text === "" ? [] : text.split(",").map((unit) => ({ code: unit.slice(0, 3), digits: Number(unit.slice(4)) })),
+  )
+  .refine((list) => list.every((unit) => unit.digits <= MAX_DIGITS), `must have at most ${MAX_DIGITS} fraction digits, such as CRD:6`);
+
+const databaseUrl = z
+  .string()
+  .refine((text) => URL.canParse(text) && /^postgres(ql)?:$/.test(new URL(text).protocol), "must be a URL such as postgres://user:password@host:5432/database");
+
+const environment = z.object({
+  DATABASE_URL: databaseUrl
+    .optional()
+    .describe("The PostgreSQL (15 to 18) to use. Without it, ledgerd runs a PostgreSQL of its own"),
+  LEDGERD_DATA_DIR: z
+    .string()
+    .optional()
+    .describe(
+      "Where its own PostgreSQL keeps everything. Without it: `.ledgerd` in the current folder, or a folder per clone in `/var/lib/ledgerd` " +
+        "where the database's user can't reach that one",
+    ),
+  LEDGERD_GRPC_ADDR: address.prefault("127.0.0.1:50051").describe("Where gRPC listens: the API, health and reflection"),
+  LEDGERD_HTTP_ADDR: address.prefault("127.0.0.1:8080").describe("Where the web port listens: Connect (JSON by curl), gRPC-Web and `/healthz`"),
+  LEDGERD_LOG_LEVEL: z
+    .enum(["debug", "info", "warn", "error", "silent"], "must be debug, info, warn, error or silent")
+    .prefault("info")
+    .describe("What is logged, as JSON lines on standard error"),
+  LEDGERD_DEFAULT_CURRENCY: currencyCode.prefault("RUB").describe("The currency of requests that name none"),
+  LEDGERD_UNITS: units.prefault("").describe("Units beside ISO 4217, with their fraction digits: `CRD:6,TOK:0`. Never change the digits of one that is in use"),
+  LEDGERD_POOL_MIN: count(0, 1000).prefault("2").describe("Connections for reads that are kept open"),
+  LEDGERD_POOL_MAX: count(1, 1000).prefault("20").describe("Connections for reads at most"),
+  LEDGERD_CONNECT_TIMEOUT: duration(100, MINUTE).prefault("10s").describe("How long connecting to PostgreSQL may take"),
+  LEDGERD_QUERY_TIMEOUT: duration(100, 10 * MINUTE).prefault("30s").describe("How long a statement that reads may take"),
+  LEDGERD_IDLE_TIMEOUT: duration(SECOND, 24 * HOUR).prefault("600s").describe("After how long an idle connection is closed"),
+  LEDGERD_LANES: count(1, 64).prefault("2").describe("Groups of writes that are committed at the same time, each on a connection of its own"),
+  LEDGERD_GROUP_LIMIT: count(1, 10_000).prefault("500").describe("Writes in one group at most"),
+  LEDGERD_QUEUE_LIMIT: count(1, 1_000_000).prefault("10000").describe("Writes that may wait for their group; over it, calls are refused with `OVERLOADED`"),
+  LEDGERD_DEFAULT_DEADLINE: duration(10, HOUR).prefault("5s").describe("The deadline of a call that has none"),
+  LEDGERD_MAX_DEADLINE: duration(10, HOUR).prefault("60s").describe("The longest deadline of a call; a longer one is cut to it"),
+  LEDGERD_STREAM_MAX_AGE: duration(SECOND, 24 * HOUR).prefault("1h").describe("After how long a stream is ended, cleanly"),
+  LEDGERD_STREAM_LIMIT: count(1, 100_000).prefault("1000").describe("Streams that may be open at the same time on one instance"),
+  LEDGERD_MESSAGE_LIMIT: count(1024, 64 * 1024 * 1024).prefault("4194304").describe("The largest request, in bytes"),
+  LEDGERD_FEED_POLL: duration(5, MINUTE).prefault("100ms").describe("How often watchers look for what other instances wrote"),
+  LEDGERD_SWEEP_INTERVAL: duration(10, HOUR).prefault("1s").describe("How often expired holds are looked for"),
+  LEDGERD_DRAIN_TIMEOUT: duration(0, 10 * MINUTE).prefault("20s").describe("How long calls may go on after SIGTERM"),
+  LEDGERD_MIGRATE: z
+    .enum(["auto", "never"], "must be auto or never")
+    .prefault("auto")
+    .describe("Whether `serve` brings the schema up to date at start, which takes a role that may; with `never` it refuses to start on an old schema"),
+  LEDGERD_DURABILITY: z
+    .enum(["required", "relaxed"], "must be required or relaxed")
+    .prefault("required")
+    .describe("`required` refuses a PostgreSQL whose settings can lose acknowledged writes (`fsync`, `full_page_writes`, `synchronous_commit`); `relaxed` serves nevertheless"),
+});
+
+/** The validated settings. */
+export type Config = Omit<z.output<typeof environment>, "LEDGERD_UNITS"> & {
+  /** ISO 4217 and the configured units. */
+  readonly currencies: Currencies;
+};
+
+/** The settings, or all that is wrong with them, each a line that names the variable. */
+export function readConfig(env: Readonly<Record<string, string | undefined>>): { config: Config } | { problems: readonly string[] } {
+  // An empty variable is one that isn't set: that is how compose files and shells clear one.
+  const given = Object.fromEntries(Object.entries(env).filter(([, value]) => value !== undefined && value !== ""));
+  const parsed = environment.safeParse(given);
+  if (!parsed.success) {
+    return { problems: parsed.error.issues.map((issue) => `${issue.path.join(".")} ${issue.message}${quote(String(issue.path[0]), given)}`) };
+  }
+  const { LEDGERD_UNITS, ...rest } = parsed.data;
+  const problems: string[] = [];
+  if (rest.LEDGERD_POOL_MIN > rest.LEDGERD_POOL_MAX) problems.push("LEDGERD_POOL_MIN must not be above LEDGERD_POOL_MAX");
+  const currencies = tryCurrencies(LEDGERD_UNITS);
+  if (currencies instanceof Error) return { problems: [...problems, `LEDGERD_UNITS: ${currencies.message}`] };
+  if (!currencies.has(rest.LEDGERD_DEFAULT_CURRENCY)) problems.push("LEDGERD_DEFAULT_CURRENCY must be of ISO 4217 or in LEDGERD_UNITS, such as RUB");
+  return problems.length > 0 ? { problems } : { config: { ...rest, currencies } };
+}
+
+/** What a variable is set to, but for the one that may contain a password. */
+function quote(name: string, given: Readonly<Record<string, string | undefined>>): string {
+  return name === "DATABASE_URL" ? "" : `; it is ${JSON.stringify(given[name])}`;
+}
+
+function tryCurrencies(list: readonly Currency[]): Currencies | Error {
+  try {
+    return currenciesWith(list);
+  } catch (error) {
+    return error instanceof Error ? error : new Error(String(error));
+  }
+}
+
+/** Variables that look like ours but aren't: a typing error would otherwise go unnoticed. */
+export function unknownVariables(env: Readonly<Record<string, string | undefined>>): readonly string[] {
+  return Object.keys(env).filter((name) => name.startsWith("LEDGERD_") && !(name in environment.shape));
+}
+
+/** All settings, for the README's table. */
+export function describeSettings(): readonly Setting[] {
+  return Object.entries(environment.shape).map(([name, schema]) => {
+    const missing = schema.safeParse(undefined);
+    const fallback = "defaultValue" in schema.def ? schema.def.defaultValue : "";
+    return { name, default: missing.success ? fallback : "", description: schema.description ?? "" };
+  });
+}

@@ -1,0 +1,37 @@
+// The database that a command works on: the one of DATABASE_URL, or an embedded one.
+
+import type { Logger } from "pino";
+import type { Config } from "./config.ts";
+import { runningEmbedded, startEmbedded } from "./postgres/embedded.ts";
+import { migrate, pendingMigrations, SchemaProblem } from "./postgres/migrate.ts";
+
+/** A database that can be connected to. */
+export interface Database {
+  readonly url: string;
+  /** Ends what was started for it. */
+  readonly close: () => Promise<void>;
+}
+
+/** The database to serve from. An embedded one is started, and must not be running already. */
+export async function openDatabase(config: Config, log: Logger): Promise<Database> {
+  if (config.DATABASE_URL !== undefined) return { url: config.DATABASE_URL, close: () => Promise.resolve() };
+  const server = await startEmbedded({ folder: config.LEDGERD_DATA_DIR, log: (message) => log.warn(message) });
+  return { url: server.url, close: () => server.stop() };
+}
+
+/** The database to administer: if a `ledgerd serve` runs an embedded one, that. */
+export async function openDatabaseBeside(config: Config, log: Logger): Promise<Database> {
+  const running = config.DATABASE_URL === undefined ? runningEmbedded(config.LEDGERD_DATA_DIR) : undefined;
+  return running === undefined ? openDatabase(config, log) : { url: running, close: () => Promise.resolve() };
+}
+
+/** Applies pending migrations, or throws if that isn't wanted. */
+export async function bringUpToDate(url: string, config: Config, log: Logger): Promise<void> {
+  const pending = await pendingMigrations(url);
+  if (pending.length === 0) return;
+  const names = pending.map(({ name }) => name).join(", ");
+  if (config.LEDGERD_MIGRATE === "never") {
+    throw new SchemaProblem(`the database lacks the migrations ${names}: run \`ledgerd migrate\` with a role that may`);
+  }
+  for (const { name } of await migrate(url)) log.info({ migration: name }, "migrated");
+}

@@ -1,0 +1,278 @@
+// What a group of submissions does to the ledger: the part of a group commit that is pure.
+//
+// The journal locks accounts, reads a `Book` of facts about them, asks for the `Plan`, and writes it in one database transaction.
+
+import { evolve, type Account, type Entry, type Hold, type TransactionType } from "./account.ts";
+import type { Command, Note } from "./command.ts";
+import { decide, expire, typeOfKind, type Original, type Situation } from "./ledger.ts";
+import type { Refusal } from "./refusal.ts";
+
+/** Commands under one idempotency key: applied together or not at all. */
+export interface Submission {
+  /** The scope of the key: who pays for the first command. */
+  readonly userId: bigint;
+  /** Absent only for ledgerd's own work, whose repetition is harmless. */
+  readonly key: string | undefined;
+  /** Digest of the request: under one key, requests that differ in it are refused. */
+  readonly fingerprint: string;
+  readonly commands: readonly Command[];
+  /** Whether it is an atomic batch, even of one command: its rows then carry a group instead of the key. */
+  readonly batch: boolean;
+  /** A UUID for the rows, where there may be several: of a transfer, of an atomic batch. */
+  readonly groupId: string;
+}
+
+/** What is stored under a key: the log rows that were written, or the refusal of the command at `culprit`. */
+export interface StoredOutcome {
+  readonly fingerprint: string;
+  readonly createdAt: bigint;
+  readonly transactionIds: readonly bigint[];
+  readonly refused: Refused | undefined;
+}
+
+/** A refusal, and which of the submission's commands it is about. */
+export interface Refused {
+  readonly refusal: Refusal;
+  readonly culprit: number;
+}
+
+/** The facts that a group's decisions depend on, read under the locks of its accounts. */
+export interface Book {
+  /** The group's time by the database's clock, in microseconds. */
+  readonly time: bigint;
+  /** By `accountId`. */
+  readonly accounts: ReadonlyMap<string, Account>;
+  /** By id: those that commands name, and all open ones of these accounts whose time is over. */
+  readonly holds: ReadonlyMap<bigint, Hold>;
+  /** By id: the transactions that refunds name. */
+  readonly originals: ReadonlyMap<bigint, Original>;
+  /** By `keyId`: the keys that are used already. */
+  readonly outcomes: ReadonlyMap<string, StoredOutcome>;
+  /** By `referenceId`: the unique references that are taken. */
+  readonly references: ReadonlySet<string>;
+  /** Ids for the holds that may be placed, one for each such command. */
+  readonly newHoldIds: readonly bigint[];
+}
+
+/** A reference that no other transaction of this user and type may be written with. */
+export interface UniqueReference {
+  readonly userId: bigint;
+  readonly type: TransactionType;
+  readonly reference: string;
+}
+
+/** A row to write to the log, before it has its id. */
+export interface PlannedRow {
+  readonly entry: Entry;
+  /** The account after it. */
+  readonly account: Account;
+  readonly note: Note;
+  readonly key: string | undefined;
+  readonly groupId: string | undefined;
+  /** The submission's place in the group; undefined for expiries. */
+  readonly submission: number | undefined;
+}
+
+type RowOrigin = Pick<PlannedRow, "note"> & Partial<Pick<PlannedRow, "key" | "groupId" | "submission">>;
+
+/** What one submission is answered. */
+export type Answer =
+  /** The rows at these places of the plan were written, a list for each command. */
+  | { readonly kind: "applied"; readonly rows: readonly (readonly number[])[] }
+  | { readonly kind: "refused"; readonly refused: Refused }
+  /** The key was used for the same request before. */
+  | { readonly kind: "stored"; readonly outcome: StoredOutcome }
+  /** The key was used for the same request by an earlier submission of this group. */
+  | { readonly kind: "same"; readonly submission: number }
+  /** The key was used for another request. */
+  | { readonly kind: "reused"; readonly refusal: Refusal };
+
+/** All that one group commit writes and answers. */
+export interface Plan {
+  readonly rows: readonly PlannedRow[];
+  /** The accounts that changed, as they are afterwards, with the sequence that they had. */
+  readonly accounts: readonly { readonly after: Account; readonly sequenceBefore: bigint }[];
+  /** The holds that were placed or changed, as they are afterwards. */
+  readonly holds: readonly Hold[];
+  /** The unique references that were taken. */
+  readonly references: readonly UniqueReference[];
+  /** One for each submission, in their order. */
+  readonly answers: readonly Answer[];
+}
+
+/** Names an account within a book. */
+export function accountId(userId: bigint, currency: string): string {
+  return `${currency}${userId}`;
+}
+
+/** Names a key within a book. */
+export function keyId(userId: bigint, key: string): string {
+  return `${userId} ${key}`;
+}
+
+/** Names a unique reference within a book. */
+export function referenceId({ userId, type, reference }: UniqueReference): string {
+  return `${userId} ${type} ${reference}`;
+}
+
+/** ledgerd's own note on the rows that no caller asked for. */
+const ownNote: Note = { description: "", metadata: [], reference: "", uniqueReference: false, actor: "ledgerd", traceId: "" };
+
+/** Decides the submissions in order, each seeing the ones before it. */
+export function planGroup(book: Book, submissions: readonly Submission[]): Plan {
+  const draft = new Draft(book);
+  draft.expireHolds();
+  const firstWithKey = new Map<string, number>();
+  const answers = submissions.map((submission, index): Answer => {
+    const { userId, key, fingerprint } = submission;
+    if (key === undefined) return draft.apply(submission, index);
+    const id = keyId(userId, key);
+    const outcome = book.outcomes.get(id);
+    if (outcome !== undefined) return outcome.fingerprint === fingerprint ? { kind: "stored", outcome } : reused(outcome);
+    const first = firstWithKey.get(id);
+    if (first === undefined) {
+      firstWithKey.set(id, index);
+      return draft.apply(submission, index);
+    }
+    if (submissions[first]?.fingerprint === fingerprint) return { kind: "same", submission: first };
+    return reused({ transactionIds: [], createdAt: book.time });
+  });
+  return draft.plan(answers);
+}
+
+function reused({ transactionIds, createdAt }: Pick<StoredOutcome, "transactionIds" | "createdAt">): Answer {
+  return { kind: "reused", refusal: { reason: "IDEMPOTENCY_KEY_REUSED", transactionId: transactionIds[0], createdAt } };
+}
+
+/** The book as it becomes while the submissions of a group are decided. */
+class Draft {
+  readonly #book: Book;
+  readonly #accounts: Map<string, Account>;
+  readonly #holds: Map<bigint, Hold>;
+  readonly #originals: Map<bigint, Original>;
+  readonly #references = new Map<string, UniqueReference>();
+  readonly #rows: PlannedRow[] = [];
+  #holdsPlaced = 0;
+  /** How to take back what the atomic batch at hand has done so far, the latest last. */
+  #undo: (() => void)[] | undefined;
+
+  constructor(book: Book) {
+    this.#book = book;
+    this.#accounts = new Map(book.accounts);
+    this.#holds = new Map(book.holds);
+    this.#originals = new Map(book.originals);
+  }
+
+  /** Sets free what open holds reserve whose time is over, in the order in which they expired. */
+  expireHolds(): void {
+    const due = [...this.#holds.values()].filter((hold) => hold.state === "open" && hold.expiresAt <= this.#timeOn(hold));
+    due.sort((a, b) => Number(a.expiresAt - b.expiresAt || a.id - b.id));
+    for (const hold of due) this.#write(expire(hold), { note: ownNote });
+  }
+
+  /** Applies all commands of a submission, or none and says which one was refused. */
+  apply(submission: Submission, index: number): Answer {
+    const { commands, key, groupId, batch } = submission;
+    this.#undo = batch ? [] : undefined;
+    const rows: number[][] = [];
+    for (const [culprit, command] of commands.entries()) {
+      const decision = decide(this.#situation(command), command);
+      if ("refusal" in decision) {
+        this.#takeBack();
+        return { kind: "refused", refused: { refusal: decision.refusal, culprit } };
+      }
+      const grouped = batch || decision.entries.length > 1;
+      const origin = { note: command.note, groupId: grouped ? groupId : undefined, submission: index };
+      // The key is its user's: not on the rows of others, and of an atomic batch on none.
+      const keyOf = ({ userId }: Entry): string | undefined => (batch || userId !== submission.userId ? undefined : key);
+      rows.push(decision.entries.map((entry) => this.#write(entry, { ...origin, key: keyOf(entry) })));
+      this.#takeReference(command);
+    }
+    return { kind: "applied", rows };
+  }
+
+  plan(answers: readonly Answer[]): Plan {
+    const { accounts, holds } = this.#book;
+    return {
+      rows: this.#rows,
+      accounts: changed(this.#accounts, accounts).map((after) => ({
+        after,
+        sequenceBefore: accounts.get(accountId(after.userId, after.currency))?.sequence ?? 0n,
+      })),
+      holds: changed(this.#holds, holds),
+      references: [...this.#references.values()],
+      answers,
+    };
+  }
+
+  #situation(command: Command): Situation {
+    const { userId, note } = command;
+    const hold = "holdId" in command ? ofUser(userId, this.#holds.get(command.holdId)) : undefined;
+    const original = "transactionId" in command ? ofUser(userId, this.#originals.get(command.transactionId)) : undefined;
+    const currency = hold?.currency ?? original?.currency ?? command.currency;
+    const account = this.#account(userId, currency);
+    const recipient = command.kind === "transfer" ? this.#account(command.toUserId, currency) : undefined;
+    const reference = referenceId(uniqueReferenceOf(command));
+    const referenceUsed = note.uniqueReference && (this.#book.references.has(reference) || this.#references.has(reference));
+    const newHoldId = this.#book.newHoldIds[this.#holdsPlaced] ?? 0n;
+    return { account, recipient, hold, original, referenceUsed, newHoldId, time: this.#timeOn(account) };
+  }
+
+  #account(userId: bigint, currency: string): Account {
+    const account = this.#accounts.get(accountId(userId, currency));
+    if (account === undefined) throw new Error(`the account ${currency} of user ${userId} was not locked`);
+    return account;
+  }
+
+  /** The time of a row on this account: the group's, but never before the account's last one. */
+  #timeOn({ userId, currency }: Pick<Account, "userId" | "currency">): bigint {
+    const last = this.#account(userId, currency).time;
+    return last > this.#book.time ? last : this.#book.time;
+  }
+
+  /** Adds the row of an entry, and answers its place. */
+  #write(entry: Entry, origin: RowOrigin): number {
+    const before = this.#account(entry.userId, entry.currency);
+    const account = evolve(before, entry, this.#timeOn(before));
+    this.#set(this.#accounts, accountId(entry.userId, entry.currency), account);
+    if (entry.hold !== undefined) this.#set(this.#holds, entry.hold.id, entry.hold);
+    const original = entry.refundedTransactionId === undefined ? undefined : this.#originals.get(entry.refundedTransactionId);
+    if (original !== undefined) this.#set(this.#originals, original.id, { ...original, refunded: original.refunded + entry.amount });
+    if (entry.type === "hold") {
+      this.#holdsPlaced += 1;
+      this.#undo?.push(() => (this.#holdsPlaced -= 1));
+    }
+    this.#undo?.push(() => this.#rows.pop());
+    return this.#rows.push({ entry, account, key: undefined, groupId: undefined, submission: undefined, ...origin }) - 1;
+  }
+
+  #takeReference(command: Command): void {
+    if (!command.note.uniqueReference) return;
+    const taken = uniqueReferenceOf(command);
+    this.#set(this.#references, referenceId(taken), taken);
+  }
+
+  #set<K, V>(map: Map<K, V>, id: K, value: V): void {
+    const before = map.get(id);
+    this.#undo?.push(() => (before === undefined ? map.delete(id) : map.set(id, before)));
+    map.set(id, value);
+  }
+
+  #takeBack(): void {
+    for (const step of this.#undo?.toReversed() ?? []) step();
+  }
+}
+
+/** The values that are new or other than before. */
+function changed<K, V>(now: ReadonlyMap<K, V>, before: ReadonlyMap<K, V>): V[] {
+  return [...now].filter(([id, value]) => before.get(id) !== value).map(([, value]) => value);
+}
+
+/** What belongs to another user doesn't exist for this one. */
+function ofUser<T extends { readonly userId: bigint }>(userId: bigint, found: T | undefined): T | undefined {
+  return found?.userId === userId ? found : undefined;
+}
+
+function uniqueReferenceOf({ userId, kind, note }: Command): UniqueReference {
+  return { userId, type: typeOfKind[kind], reference: note.reference };
+}

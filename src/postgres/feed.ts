@@ -1,0 +1,156 @@
+// The log as a live feed. Watchers pull: one that is behind pages through the table by itself, up to where the reader of the end knows
+// everything to be settled; one that keeps up shares the rows which that reader has; a slow one only falls behind.
+
+import { sql, type DatabasePool } from "slonik";
+import { z } from "zod";
+import type { TransactionType } from "../domain/account.ts";
+import type { Transaction } from "../domain/transaction.ts";
+import { transactionColumns, type Rows } from "./rows.ts";
+import { lastId, settledId } from "./settled.ts";
+import { Tail } from "./tail.ts";
+
+/** A place in the log: behind the row with this id, whose hash tells whether it is still the same log. */
+export interface Position {
+  readonly id: bigint;
+  /** The first bytes of the row's hash, in hexadecimal. */
+  readonly hash: string;
+}
+
+/** Which transactions to watch. Undefined or empty: all. */
+export interface FeedFilter {
+  readonly userId: bigint | undefined;
+  readonly types: readonly TransactionType[];
+}
+
+/** One step of the feed: rows, or the mark that the present is reached. */
+export type FeedStep =
+  | { readonly kind: "rows"; readonly rows: readonly { readonly transaction: Transaction; readonly position: Position }[] }
+  | { readonly kind: "caught_up"; readonly position: Position | undefined };
+
+/** How many rows a watcher that is behind reads at once. */
+const PAGE = 1000;
+
+/** The feed of one process. */
+export class Feed {
+  readonly #pool: DatabasePool;
+  readonly #rows: Rows;
+  readonly #pollMs: number;
+  #watchers = 0;
+  /** The reader, and its start. There is one exactly while somebody watches. */
+  #tail: { readonly reader: Tail; readonly started: Promise<void> } | undefined;
+
+  constructor(pool: DatabasePool, rows: Rows, pollMs: number) {
+    this.#pool = pool;
+    this.#rows = rows;
+    this.#pollMs = pollMs;
+  }
+
+  /** Something was committed in this process: no need to wait for the next poll. */
+  wake(): void {
+    this.#tail?.reader.wake();
+  }
+
+  /** How many ids the reader is behind the last one that was drawn; zero while nobody watches. */
+  async lag(): Promise<bigint> {
+    return this.#tail === undefined ? 0n : (await lastId(this.#pool)) - this.#tail.reader.settled;
+  }
+
+  /** Whether the log has the row that a position names. */
+  async knows({ id, hash }: Position): Promise<boolean> {
+    const found = await this.#pool.maybeOneFirst(sql.type(z.object({ hash: z.instanceof(Uint8Array) }))`
+      SELECT t.hash FROM ledgerd.transactions t WHERE t.id = ${id}`);
+    return found !== null && hashPrefix(found) === hash;
+  }
+
+  /** All rows behind a position (undefined: all of the log), and then those to come, until the signal ends it. */
+  async *watch(from: Position | undefined, filter: FeedFilter, signal: AbortSignal): AsyncGenerator<FeedStep> {
+    this.#watchers += 1;
+    try {
+      const tail = await orAbort(this.#follow(), signal);
+      const present = await settledId(this.#pool, signal);
+      let at = from?.id ?? 0n;
+      let caughtUp = false;
+      for (;;) {
+        const { moved } = tail;
+        while (at < tail.settled) {
+          const { rows, upTo } = await this.#page(tail, at, filter);
+          if (rows.length > 0) yield { kind: "rows", rows: rows.map((transaction) => ({ transaction, position: positionOf(transaction) })) };
+          at = upTo;
+        }
+        if (!caughtUp && at >= present) {
+          caughtUp = true;
+          const { last } = tail;
+          yield { kind: "caught_up", position: last === undefined || last.id < (from?.id ?? 0n) ? from : positionOf(last) };
+        }
+        await orAbort(moved, signal);
+      }
+    } finally {
+      this.#watchers -= 1;
+      if (this.#watchers === 0) this.#leave();
+    }
+  }
+
+  /** The reader that all watchers share, once it knows the log's end. */
+  async #follow(): Promise<Tail> {
+    if (this.#tail === undefined) {
+      const reader = new Tail(this.#pool, this.#rows, this.#pollMs);
+      const started = reader.start();
+      this.#tail = { reader, started };
+      // When it fails, its watchers are told by `moved`, and the next one gets a new reader.
+      started.then(() => reader.follow()).catch(() => this.#leave(reader));
+    }
+    const { reader, started } = this.#tail;
+    await started;
+    return reader;
+  }
+
+  #leave(reader = this.#tail?.reader): void {
+    reader?.stop();
+    if (this.#tail?.reader === reader) this.#tail = undefined;
+  }
+
+  /** The next rows behind an id, and up to which id there are no others. */
+  async #page(tail: Tail, after: bigint, { userId, types }: FeedFilter): Promise<{ rows: readonly Transaction[]; upTo: bigint }> {
+    const upTo = tail.settled;
+    const kept = tail.behind(after);
+    if (kept !== undefined) {
+      const matches = (row: Transaction): boolean => (userId === undefined || row.userId === userId) && (types.length === 0 || types.includes(row.type));
+      return { rows: kept.filter(matches), upTo };
+    }
+    const conditions = [
+      sql.fragment`t.id > ${after} AND t.id <= ${upTo}`,
+      ...(userId === undefined ? [] : [sql.fragment`t.user_id = ${userId}`]),
+      ...(types.length === 0 ? [] : [sql.fragment`t.type = ANY(${sql.array(types, "text")})`]),
+    ];
+    const rows = await this.#pool.any(sql.type(this.#rows.transaction)`
+      SELECT ${transactionColumns}
+      FROM ledgerd.transactions t
+      WHERE ${sql.join(conditions, sql.fragment` AND `)}
+      ORDER BY t.id
+      LIMIT ${PAGE}`);
+    const last = rows.at(-1);
+    return { rows, upTo: rows.length === PAGE && last !== undefined ? last.id : upTo };
+  }
+}
+
+/** The place right behind a row. */
+function positionOf({ id, hash }: Pick<Transaction, "id" | "hash">): Position {
+  return { id, hash: hashPrefix(hash) };
+}
+
+function hashPrefix(hash: Uint8Array): string {
+  return Buffer.from(hash.subarray(0, 8)).toString("hex");
+}
+
+/** A promise's value, unless the signal comes first. */
+async function orAbort<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
+  signal.throwIfAborted();
+  const aborted = Promise.withResolvers<never>();
+  const abort = (): void => aborted.reject(signal.reason);
+  signal.addEventListener("abort", abort, { once: true });
+  try {
+    return await Promise.race([promise, aborted.promise]);
+  } finally {
+    signal.removeEventListener("abort", abort);
+  }
+}

@@ -1,0 +1,56 @@
+// The chain: each row of the log carries a hash of itself and of the account's row before, so that a row can't be changed, taken out or
+// put in without all later hashes of its account becoming wrong.
+//
+// The hashed text is the version, the previous hash and the row's fields, each as `<bytes in UTF-8>:<text>,` (a netstring), so that
+// no two rows have the same one; absent fields are empty. Amounts are written with all digits of their currency, as the row has them; times in
+// microseconds since 1970; metadata as the sorted keys and values, each a netstring, in one netstring. The id isn't in it: it is
+// drawn by the insert itself; account and sequence name the row as well.
+
+import { hash } from "node:crypto";
+import { formatAmount } from "../../domain/money.ts";
+import type { Posting } from "../../domain/transaction.ts";
+
+const VERSION = "ledgerd.transaction.1";
+
+/** The hash of a row, given the hash of its account's row before: undefined for the first one. */
+export function chainHash(previous: Uint8Array | undefined, row: Posting, digits: number): Buffer {
+  return hash("sha256", canonicalText(previous, row, digits), "buffer");
+}
+
+/** The text that is hashed. */
+export function canonicalText(previous: Uint8Array | undefined, row: Posting, digits: number): string {
+  const amount = (minor: bigint | undefined): string => (minor === undefined ? "" : formatAmount(minor, digits));
+  return [
+    VERSION,
+    previous === undefined ? "" : Buffer.from(previous).toString("hex"),
+    row.userId,
+    row.currency,
+    row.sequence,
+    row.type,
+    amount(row.amount),
+    amount(row.heldChange),
+    amount(row.balanceAfter),
+    amount(row.heldAfter),
+    amount(row.creditLimitAfter),
+    row.holdId,
+    amount(row.holdCaptured),
+    row.holdExpiresAt,
+    row.refundedTransactionId,
+    row.jobId,
+    row.groupId,
+    row.idempotencyKey,
+    row.reference,
+    row.description,
+    row.metadata.flat().map(netstring).join(""),
+    row.actor,
+    row.traceId,
+    row.createdAt,
+  ]
+    .map(netstring)
+    .join("");
+}
+
+function netstring(field: string | bigint | undefined): string {
+  const text = field === undefined ? "" : field.toString();
+  return `${Buffer.byteLength(text)}:${text},`;
+}

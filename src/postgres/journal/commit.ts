@@ -1,0 +1,227 @@
+// One group of submissions in one database transaction: lock, read, decide, write, commit. And what to do when that fails.
+//
+//   pipeline 1   BEGIN, lock the accounts, read what the decisions depend on
+//   in memory    decide command by command, each seeing the ones before it
+//   pipeline 2   write log, balances, holds and outcomes of keys, COMMIT
+//
+// Two round trips and one flush, for one submission as for five hundred.
+
+import pg from "pg";
+import { setTimeout as delay } from "node:timers/promises";
+import { Failure } from "../../domain/failure.ts";
+import { accountId, planGroup, type Plan, type Submission } from "../../domain/group.ts";
+import type { Outcome } from "../../domain/transaction.ts";
+import type { Rows } from "../rows.ts";
+import { ConnectionLost, NotCommitted, type JournalConnection } from "./connection.ts";
+import {
+  accountsOf,
+  accountsOfAll,
+  bookOf,
+  EXPIRY_LIMIT,
+  insertMissingAccounts,
+  namesAnything,
+  readNamed,
+  sendReads,
+  type AccountName,
+  type Found,
+  type LockMode,
+  type Named,
+} from "./read.ts";
+import { outcomesOf, storedIdsOf } from "./outcomes.ts";
+import { emitMessage, selectHoldsOf, selectTransactions, writesOf, type Writes } from "./write.ts";
+
+/** What a submission is answered, or the error that kept it from being carried out. */
+export type Committed = Outcome | Error;
+
+/** How often a group that lost against other sessions starts over, and for how long. */
+const ATTEMPTS = 8;
+const GROUP_LIMIT_MS = 10_000;
+/** The longest random pause before it does, doubled each time. */
+const FIRST_PAUSE_MS = 4;
+
+const none: Named = { holdCurrencies: new Map(), originals: new Map() };
+
+/** Commits groups, one at a time, on a connection of its own, which it opens anew when it is lost. */
+export class Committer {
+  readonly #open: () => Promise<JournalConnection>;
+  readonly #rows: Rows;
+  #connection: JournalConnection | undefined;
+
+  constructor(open: () => Promise<JournalConnection>, rows: Rows) {
+    this.#open = open;
+    this.#rows = rows;
+  }
+
+  close(): void {
+    this.#connection?.close();
+  }
+
+  /**
+   * Commits a group, and answers each of its submissions. Those that need an account which another session keeps locked don't hold up
+   * the others: they get a second chance by themselves, and then `TRANSACTION_CONFLICT`.
+   */
+  async commit(submissions: readonly Submission[]): Promise<readonly Committed[]> {
+    const first = await this.#tryAll(submissions);
+    const open = submissions.filter((_submission, index) => first[index] === undefined);
+    if (open.length === 0) return first.map((committed) => committed ?? conflict());
+    const second = new Map((await this.#tryAll(open)).map((committed, index) => [open[index], committed]));
+    return submissions.map((submission, index) => first[index] ?? second.get(submission) ?? conflict());
+  }
+
+  /**
+   * If the database refuses a group for a reason that isn't another session's doing, halves of it are tried on their own, until the
+   * culprit alone gets its error: one poison command must not fail the others.
+   */
+  async #tryAll(submissions: readonly Submission[]): Promise<readonly (Committed | undefined)[]> {
+    try {
+      return await this.#persist(submissions);
+    } catch (error) {
+      const cause = error instanceof Error ? error : new Error(String(error));
+      if (cause instanceof Failure || submissions.length === 1) return submissions.map(() => cause);
+      const middle = submissions.length >> 1;
+      return [...(await this.#tryAll(submissions.slice(0, middle))), ...(await this.#tryAll(submissions.slice(middle)))];
+    }
+  }
+
+  /** Tries until a transaction is committed; submissions without an outcome need an account that another session keeps locked. */
+  async #persist(submissions: readonly Submission[]): Promise<readonly (Committed | undefined)[]> {
+    const until = performance.now() + GROUP_LIMIT_MS;
+    let mode: LockMode = "wait";
+    for (let attempt = 1; ; attempt++) {
+      try {
+        return await this.#attempt(submissions, mode);
+      } catch (error) {
+        if (error instanceof Failure) throw error;
+        const state = error instanceof pg.DatabaseError ? error.code : undefined;
+        const lost = error instanceof ConnectionLost;
+        if (state === LOCK_NOT_AVAILABLE && mode === "wait") {
+          mode = "skip";
+        } else if (!lost && !startsOver(error, state)) {
+          throw state === QUERY_CANCELED && submissions.length === 1 ? conflict(error) : error;
+        } else if (attempt >= ATTEMPTS || performance.now() > until) {
+          throw lost ? new Failure("DATABASE_UNAVAILABLE", { cause: error }) : conflict(error);
+        }
+        await delay(Math.random() * FIRST_PAUSE_MS * 2 ** attempt);
+      }
+    }
+  }
+
+  async #attempt(submissions: readonly Submission[], mode: LockMode): Promise<readonly (Committed | undefined)[]> {
+    const connection = await this.#connected();
+    try {
+      const named = await this.#named(connection, submissions);
+      const accounts = accountsOfAll(submissions, named);
+      for (;;) {
+        const found = await this.#lock(connection, submissions, accounts, mode);
+        const book = bookOf(found, named, [], this.#rows);
+        const isLocked = ({ userId, currency }: AccountName): boolean => book.accounts.has(accountId(userId, currency));
+        const locked = submissions.filter((submission) => accountsOf(submission, named).every(isLocked));
+        const expiryFirst = found.expired.length === EXPIRY_LIMIT;
+        const decided = expiryFirst ? [] : locked;
+        const plan = planGroup(book, decided);
+        if (expiryFirst && plan.rows.length === 0) throw conflict();
+        const writes = writesOf(plan, decided, headsOf(found), book.time, this.#rows);
+        const outcomes = await this.#write(connection, plan, decided, writes);
+        if (!expiryFirst) return inOrderOf(submissions, decided, outcomes);
+      }
+    } catch (error) {
+      await undo(connection);
+      throw error;
+    }
+  }
+
+  async #connected(): Promise<JournalConnection> {
+    if (this.#connection?.usable !== true) this.#connection = await this.#open();
+    return this.#connection;
+  }
+
+  async #named(connection: JournalConnection, submissions: readonly Submission[]): Promise<Named> {
+    if (!namesAnything(submissions)) return none;
+    const { named } = await connection.pipeline((send) => ({ named: readNamed(send, this.#rows, submissions) }));
+    return named;
+  }
+
+  /**
+   * Begins, locks and reads. Accounts that don't exist yet are made first, in a second try that holds no lock while it waits for
+   * another session to make the same one.
+   */
+  async #lock(connection: JournalConnection, submissions: readonly Submission[], accounts: readonly AccountName[], mode: LockMode): Promise<Found> {
+    const found = await connection.pipeline((send) => ({
+      begun: connection.begin(),
+      ...sendReads(send, this.#rows, submissions, accounts, mode),
+    }));
+    if (found.accounts.length === accounts.length) return found;
+    return connection.pipeline((send) => ({
+      undone: connection.rollback(),
+      begun: connection.begin(),
+      made: send(insertMissingAccounts(accounts)),
+      ...sendReads(send, this.#rows, submissions, accounts, mode),
+    }));
+  }
+
+  async #write(connection: JournalConnection, plan: Plan, submissions: readonly Submission[], writes: Writes): Promise<readonly Outcome[]> {
+    // A connection that is known to be lost has not seen the COMMIT: that is no unknown outcome.
+    if (!connection.usable) throw new ConnectionLost("the connection was lost before the commit");
+    const storedIds = storedIdsOf(plan);
+    const nothing = Promise.resolve([]);
+    try {
+      const { written, stored, storedHolds } = await connection.pipeline((send) => ({
+        written: writes.any ? send(writes.main) : nothing,
+        holds: writes.holds === undefined ? nothing : send(writes.holds),
+        references: writes.references === undefined ? nothing : send(writes.references),
+        stored: storedIds.length === 0 ? nothing : send(selectTransactions(this.#rows, storedIds)),
+        storedHolds: storedIds.length === 0 ? nothing : send(selectHoldsOf(this.#rows, storedIds)),
+        durable: writes.any ? nothing : send(emitMessage),
+        committed: connection.commit(),
+      }));
+      const ids = written[0]?.ids ?? [];
+      const transactions = writes.postings.map((posting, index) => ({ ...posting, id: assertId(ids[index]) }));
+      return outcomesOf(plan, submissions, { transactions, stored, storedHolds });
+    } catch (error) {
+      throw error instanceof ConnectionLost ? new Failure("COMMIT_OUTCOME_UNKNOWN", { cause: error }) : error;
+    }
+  }
+}
+
+const LOCK_NOT_AVAILABLE = "55P03";
+const QUERY_CANCELED = "57014";
+const UNIQUE_VIOLATION = "23505";
+
+/** Whether another session was in the way, and the group as a whole may succeed if it starts over. */
+function startsOver(error: unknown, state: string | undefined): boolean {
+  if (error instanceof NotCommitted || state?.startsWith("40") === true) return true;
+  // Another group took a key or a reference meanwhile, under another account of the same user: it will be found now.
+  const taken = error instanceof pg.DatabaseError && /^(idempotency_keys|unique_references)_pkey$/.test(error.constraint ?? "");
+  return state === UNIQUE_VIOLATION && taken;
+}
+
+/** Ends the transaction of a failed pipeline, if its connection still lives. */
+async function undo(connection: JournalConnection): Promise<void> {
+  if (!connection.usable) return;
+  try {
+    await connection.pipeline(() => ({ undone: connection.rollback() }));
+  } catch (error) {
+    // It died of it: the server has rolled back by itself, and the next group gets another connection.
+    if (!(error instanceof ConnectionLost)) throw error;
+  }
+}
+
+function conflict(cause?: unknown): Failure {
+  return new Failure("TRANSACTION_CONFLICT", { cause });
+}
+
+function headsOf(found: Found): ReadonlyMap<string, Uint8Array> {
+  return new Map(
+    found.accounts.flatMap(({ account, head }) => (head === undefined ? [] : [[accountId(account.userId, account.currency), head] as const])),
+  );
+}
+
+function inOrderOf(submissions: readonly Submission[], decided: readonly Submission[], outcomes: readonly Outcome[]): readonly (Outcome | undefined)[] {
+  const bySubmission = new Map(decided.map((submission, index) => [submission, outcomes[index]]));
+  return submissions.map((submission) => bySubmission.get(submission));
+}
+
+function assertId(id: bigint | undefined): bigint {
+  if (id === undefined) throw new Error("PostgreSQL answered fewer ids than rows were written");
+  return id;
+}

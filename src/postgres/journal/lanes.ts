@@ -1,0 +1,116 @@
+// The queues before the database: calls that come while a group is being committed make up the next group.
+//
+// A lane commits one group at a time. An idle one starts at once with what is there, so a lone call waits for nothing; while it
+// commits, its queue grows, and the next group takes all of it up to a bound. Nothing sleeps to fill a group.
+
+import { Failure } from "../../domain/failure.ts";
+import type { Submission } from "../../domain/group.ts";
+import type { Outcome } from "../../domain/transaction.ts";
+import type { Committed } from "./commit.ts";
+
+/** Commits one group. */
+export interface GroupCommitter {
+  commit(submissions: readonly Submission[]): Promise<readonly Committed[]>;
+}
+
+interface Waiting {
+  readonly submission: Submission;
+  /** In milliseconds of `performance.now()`: not started after it. */
+  readonly deadline: number;
+  readonly resolve: (outcome: Outcome) => void;
+  readonly reject: (error: Error) => void;
+}
+
+interface Lane {
+  readonly committer: GroupCommitter;
+  queue: Waiting[];
+  working: Promise<void> | undefined;
+}
+
+/** All lanes of one instance. */
+export class Lanes {
+  readonly #lanes: readonly Lane[];
+  readonly #groupLimit: number;
+  readonly #queueLimit: number;
+  #queued = 0;
+  #closed = false;
+
+  constructor(committers: readonly GroupCommitter[], limits: { readonly group: number; readonly queue: number }) {
+    this.#lanes = committers.map((committer) => ({ committer, queue: [], working: undefined }));
+    this.#groupLimit = limits.group;
+    this.#queueLimit = limits.queue;
+  }
+
+  get status(): { readonly lanes: number; readonly queued: number; readonly limit: number } {
+    return { lanes: this.#lanes.length, queued: this.#queued, limit: this.#queueLimit };
+  }
+
+  /**
+   * Queues submissions that belong together, in this order, in one lane: that of the first one's user, so that the writes of
+   * a user keep their order. Each is answered by itself, once it is durable. Throws `Failure` if there is no room for all of them.
+   */
+  submit(submissions: readonly Submission[], deadline: number): readonly Promise<Outcome>[] {
+    const [first] = submissions;
+    if (first === undefined) return [];
+    if (this.#closed) throw new Failure("SHUTTING_DOWN");
+    const weight = submissions.reduce((sum, submission) => sum + weightOf(submission), 0);
+    if (this.#queued + weight > this.#queueLimit) throw new Failure("OVERLOADED");
+    const lane = this.#lanes[Number(BigInt.asUintN(32, first.userId) % BigInt(this.#lanes.length))];
+    if (lane === undefined) throw new Error("there is no lane");
+    this.#queued += weight;
+    const outcomes = submissions.map(
+      (submission) => new Promise<Outcome>((resolve, reject) => lane.queue.push({ submission, deadline, resolve, reject })),
+    );
+    lane.working ??= this.#work(lane);
+    return outcomes;
+  }
+
+  /** Takes no more, and returns when all that was taken is answered. */
+  async close(): Promise<void> {
+    this.#closed = true;
+    for (const { working } of this.#lanes) await working;
+  }
+
+  async #work(lane: Lane): Promise<void> {
+    while (lane.queue.length > 0) {
+      const taken = this.#take(lane);
+      const now = performance.now();
+      const late = taken.filter(({ deadline }) => deadline <= now);
+      for (const { reject } of late) reject(new Failure("DEADLINE_PASSED"));
+      const group = late.length === 0 ? taken : taken.filter(({ deadline }) => deadline > now);
+      if (group.length > 0) await answer(group, lane.committer);
+    }
+    lane.working = undefined;
+  }
+
+  /** The next group: as many as the bound allows, and one in any case. */
+  #take(lane: Lane): readonly Waiting[] {
+    let count = 0;
+    let weight = 0;
+    for (const { submission } of lane.queue) {
+      if (count > 0 && weight + weightOf(submission) > this.#groupLimit) break;
+      count += 1;
+      weight += weightOf(submission);
+    }
+    this.#queued -= weight;
+    return lane.queue.splice(0, count);
+  }
+}
+
+/** How many writes a submission counts for. */
+function weightOf({ commands }: Submission): number {
+  return commands.length;
+}
+
+async function answer(group: readonly Waiting[], committer: GroupCommitter): Promise<void> {
+  try {
+    const committed = await committer.commit(group.map(({ submission }) => submission));
+    group.forEach(({ resolve, reject }, index) => {
+      const outcome = committed[index] ?? new Error("a submission was not answered");
+      if (outcome instanceof Error) reject(outcome);
+      else resolve(outcome);
+    });
+  } catch (error) {
+    for (const { reject } of group) reject(error instanceof Error ? error : new Error(String(error)));
+  }
+}

@@ -1,0 +1,69 @@
+// From what a group did to what each of its submissions is answered.
+
+import type { Hold } from "../../domain/account.ts";
+import type { Answer, Plan, Submission } from "../../domain/group.ts";
+import { holdAfter, rowsOf, type Outcome, type Result, type Transaction } from "../../domain/transaction.ts";
+
+/** What the answers are made of. */
+export interface Material {
+  /** The plan's rows. */
+  readonly transactions: readonly Transaction[];
+  /** The rows that stored outcomes name, and the holds which those moved. */
+  readonly stored: readonly Transaction[];
+  readonly storedHolds: readonly Hold[];
+}
+
+/** The rows that must be read to answer what is stored. */
+export function storedIdsOf(plan: Plan): readonly bigint[] {
+  return plan.answers.flatMap((answer) => (answer.kind === "stored" ? answer.outcome.transactionIds : []));
+}
+
+/** The outcomes of the submissions that a plan was made for, in their order. */
+export function outcomesOf(plan: Plan, submissions: readonly Submission[], material: Material): readonly Outcome[] {
+  const storedById = new Map(material.stored.map((transaction) => [transaction.id, transaction]));
+  const holds = new Map([...material.storedHolds, ...plan.holds].map((hold) => [hold.id, hold]));
+  const outcomes: Outcome[] = [];
+  for (const [index, submission] of submissions.entries()) {
+    const answer = plan.answers[index];
+    if (answer === undefined) throw new Error("a submission was not answered");
+    outcomes.push(outcomeOf(answer, submission));
+  }
+  return outcomes;
+
+  function outcomeOf(answer: Answer, submission: Submission): Outcome {
+    switch (answer.kind) {
+      case "applied": {
+        const results = answer.rows.map((places) => resultOf(places.flatMap((place) => material.transactions[place] ?? []), holds));
+        return { kind: "applied", results, replayed: false };
+      }
+      case "refused":
+        return { kind: "refused", stored: submission.key !== undefined, ...answer.refused };
+      case "reused":
+        return { kind: "refused", stored: false, refusal: answer.refusal, culprit: 0 };
+      case "stored": {
+        const { refused, transactionIds } = answer.outcome;
+        if (refused !== undefined) return { kind: "refused", stored: true, ...refused };
+        const rows = transactionIds.flatMap((id) => storedById.get(id) ?? []);
+        if (rows.length !== transactionIds.length) throw new Error(`the log lacks rows that a key names: ${transactionIds.join(", ")}`);
+        return { kind: "applied", results: resultsOf(rows, submission, holds), replayed: true };
+      }
+      case "same": {
+        const first = outcomes[answer.submission];
+        if (first === undefined) throw new Error("a submission was answered before the one that it repeats");
+        return first.kind === "applied" ? { ...first, replayed: true } : first;
+      }
+    }
+  }
+}
+
+/** The rows of a submission, cut into those of each command. */
+function resultsOf(rows: readonly Transaction[], { commands }: Submission, holds: ReadonlyMap<bigint, Hold>): readonly Result[] {
+  let from = 0;
+  return commands.map(({ kind }) => resultOf(rows.slice(from, (from += rowsOf(kind))), holds));
+}
+
+function resultOf(transactions: readonly Transaction[], holds: ReadonlyMap<bigint, Hold>): Result {
+  const [first] = transactions;
+  const hold = first?.holdId === undefined ? undefined : holds.get(first.holdId);
+  return { transactions, hold: first === undefined || hold === undefined ? undefined : holdAfter(first, hold) };
+}

@@ -1,0 +1,44 @@
+// What a write would be answered, by committed state: the same reads without locks, the same decisions, nothing written.
+
+import { sql, type DatabasePool } from "slonik";
+import { planGroup, type Submission } from "../../domain/group.ts";
+import { postingOf, type Outcome } from "../../domain/transaction.ts";
+import type { Rows } from "../rows.ts";
+import type { Send } from "./connection.ts";
+import { outcomesOf, storedIdsOf } from "./outcomes.ts";
+import { accountsOfAll, bookOf, readNamed, sendReads, type Found } from "./read.ts";
+import { selectHoldsOf, selectTransactions } from "./write.ts";
+
+/** Answers a submission as a group of its own would, at one moment's state. Ids that it would draw are zero. */
+export async function preview(pool: DatabasePool, rows: Rows, submission: Submission): Promise<Outcome> {
+  return pool.transaction(async (transaction) => {
+    await transaction.query(sql.unsafe`SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY`);
+    const send: Send = (statement) => transaction.any(statement);
+    const named = await readNamed(send, rows, [submission]);
+    const accounts = accountsOfAll([submission], named);
+    const found = await received(sendReads(send, rows, [submission], accounts, "look"));
+    const plan = planGroup(bookOf(found, named, accounts, rows), [submission]);
+    const storedIds = storedIdsOf(plan);
+    const stored = storedIds.length === 0 ? [] : await send(selectTransactions(rows, storedIds));
+    const storedHolds = storedIds.length === 0 ? [] : await send(selectHoldsOf(rows, storedIds));
+    const transactions = plan.rows.map((row) => ({ ...postingOf(row), id: 0n, hash: new Uint8Array() }));
+    const [outcome] = outcomesOf(plan, [submission], { transactions, stored, storedHolds });
+    if (outcome === undefined) throw new Error("the submission was not answered");
+    // A refusal that the real call would store, this one didn't.
+    return outcome.kind === "refused" && plan.answers[0]?.kind === "refused" ? { ...outcome, stored: false } : outcome;
+  });
+}
+
+async function received(sent: ReturnType<typeof sendReads>): Promise<Found> {
+  const { accounts, time, outcomes, expired, holds, refunded, references, newHoldIds } = sent;
+  return {
+    accounts: await accounts,
+    time: await time,
+    outcomes: await outcomes,
+    expired: await expired,
+    holds: await holds,
+    refunded: await refunded,
+    references: await references,
+    newHoldIds: await newHoldIds,
+  };
+}

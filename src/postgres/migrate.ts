@@ -1,0 +1,121 @@
+// Brings the database's schema to what this version knows: numbered SQL files, forward only.
+//
+// With pg rather than Slonik: a file holds many statements, which only the simple protocol takes as one text.
+
+import { createHash } from "node:crypto";
+import { readdirSync, readFileSync } from "node:fs";
+import path from "node:path";
+import pg from "pg";
+
+/** One file of migrations/. It is never edited once it has landed; `checksum` shows an edit. */
+export interface Migration {
+  readonly number: number;
+  readonly name: string;
+  readonly sql: string;
+  readonly checksum: string;
+}
+
+/** The database's schema is not one that this version can work with. */
+export class SchemaProblem extends Error {}
+
+const FOLDER = path.resolve(import.meta.dirname, "../../migrations");
+
+/** Migrators wait for each other this long, and no statement of theirs waits longer for a lock that writes need as well. */
+const LOCK_TIMEOUT = "10s";
+
+/** Any number, the same in all versions: who holds its advisory lock migrates this database. */
+const MIGRATION_LOCK = 7_091_223_344_115_001n;
+
+/** All migrations that this version knows, in order. */
+export function knownMigrations(): readonly Migration[] {
+  const files = readdirSync(FOLDER).filter((file) => file.endsWith(".sql")).toSorted();
+  return files.map((file, index) => {
+    const number = Number.parseInt(file, 10);
+    if (number !== index + 1) throw new Error(`migrations/${file} should have the number ${index + 1}`);
+    const sql = readFileSync(path.join(FOLDER, file), "utf8");
+    return { number, name: path.basename(file, ".sql"), sql, checksum: createHash("sha256").update(sql).digest("hex") };
+  });
+}
+
+/** The migrations that the database lacks. Throws `SchemaProblem` if it has newer ones, or other ones, than this version. */
+export async function pendingMigrations(url: string): Promise<readonly Migration[]> {
+  return withClient(url, pending);
+}
+
+/** Applies what is pending, each migration in a transaction of its own; answers what it applied. Safe to run several times at once. */
+export async function migrate(url: string): Promise<readonly Migration[]> {
+  return withClient(url, async (client) => {
+    const applied: Migration[] = [];
+    for (const migration of await pending(client)) {
+      if (await apply(client, migration)) applied.push(migration);
+    }
+    return applied;
+  });
+}
+
+async function apply(client: pg.Client, migration: Migration): Promise<boolean> {
+  try {
+    await client.query("BEGIN");
+    await client.query(`SET LOCAL lock_timeout = '${LOCK_TIMEOUT}'`);
+    await client.query("SELECT pg_advisory_xact_lock($1)", [MIGRATION_LOCK]);
+    // Another migrator may have been faster while we waited.
+    const done = (await appliedChecksums(client)).has(migration.number);
+    if (!done) {
+      // The first one makes the role that all others run as.
+      if (migration.number > 1) await client.query("SET LOCAL ROLE ledgerd_migrator");
+      await client.query(migration.sql);
+      const { number, name, checksum } = migration;
+      await client.query("INSERT INTO ledgerd.schema_migrations (number, name, checksum) VALUES ($1, $2, $3)", [number, name, checksum]);
+    }
+    const { command } = await client.query("COMMIT");
+    if (command !== "COMMIT") throw new Error(`PostgreSQL answered ${command} to COMMIT`);
+    return !done;
+  } catch (cause) {
+    await client.query("ROLLBACK");
+    throw new SchemaProblem(`migration ${migration.name} was not applied: ${explain(cause)}`, { cause });
+  }
+}
+
+async function pending(client: pg.Client): Promise<readonly Migration[]> {
+  const known = knownMigrations();
+  const applied = await appliedChecksums(client);
+  const newest = Math.max(0, ...applied.keys());
+  if (newest > known.length) {
+    throw new SchemaProblem(
+      `the database has migration ${newest}, this ledgerd knows ${known.length}: it was migrated by a newer version; run that one`,
+    );
+  }
+  const edited = known.find(({ number, checksum }) => applied.has(number) && applied.get(number) !== checksum);
+  if (edited !== undefined) {
+    throw new SchemaProblem(`migration ${edited.name} was applied with another text than this ledgerd has: migrations are never edited`);
+  }
+  return known.filter(({ number }) => !applied.has(number));
+}
+
+async function appliedChecksums(client: pg.Client): Promise<ReadonlyMap<number, string>> {
+  // Not to_regclass: in the transaction that just got the lock it may still answer from a cache of before.
+  const table = await client.query("SELECT FROM pg_tables WHERE schemaname = 'ledgerd' AND tablename = 'schema_migrations'");
+  if (table.rowCount === 0) return new Map();
+  const { rows } = await client.query<{ number: number; checksum: string }>(
+    "SELECT number, checksum FROM ledgerd.schema_migrations ORDER BY number LIMIT 10000",
+  );
+  return new Map(rows.map(({ number, checksum }) => [number, checksum]));
+}
+
+async function withClient<T>(url: string, work: (client: pg.Client) => Promise<T>): Promise<T> {
+  const client = new pg.Client({ connectionString: url, application_name: "ledgerd migrate", connectionTimeoutMillis: 10_000 });
+  // A connection that breaks makes the statement at hand fail, which says it.
+  client.on("error", () => undefined);
+  await client.connect();
+  try {
+    return await work(client);
+  } finally {
+    await client.end();
+  }
+}
+
+/** What PostgreSQL says of an error, with its hint. */
+function explain(error: unknown): string {
+  if (!(error instanceof Error)) return String(error);
+  return "hint" in error && typeof error.hint === "string" ? `${error.message} (${error.hint})` : error.message;
+}

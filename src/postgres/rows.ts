@@ -1,0 +1,167 @@
+// How domain values lie in the tables: columns to read, and their conversion. NUMERIC comes as text, times as microseconds.
+
+import { sql } from "slonik";
+import { z } from "zod";
+import type { Account, Hold, HoldState, TransactionType } from "../domain/account.ts";
+import { currencyOf, type Currencies } from "../domain/currency.ts";
+import type { Refused } from "../domain/group.ts";
+import type { Transaction } from "../domain/transaction.ts";
+
+/** Converts what statements answer into domain values. */
+export type Rows = ReturnType<typeof rowsFor>;
+
+/** The columns of `user_balances b`. */
+export const accountColumns = sql.fragment`
+  b.user_id, b.currency, b.balance, b.held, b.credit_limit, b.sequence,
+  (extract(epoch FROM b.updated_at) * 1000000)::int8 AS time`;
+
+/** The columns of `holds h`. */
+export const holdColumns = sql.fragment`
+  h.id, h.user_id, h.currency, h.amount, h.captured, h.state, h.job_id,
+  (extract(epoch FROM h.expires_at) * 1000000)::int8 AS expires_at,
+  (extract(epoch FROM h.created_at) * 1000000)::int8 AS created_at`;
+
+/** The columns of `transactions t`. */
+export const transactionColumns = sql.fragment`
+  t.id, t.user_id, t.currency, t.sequence, t.type, t.amount, t.held_change, t.balance_after, t.held_after, t.credit_limit_after,
+  t.hold_id, t.hold_captured, (extract(epoch FROM t.hold_expires_at) * 1000000)::int8 AS hold_expires_at,
+  t.refunded_transaction_id, t.job_id, t.group_id, t.idempotency_key, t.reference, t.description, t.metadata, t.actor, t.trace_id,
+  (extract(epoch FROM t.created_at) * 1000000)::int8 AS created_at, t.hash`;
+
+const accountRow = z.object({
+  user_id: z.bigint(),
+  currency: z.string(),
+  balance: z.string(),
+  held: z.string(),
+  credit_limit: z.string(),
+  sequence: z.bigint(),
+  time: z.bigint(),
+});
+
+const holdRow = z.object({
+  id: z.bigint(),
+  user_id: z.bigint(),
+  currency: z.string(),
+  amount: z.string(),
+  captured: z.string(),
+  state: z.custom<HoldState>((state) => typeof state === "string"),
+  job_id: z.bigint().nullable(),
+  expires_at: z.bigint(),
+  created_at: z.bigint(),
+});
+
+const transactionRow = z.object({
+  id: z.bigint(),
+  user_id: z.bigint(),
+  currency: z.string(),
+  sequence: z.bigint(),
+  type: z.custom<TransactionType>((type) => typeof type === "string"),
+  amount: z.string(),
+  held_change: z.string(),
+  balance_after: z.string(),
+  held_after: z.string(),
+  credit_limit_after: z.string(),
+  hold_id: z.bigint().nullable(),
+  hold_captured: z.string().nullable(),
+  hold_expires_at: z.bigint().nullable(),
+  refunded_transaction_id: z.bigint().nullable(),
+  job_id: z.bigint().nullable(),
+  group_id: z.string().nullable(),
+  idempotency_key: z.string().nullable(),
+  reference: z.string().nullable(),
+  description: z.string().nullable(),
+  metadata: z.record(z.string(), z.string()).nullable(),
+  actor: z.string().nullable(),
+  trace_id: z.string().nullable(),
+  created_at: z.bigint(),
+  hash: z.instanceof(Uint8Array),
+});
+
+/** The conversions, for a ledger with these currencies. */
+export function rowsFor(currencies: Currencies) {
+  const minor = (text: string, currency: string): bigint => parseStored(text, currencyOf(currencies, currency).digits);
+  const optionalMinor = (text: string | null, currency: string): bigint | undefined => (text === null ? undefined : minor(text, currency));
+
+  const toAccount = (row: z.output<typeof accountRow>): Account => ({
+    userId: row.user_id,
+    currency: row.currency,
+    balance: minor(row.balance, row.currency),
+    held: minor(row.held, row.currency),
+    creditLimit: minor(row.credit_limit, row.currency),
+    sequence: row.sequence,
+    time: row.time,
+  });
+  const account = accountRow.transform(toAccount);
+  /** An account with the hash that its chain has come to. */
+  const chainedAccount = accountRow
+    .extend({ chain_head: z.instanceof(Uint8Array).nullable() })
+    .transform((row) => ({ account: toAccount(row), head: row.chain_head ?? undefined }));
+
+  const hold = holdRow.transform((row): Hold => ({
+    id: row.id,
+    userId: row.user_id,
+    currency: row.currency,
+    amount: minor(row.amount, row.currency),
+    captured: minor(row.captured, row.currency),
+    state: row.state,
+    jobId: row.job_id ?? undefined,
+    expiresAt: row.expires_at,
+    createdAt: row.created_at,
+  }));
+
+  const transaction = transactionRow.transform((row): Transaction => ({
+    id: row.id,
+    userId: row.user_id,
+    currency: row.currency,
+    sequence: row.sequence,
+    type: row.type,
+    amount: minor(row.amount, row.currency),
+    heldChange: minor(row.held_change, row.currency),
+    balanceAfter: minor(row.balance_after, row.currency),
+    heldAfter: minor(row.held_after, row.currency),
+    creditLimitAfter: minor(row.credit_limit_after, row.currency),
+    holdId: row.hold_id ?? undefined,
+    holdCaptured: optionalMinor(row.hold_captured, row.currency),
+    holdExpiresAt: row.hold_expires_at ?? undefined,
+    refundedTransactionId: row.refunded_transaction_id ?? undefined,
+    jobId: row.job_id ?? undefined,
+    groupId: row.group_id ?? undefined,
+    idempotencyKey: row.idempotency_key ?? undefined,
+    reference: row.reference ?? "",
+    description: row.description ?? "",
+    metadata: Object.entries(row.metadata ?? {}).toSorted(([a], [b]) => (a < b ? -1 : 1)),
+    actor: row.actor ?? "",
+    traceId: row.trace_id ?? "",
+    createdAt: row.created_at,
+    hash: row.hash,
+  }));
+
+  return { currencies, minor, account, chainedAccount, hold, transaction };
+}
+
+/** A stored decimal number in minor units. PostgreSQL may add zeros at its end, and nothing else. */
+export function parseStored(text: string, digits: number): bigint {
+  const [whole = "", fraction = ""] = text.split(".");
+  if (/[1-9]/.test(fraction.slice(digits))) throw new Error(`the database holds ${text}, which has more than ${digits} fraction digits`);
+  return BigInt(whole + fraction.slice(0, digits).padEnd(digits, "0"));
+}
+
+/** A refusal as the database keeps it: JSON, its big integers as `{"integer": "…"}`. */
+export function encodeRefusal(refused: Refused): string {
+  return JSON.stringify(refused, (_key, value: unknown) => (typeof value === "bigint" ? { integer: value.toString() } : value));
+}
+
+/** The refusal that was kept. */
+export function decodeRefusal(stored: string): Refused {
+  return JSON.parse(stored, (_key, value: unknown) => (isInteger(value) ? BigInt(value.integer) : value)) as Refused;
+}
+
+function isInteger(value: unknown): value is { integer: string } {
+  return typeof value === "object" && value !== null && "integer" in value && typeof value.integer === "string";
+}
+
+/** A time as PostgreSQL reads it, to the microsecond. */
+export function timestamp(micros: bigint): string {
+  const millis = micros / 1000n;
+  return new Date(Number(millis)).toISOString().replace("Z", `${String(micros % 1000n).padStart(3, "0")}Z`);
+}

@@ -1,0 +1,42 @@
+// How the database is, for operators and for readiness.
+
+import { sql, type DatabasePool } from "slonik";
+import { z } from "zod";
+import type { Feed } from "./feed.ts";
+
+/** Reads the state of the database. */
+export type Status = ReturnType<typeof statusOf>;
+
+/** The reads of the database's state: they go through `background`, and tell the state of `pool`. */
+export function statusOf(pool: DatabasePool, background: DatabasePool, feed: Feed) {
+  return { read, problem };
+
+  async function read() {
+    const found = await background.one(sql.type(z.object({ database_version: z.string(), schema_version: z.number(), partitions: z.number(), headroom: z.bigint() }))`
+      SELECT current_setting('server_version') AS database_version,
+             (SELECT coalesce(max(number), 0) FROM ledgerd.schema_migrations) AS schema_version,
+             p.partitions, (p.partitions_end - s.last_value) AS headroom
+      FROM ledgerd.transactions_id_seq s,
+           LATERAL (SELECT count(*)::int AS partitions,
+                           max(substring(pg_get_expr(c.relpartbound, c.oid) FROM 'TO \\(''(\\d+)''\\)')::int8) AS partitions_end
+                    FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+                    WHERE i.inhparent = 'ledgerd.transactions'::regclass) AS p`);
+    const { acquiredConnections, idleConnections, waitingClients } = pool.state();
+    return {
+      databaseVersion: found.database_version,
+      schemaVersion: found.schema_version,
+      pool: { acquired: acquiredConnections, idle: idleConnections, waiting: waitingClients },
+      partitions: { count: found.partitions, headroom: found.headroom },
+      feedLag: await feed.lag(),
+    };
+  }
+
+  /** Why the database can't take writes; undefined if it can. Throws if it can't be reached. */
+  async function problem(schemaVersion: number): Promise<string | undefined> {
+    const found = await background.one(sql.type(z.object({ replica: z.boolean(), schema_version: z.number() }))`
+      SELECT pg_is_in_recovery() AS replica, (SELECT coalesce(max(number), 0) FROM ledgerd.schema_migrations) AS schema_version`);
+    if (found.replica) return "the database is a replica and takes no writes";
+    if (found.schema_version !== schemaVersion) return `the database has schema ${found.schema_version}, this ledgerd needs ${schemaVersion}`;
+    return undefined;
+  }
+}

@@ -1,0 +1,130 @@
+// The end of the log, followed by one reader for all watchers of a process.
+
+import { sql, type DatabasePool } from "slonik";
+import type { Transaction } from "../domain/transaction.ts";
+import { transactionColumns, type Rows } from "./rows.ts";
+import { settledId } from "./settled.ts";
+
+/** How many of the latest rows are kept for watchers that keep up. */
+const KEPT = 2000;
+
+/** One run of the reader. What it knows is its own, so that a run that is being stopped can't disturb the next one. */
+export class Tail {
+  readonly #pool: DatabasePool;
+  readonly #rows: Rows;
+  readonly #pollMs: number;
+  readonly #stop = new AbortController();
+  #settled = 0n;
+  /** All rows behind `#keptFrom`, up to `#settled`. */
+  #kept: Transaction[] = [];
+  #keptFrom = 0n;
+  #last: Transaction | undefined;
+  #moved = Promise.withResolvers<void>();
+  #wake = Promise.withResolvers<void>();
+
+  constructor(pool: DatabasePool, rows: Rows, pollMs: number) {
+    this.#pool = pool;
+    this.#rows = rows;
+    this.#pollMs = pollMs;
+  }
+
+  /** Finds the log's end. */
+  async start(): Promise<void> {
+    const settled = await settledId(this.#pool, this.#stop.signal);
+    this.#jump(settled, await this.#lastRow(settled));
+  }
+
+  /** Follows the end until it is stopped. Rejects when the database is gone, and so do all who wait in `moved`. */
+  async follow(): Promise<void> {
+    try {
+      for (;;) {
+        await this.#nextLook();
+        const settled = await settledId(this.#pool, this.#stop.signal);
+        if (settled === this.#settled) continue;
+        await this.#extend(settled);
+        this.#moved.resolve();
+        this.#moved = Promise.withResolvers();
+      }
+    } catch (error) {
+      this.#moved.promise.catch(() => undefined);
+      this.#moved.reject(error);
+      if (!this.#stop.signal.aborted) throw error;
+    }
+  }
+
+  stop(): void {
+    this.#stop.abort();
+    this.wake();
+  }
+
+  /** Look now rather than at the next poll. */
+  wake(): void {
+    this.#wake.resolve();
+  }
+
+  /** All ids up to it are settled. */
+  get settled(): bigint {
+    return this.#settled;
+  }
+
+  /** The last row up to `settled`. */
+  get last(): Transaction | undefined {
+    return this.#last;
+  }
+
+  /** Resolves when `settled` has moved on. Take it before looking at `settled`. */
+  get moved(): Promise<void> {
+    return this.#moved.promise;
+  }
+
+  /** The rows behind an id, up to `settled`; undefined if they aren't kept any more. */
+  behind(id: bigint): readonly Transaction[] | undefined {
+    if (id < this.#keptFrom) return undefined;
+    let from = this.#kept.length;
+    while (from > 0 && (this.#kept[from - 1]?.id ?? 0n) > id) from -= 1;
+    return this.#kept.slice(from);
+  }
+
+  async #nextLook(): Promise<void> {
+    const timer = setTimeout(() => this.wake(), this.#pollMs);
+    await this.#wake.promise;
+    clearTimeout(timer);
+    this.#stop.signal.throwIfAborted();
+    this.#wake = Promise.withResolvers();
+  }
+
+  /** Takes in the rows up to a newly settled id. If they are too many to keep, watchers page through the table. */
+  async #extend(settled: bigint): Promise<void> {
+    const rows = await this.#pool.any(sql.type(this.#rows.transaction)`
+      SELECT ${transactionColumns}
+      FROM ledgerd.transactions t
+      WHERE t.id > ${this.#settled} AND t.id <= ${settled}
+      ORDER BY t.id
+      LIMIT ${KEPT + 1}`);
+    if (rows.length > KEPT) return this.#jump(settled, await this.#lastRow(settled));
+    const kept = [...this.#kept, ...rows];
+    const surplus = kept.splice(0, Math.max(0, kept.length - KEPT));
+    this.#kept = kept;
+    this.#keptFrom = surplus.at(-1)?.id ?? this.#keptFrom;
+    this.#last = rows.at(-1) ?? this.#last;
+    this.#settled = settled;
+  }
+
+  /** All at once, so that no watcher sees a new `settled` with the rows of the old one. */
+  #jump(settled: bigint, last: Transaction | undefined): void {
+    this.#kept = [];
+    this.#keptFrom = settled;
+    this.#last = last;
+    this.#settled = settled;
+  }
+
+  async #lastRow(settled: bigint): Promise<Transaction | undefined> {
+    const last = await this.#pool.maybeOne(sql.type(this.#rows.transaction)`
+      SELECT ${transactionColumns}
+      FROM ledgerd.transactions t
+      WHERE t.id <= ${settled}
+      ORDER BY t.id DESC
+      LIMIT 1`);
+    return last ?? undefined;
+  }
+}

@@ -1,0 +1,66 @@
+// The work that goes on in the background, safe to run on every instance at once.
+
+import { setTimeout as delay } from "node:timers/promises";
+import { sql, type DatabasePool } from "slonik";
+import { z } from "zod";
+import type { Command, Note } from "../domain/command.ts";
+import type { Submission } from "../domain/group.ts";
+import type { Holds } from "./holds.ts";
+import type { Journal } from "./journal/journal.ts";
+
+/** Due holds that one step of the sweep looks at. */
+const SWEEP_SIZE = 200;
+const SWEEP_LIMIT_MS = 10_000;
+
+/** Ids that the log's partitions have room for beyond the next one: ten minutes at 30,000 rows a second. */
+const PARTITION_HEADROOM = 20_000_000n;
+
+/** Something that is done again and again. */
+export interface Repeated {
+  /** Returns when the round at hand is over. */
+  readonly stop: () => Promise<void>;
+}
+
+/** Does `round` again and again, with a pause between; a round that fails is logged, and the next one tries again. */
+export function repeat(pauseMs: number, round: () => Promise<unknown>, onError: (error: unknown) => void): Repeated {
+  const stopping = new AbortController();
+  const running = (async () => {
+    while (!stopping.signal.aborted) {
+      await round().catch(onError);
+      // Ends early, by an error of its own, when we are stopped.
+      await delay(pauseMs, undefined, { signal: stopping.signal }).catch(() => undefined);
+    }
+  })();
+  return {
+    stop: () => {
+      stopping.abort();
+      return running;
+    },
+  };
+}
+
+/**
+ * Sets free what expired holds reserve, on all accounts that have such. Two instances at once do it once: the second one
+ * finds the holds expired, under the account's lock.
+ */
+export async function sweepHolds(holds: Holds, journal: Journal): Promise<void> {
+  for (;;) {
+    const accounts = await holds.dueAccounts(SWEEP_SIZE);
+    if (accounts.length === 0) return;
+    const deadline = performance.now() + SWEEP_LIMIT_MS;
+    await Promise.all(accounts.flatMap(({ userId, currency }) => journal.submit([expiryOf(userId, currency)], deadline)));
+  }
+}
+
+/** Makes the log's next partitions before they are needed; answers how many. */
+export async function addPartitions(pool: DatabasePool): Promise<number> {
+  return pool.oneFirst(sql.type(z.object({ made: z.number() }))`
+    SELECT ledgerd.add_transaction_partitions(${PARTITION_HEADROOM}) AS made`);
+}
+
+const note: Note = { description: "", metadata: [], reference: "", uniqueReference: false, actor: "ledgerd", traceId: "" };
+
+function expiryOf(userId: bigint, currency: string): Submission {
+  const command: Command = { kind: "expire_holds", userId, currency, expectedSequence: undefined, note };
+  return { userId, key: undefined, fingerprint: "", commands: [command], batch: false, groupId: "" };
+}

@@ -1,0 +1,46 @@
+// AdminService: what operators ask for.
+
+import type { AdminService } from "../gen/ledger/v1/admin_service_pb.ts";
+import { ListBalancesRequestSchema, SetCreditLimitRequestSchema } from "../gen/ledger/v1/admin_service_pb.ts";
+import type { Status } from "../postgres/status.ts";
+import type { Handlers } from "./handlers.ts";
+import { cursorOf, pageOf } from "./pages.ts";
+import type { ReadParts } from "./reads.ts";
+import { validate } from "./validation.ts";
+import { write, type WriteParts } from "./writes.ts";
+
+/** What the handlers work with. */
+export interface AdminParts extends WriteParts, Pick<ReadParts, "reads" | "balances"> {
+  readonly version: string;
+  readonly status: Status;
+}
+
+/** The handlers of AdminService. */
+export function adminHandlers(parts: AdminParts): Handlers<typeof AdminService> {
+  const { reads, writes, answers, balances, journal, status, version } = parts;
+  return {
+    listBalances: async (request) => {
+      const { currency, pageSize, pageToken } = validate(reads.listBalances, ListBalancesRequestSchema, request);
+      const args = ["balances", currency];
+      const [afterUser = "0", afterCurrency = ""] = cursorOf(args, pageToken) ?? [];
+      const found = await balances.list(currency, { userId: BigInt(afterUser), currency: afterCurrency }, pageSize + 1);
+      const { items, nextPageToken } = pageOf(found, pageSize, args, (last) => [last.userId, last.currency]);
+      return { balances: items.map(answers.balance), nextPageToken };
+    },
+
+    setCreditLimit: (request, call) => write(parts, validate(writes.setCreditLimit, SetCreditLimitRequestSchema, request), call),
+
+    getServiceStatus: async () => {
+      const database = await status.read();
+      return {
+        version,
+        databaseVersion: database.databaseVersion,
+        schemaVersion: database.schemaVersion,
+        pool: database.pool,
+        writeQueue: journal.status,
+        partitions: database.partitions,
+        feedLag: database.feedLag,
+      };
+    },
+  };
+}

@@ -1,0 +1,125 @@
+// From domain values to the messages of the contract.
+
+import { create } from "@bufbuild/protobuf";
+import { timestampFromMs, type Timestamp } from "@bufbuild/protobuf/wkt";
+import { available, type Account, type Hold, type HoldState, type TransactionType } from "../domain/account.ts";
+import { currencyOf, type Currencies } from "../domain/currency.ts";
+import { formatAmount } from "../domain/money.ts";
+import { accountAfter, type Result, type Transaction } from "../domain/transaction.ts";
+import {
+  BalanceSchema,
+  HoldSchema,
+  HoldState as HoldStateMessage,
+  TransactionSchema,
+  TransactionType as TypeMessage,
+  type Balance,
+  type Hold as HoldMessage,
+  type Transaction as TransactionMessage,
+} from "../gen/ledger/v1/account_pb.ts";
+import { MoneySchema, type Money } from "../gen/ledger/v1/money_pb.ts";
+
+/** What the database's word for a type is in the contract. */
+export const typeMessages: Readonly<Record<TransactionType, TypeMessage>> = {
+  topup: TypeMessage.TOPUP,
+  deduction: TypeMessage.DEDUCTION,
+  refund: TypeMessage.REFUND,
+  transfer_out: TypeMessage.TRANSFER_OUT,
+  transfer_in: TypeMessage.TRANSFER_IN,
+  hold: TypeMessage.HOLD,
+  capture: TypeMessage.CAPTURE,
+  release: TypeMessage.RELEASE,
+  expiry: TypeMessage.EXPIRY,
+  adjustment: TypeMessage.ADJUSTMENT,
+  credit_limit: TypeMessage.CREDIT_LIMIT,
+  opening: TypeMessage.OPENING,
+};
+
+/** What the database's word for a hold's state is in the contract. */
+export const stateMessages: Readonly<Record<HoldState, HoldStateMessage>> = {
+  open: HoldStateMessage.OPEN,
+  captured: HoldStateMessage.CAPTURED,
+  released: HoldStateMessage.RELEASED,
+  expired: HoldStateMessage.EXPIRED,
+};
+
+/** Makes messages. */
+export type Answers = ReturnType<typeof answersFor>;
+
+/** What makes messages, for a ledger with these currencies. */
+export function answersFor(currencies: Currencies) {
+  return { money, balance, transaction, hold, written };
+
+  function money(minor: bigint, currency: string): Money {
+    return create(MoneySchema, { currency, amount: formatAmount(minor, currencyOf(currencies, currency).digits) });
+  }
+
+  function balance(account: Account): Balance {
+    const { userId, currency, sequence } = account;
+    return create(BalanceSchema, {
+      userId,
+      balance: money(account.balance, currency),
+      held: money(account.held, currency),
+      available: money(available(account), currency),
+      creditLimit: money(account.creditLimit, currency),
+      sequence,
+    });
+  }
+
+  function transaction(row: Transaction): TransactionMessage {
+    const { currency } = row;
+    return create(TransactionSchema, {
+      id: row.id,
+      userId: row.userId,
+      sequence: row.sequence,
+      type: typeMessages[row.type],
+      amount: money(row.amount, currency),
+      heldChange: money(row.heldChange, currency),
+      balanceAfter: money(row.balanceAfter, currency),
+      heldAfter: money(row.heldAfter, currency),
+      creditLimitAfter: money(row.creditLimitAfter, currency),
+      description: row.description,
+      metadata: Object.fromEntries(row.metadata),
+      idempotencyKey: row.idempotencyKey ?? "",
+      reference: row.reference,
+      holdId: row.holdId ?? 0n,
+      refundedTransactionId: row.refundedTransactionId ?? 0n,
+      jobId: row.jobId ?? 0n,
+      groupId: row.groupId ?? "",
+      actor: row.actor,
+      createTime: time(row.createdAt),
+    });
+  }
+
+  function hold(of: Hold): HoldMessage {
+    return create(HoldSchema, {
+      id: of.id,
+      userId: of.userId,
+      amount: money(of.amount, of.currency),
+      captured: money(of.captured, of.currency),
+      state: stateMessages[of.state],
+      jobId: of.jobId ?? 0n,
+      expireTime: time(of.expiresAt),
+      createTime: time(of.createdAt),
+    });
+  }
+
+  /** What every write's response has, and what some have beside it. */
+  function written({ transactions, hold: moved }: Result, replayed: boolean) {
+    const [first, second] = transactions;
+    if (first === undefined) throw new Error("a write was applied without a transaction");
+    return {
+      transaction: transaction(first),
+      balance: balance(accountAfter(first)),
+      replayed,
+      ...(second === undefined ? {} : { recipientTransaction: transaction(second) }),
+      ...(moved === undefined ? {} : { hold: hold(moved) }),
+    };
+  }
+}
+
+/** Microseconds since 1970 as a Timestamp. */
+export function time(micros: bigint): Timestamp {
+  const message = timestampFromMs(Number(micros / 1000n));
+  message.nanos += Number(micros % 1000n) * 1000;
+  return message;
+}

@@ -1,0 +1,143 @@
+// What a handler is, and what is done around each: deadline, translation of errors, log. The doors bind the guarded handlers to their protocols.
+
+import type { DescMessage, DescMethod, DescMethodServerStreaming, DescMethodUnary, DescService, MessageInitShape, MessageShape } from "@bufbuild/protobuf";
+import { Failure } from "../domain/failure.ts";
+import { errorOf, errorOfFailure, type Translate } from "./status.ts";
+
+/** A call as it arrives at a door. */
+export interface Arrival {
+  /** What is left of the caller's deadline, in milliseconds; undefined: it has none. */
+  readonly timeoutMs: number | undefined;
+  /** The W3C trace context, as it was sent. */
+  readonly traceparent: string | undefined;
+  /** Aborted when the caller is gone. Only streams look at it: a write goes on without its caller. */
+  readonly signal: AbortSignal | undefined;
+}
+
+/** A call as a unary handler sees it. */
+export interface Call {
+  /** In milliseconds of `performance.now()`. */
+  readonly deadline: number;
+  /** 32 hexadecimal digits, or empty. */
+  readonly traceId: string;
+}
+
+/** A call as a streaming handler sees it. */
+export interface StreamCall {
+  /** Aborted when the stream must end: its caller is gone, it is too old, or the server shuts down. */
+  readonly signal: AbortSignal;
+}
+
+type Handler<M extends DescMethod> =
+  M extends DescMethodUnary<infer I, infer O>
+    ? (request: MessageShape<I>, call: Call) => Promise<MessageInitShape<O>>
+    : M extends DescMethodServerStreaming<infer I, infer O>
+      ? (request: MessageShape<I>, call: StreamCall) => AsyncIterable<MessageInitShape<O>>
+      : never;
+
+/** The handlers of a service: one for each of its methods. */
+export type Handlers<S extends DescService> = { readonly [M in keyof S["method"]]: Handler<S["method"][M]> };
+
+/** A unary handler with everything around it; it throws nothing but `ConnectError`. */
+export type UnaryEntry = (request: MessageShape<DescMessage>, arrival: Arrival) => Promise<MessageInitShape<DescMessage>>;
+/** A streaming handler with everything around it; it throws nothing but `ConnectError`. */
+export type StreamEntry = (request: MessageShape<DescMessage>, arrival: Arrival) => AsyncIterable<MessageInitShape<DescMessage>>;
+
+/** A service's guarded handlers, by the local names of its methods. */
+export interface Entries {
+  readonly service: DescService;
+  readonly unary: ReadonlyMap<string, UnaryEntry>;
+  readonly streams: ReadonlyMap<string, StreamEntry>;
+}
+
+/** What the guard needs. */
+export interface GuardOptions {
+  readonly defaultDeadlineMs: number;
+  readonly maxDeadlineMs: number;
+  readonly streamMaxAgeMs: number;
+  readonly streamLimit: number;
+  /** Ends all streams, cleanly. */
+  readonly shutdown: AbortSignal;
+  readonly translate: Translate;
+}
+
+/** Guards handlers; the calls of all services it is used for are counted together. */
+export function createGuard(options: GuardOptions) {
+  let calls = 0;
+  let streams = 0;
+  const whenEmpty: (() => void)[] = [];
+  return { guard, empty };
+
+  /** Resolves once no call is inside. */
+  async function empty(): Promise<void> {
+    if (calls > 0) await new Promise<void>((resolve) => whenEmpty.push(resolve));
+  }
+
+  function enter(): void {
+    calls += 1;
+  }
+
+  function leave(): void {
+    calls -= 1;
+    if (calls === 0) for (const resolve of whenEmpty.splice(0)) resolve();
+  }
+
+  function guard<S extends DescService>(service: S, handlers: Handlers<S>): Entries {
+    const byName = handlers as unknown as Readonly<Record<string, unknown>>;
+    const methods = service.methods.map((method) => ({ method, handler: byName[method.localName] }));
+    return {
+      service,
+      unary: new Map(methods.filter(({ method }) => method.methodKind === "unary").map(({ method, handler }) => [method.localName, guardUnary(method, handler as never)])),
+      streams: new Map(
+        methods.filter(({ method }) => method.methodKind === "server_streaming").map(({ method, handler }) => [method.localName, guardStream(method, handler as never)]),
+      ),
+    };
+  }
+
+  function guardUnary(method: DescMethod, handler: Handler<DescMethodUnary>): UnaryEntry {
+    return async (request, arrival) => {
+      const timeoutMs = Math.min(arrival.timeoutMs ?? options.defaultDeadlineMs, options.maxDeadlineMs);
+      const late = Promise.withResolvers<never>();
+      const timer = setTimeout(() => late.reject(new Failure("DEADLINE_PASSED")), timeoutMs);
+      enter();
+      try {
+        const call = { deadline: performance.now() + timeoutMs, traceId: traceIdOf(arrival.traceparent) };
+        return await Promise.race([handler(request, call), late.promise]);
+      } catch (error) {
+        throw options.translate(error, nameOf(method));
+      } finally {
+        clearTimeout(timer);
+        leave();
+      }
+    };
+  }
+
+  function guardStream(method: DescMethod, handler: Handler<DescMethodServerStreaming>): StreamEntry {
+    return async function* (request, arrival) {
+      const ending = AbortSignal.any([options.shutdown, AbortSignal.timeout(options.streamMaxAgeMs)]);
+      const signal = arrival.signal === undefined ? ending : AbortSignal.any([ending, arrival.signal]);
+      if (streams >= options.streamLimit) throw errorOf("OVERLOADED", `this instance has its ${options.streamLimit} streams open already`);
+      streams += 1;
+      enter();
+      try {
+        yield* handler(request, { signal });
+      } catch (error) {
+        if (arrival.signal?.aborted === true) throw errorOfFailure("CALL_CANCELLED", error);
+        // Too old, or shutting down: a clean end, and the caller watches again from its last position.
+        if (!ending.aborted) throw options.translate(error, nameOf(method));
+      } finally {
+        streams -= 1;
+        leave();
+      }
+    };
+  }
+}
+
+/** The trace id of a W3C `traceparent` header, if it is one. */
+function traceIdOf(traceparent: string | undefined): string {
+  return /^[\da-f]{2}-([\da-f]{32})-[\da-f]{16}-[\da-f]{2}/.exec(traceparent ?? "")?.[1] ?? "";
+}
+
+function nameOf(method: DescMethod): string {
+  return `${method.parent.typeName}/${method.name}`;
+}

@@ -1,0 +1,173 @@
+// The handlers that read accounts, holds and the log.
+
+import { newAccount, type Account } from "../domain/account.ts";
+import type { Currencies } from "../domain/currency.ts";
+import {
+  BatchGetBalancesRequestSchema,
+  GetBalanceRequestSchema,
+  GetHoldRequestSchema,
+  GetOutcomeRequestSchema,
+  GetStatementRequestSchema,
+  GetTransactionRequestSchema,
+  ListHoldsRequestSchema,
+  ListTransactionsRequestSchema,
+  type BatchGetBalancesRequest,
+  type GetBalanceRequest,
+  type GetHoldRequest,
+  type GetOutcomeRequest,
+  type GetStatementRequest,
+  type GetTransactionRequest,
+  type ListHoldsRequest,
+  type ListTransactionsRequest,
+} from "../gen/ledger/v1/ledger_service_pb.ts";
+import type { AsOf, Balances } from "../postgres/balances.ts";
+import type { Holds } from "../postgres/holds.ts";
+import type { Transactions } from "../postgres/transactions.ts";
+import { time, typeMessages, type Answers } from "./answers.ts";
+import { cursorOf, pageOf } from "./pages.ts";
+import type { ReadSchemas } from "./read-requests.ts";
+import { errorOf, errorOfRefusal, errorOfViolations, refusalMessage } from "./status.ts";
+import { validate } from "./validation.ts";
+
+/** What the handlers work with. */
+export interface ReadParts {
+  readonly currencies: Currencies;
+  readonly reads: ReadSchemas;
+  readonly answers: Answers;
+  readonly balances: Balances;
+  readonly transactions: Transactions;
+  readonly holds: Holds;
+}
+
+/** For so long, a write that is being committed may still come to lie before a moment: the longest that a group may take. */
+const PROVISIONAL_MICROS = 10_000_000n;
+
+/** Beyond all ids. */
+const MAX_ID = 2n ** 63n - 1n;
+
+/** The handlers of all reads. */
+export function readHandlers(parts: ReadParts) {
+  const { reads, answers, transactions, holds } = parts;
+  return {
+    getBalance: async (request: GetBalanceRequest) => {
+      const { userId, currency, asOf } = validate(reads.getBalance, GetBalanceRequestSchema, request);
+      const { accounts, provisional } = await readAccounts(parts, [userId], currency, asOf);
+      return { balance: answers.balance(accounts[0] ?? newAccount(userId, currency)), provisional };
+    },
+
+    batchGetBalances: async (request: BatchGetBalancesRequest) => {
+      const { userIds, currency, asOf } = validate(reads.batchGetBalances, BatchGetBalancesRequestSchema, request);
+      const { accounts, provisional } = await readAccounts(parts, userIds, currency, asOf);
+      return { balances: accounts.map(answers.balance), provisional };
+    },
+
+    getOutcome: async (request: GetOutcomeRequest) => {
+      const { userId, idempotencyKey } = validate(reads.getOutcome, GetOutcomeRequestSchema, request);
+      const found = await transactions.outcome(userId, idempotencyKey);
+      if (found === undefined) {
+        throw errorOf("OUTCOME_NOT_FOUND", "nothing is stored under this user and key; a write under it may still be under way", {
+          user_id: `${userId}`,
+          idempotency_key: idempotencyKey,
+        });
+      }
+      const { stored } = found;
+      return {
+        transactions: found.transactions.map(answers.transaction),
+        ...(stored.refused === undefined ? {} : { refusal: refusalMessage(stored.refused.refusal, true, parts.currencies) }),
+        createTime: time(stored.createdAt),
+      };
+    },
+
+    getHold: async (request: GetHoldRequest) => {
+      const { holdId } = validate(reads.getHold, GetHoldRequestSchema, request);
+      const hold = await holds.byId(holdId);
+      if (hold === undefined) throw errorOfRefusal({ reason: "HOLD_NOT_FOUND", holdId }, false, parts.currencies);
+      return { hold: answers.hold(hold) };
+    },
+
+    listHolds: async (request: ListHoldsRequest) => {
+      const { userId, state, pageSize, pageToken } = validate(reads.listHolds, ListHoldsRequestSchema, request);
+      const args = ["holds", userId, state];
+      const [before = MAX_ID] = cursorOf(args, pageToken)?.map(BigInt) ?? [];
+      const found = await holds.list(userId, state, before, pageSize + 1);
+      const { items, nextPageToken } = pageOf(found, pageSize, args, ({ id }) => [id]);
+      return { holds: items.map(answers.hold), nextPageToken };
+    },
+
+    getTransaction: async (request: GetTransactionRequest) => {
+      const name = validate(reads.getTransaction, GetTransactionRequestSchema, request);
+      const found = "transactionId" in name ? await transactions.byId(name.transactionId) : await transactions.bySequence(name.userId, name.currency, name.sequence);
+      if (found !== undefined) return { transaction: answers.transaction(found) };
+      const metadata = Object.entries(name).map(([part, value]) => [part.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`), String(value)]);
+      throw errorOf("TRANSACTION_NOT_FOUND", "there is no such transaction", Object.fromEntries(metadata));
+    },
+
+    listTransactions: async (request: ListTransactionsRequest) => {
+      const { order, pageSize, pageToken, ...filter } = validate(reads.listTransactions, ListTransactionsRequestSchema, request);
+      const bounds = { startTime: filter.startTime, endTime: filter.endTime };
+      const args = ["transactions", filter.userId, filter.currency, filter.types, bounds.startTime, bounds.endTime, filter.reference, order];
+      const [from = order === "ascending" ? 0n : MAX_ID] = cursorOf(args, pageToken)?.map(BigInt) ?? [];
+      const found = await transactions.list({ ...filter, ...bounds }, order, from, pageSize + 1);
+      const { items, nextPageToken } = pageOf(found, pageSize, args, ({ id }) => [id]);
+      return { transactions: items.map(answers.transaction), nextPageToken };
+    },
+
+    getStatement: (request: GetStatementRequest) => statement(parts, request),
+  };
+}
+
+async function readAccounts(
+  { balances }: ReadParts,
+  userIds: readonly bigint[],
+  currency: string,
+  asOf: AsOf | undefined,
+): Promise<{ accounts: readonly Account[]; provisional: boolean }> {
+  if (asOf === undefined) return { accounts: await balances.read(userIds, currency), provisional: false };
+  const provisional = "time" in asOf && (await isProvisional(balances, "as_of_time", asOf.time));
+  const accounts = await balances.readAsOf(userIds, currency, asOf);
+  const short = "sequence" in asOf ? accounts.find(({ sequence }) => sequence < asOf.sequence) : undefined;
+  if (short !== undefined && "sequence" in asOf) {
+    throw errorOf("TRANSACTION_NOT_FOUND", `user ${short.userId}'s account in ${currency} is at sequence ${short.sequence}`, {
+      user_id: `${short.userId}`,
+      currency,
+      sequence: `${short.sequence}`,
+      as_of_sequence: `${asOf.sequence}`,
+    });
+  }
+  return { accounts, provisional };
+}
+
+/** Whether a moment is too recent to be sure of; one in the future is refused. By the database's clock. */
+async function isProvisional(balances: Balances, field: string, moment: bigint): Promise<boolean> {
+  const now = await balances.now();
+  if (moment > now) throw errorOfViolations([{ field, description: "must not be in the future" }]);
+  return moment > now - PROVISIONAL_MICROS;
+}
+
+/** The figures follow from the first page's range of sequences, which the token keeps: the log doesn't change behind it. */
+async function statement({ balances, reads, answers, transactions }: ReadParts, request: GetStatementRequest) {
+  const { userId, currency, startTime, endTime, pageSize, pageToken } = validate(reads.getStatement, GetStatementRequestSchema, request);
+  const end = endTime ?? (await balances.now());
+  const provisional = await isProvisional(balances, "end_time", end);
+  const args = ["statement", userId, currency, startTime, endTime];
+  const [first, last, from] = cursorOf(args, pageToken)?.map(BigInt) ?? [];
+  const range = first === undefined || last === undefined ? await transactions.rangeOf(userId, currency, startTime, end) : { first, last };
+  const next = { first: from ?? range.first, last: range.last };
+  const [[before], [closing], totals, found] = await Promise.all([
+    transactions.inRange(userId, currency, { first: range.first - 1n, last: range.first - 1n }, 1),
+    transactions.inRange(userId, currency, { first: range.last, last: range.last }, 1),
+    transactions.totals(userId, currency, range),
+    transactions.inRange(userId, currency, next, pageSize + 1),
+  ]);
+  const { items, nextPageToken } = pageOf(found, pageSize, args, ({ sequence }) => [range.first, range.last, sequence + 1n]);
+  return {
+    openingBalance: answers.money(before?.balanceAfter ?? 0n, currency),
+    closingBalance: answers.money(closing?.balanceAfter ?? 0n, currency),
+    totals: totals
+      .map(({ type, count, amount }) => ({ type: typeMessages[type], count, amount: answers.money(amount, currency) }))
+      .toSorted((a, b) => a.type - b.type),
+    transactions: items.map(answers.transaction),
+    nextPageToken,
+    provisional,
+  };
+}

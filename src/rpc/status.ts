@@ -1,0 +1,193 @@
+// From why a call fails to what is sent: the one table of codes, the texts, and the details of errors.
+
+import { randomUUID } from "node:crypto";
+import { create } from "@bufbuild/protobuf";
+import { Code, ConnectError } from "@connectrpc/connect";
+import { currencyOf, type Currencies } from "../domain/currency.ts";
+import type { Failure, FailureReason } from "../domain/failure.ts";
+import { formatAmount, type Money } from "../domain/money.ts";
+import type { Refusal } from "../domain/refusal.ts";
+import { BadRequestSchema, ErrorInfoSchema, RetryInfoSchema } from "../gen/google/rpc/error_details_pb.ts";
+import { ErrorReason, RefusalSchema, type Refusal as RefusalMessage } from "../gen/ledger/v1/errors_pb.ts";
+
+/** Every reason that a caller can be given: those of the proto's enum. */
+export type Reason =
+  | Refusal["reason"]
+  | FailureReason
+  | "INVALID_REQUEST"
+  | "MESSAGE_TOO_LARGE"
+  | "OUTCOME_NOT_FOUND"
+  | "FEED_POSITION_LOST"
+  | "INTERNAL";
+
+/** The gRPC code of each reason, in order of precedence: where several apply, the first one is answered. */
+export const codes: Readonly<Record<Reason, Code>> = {
+  INVALID_REQUEST: Code.InvalidArgument,
+  MESSAGE_TOO_LARGE: Code.ResourceExhausted,
+  CALL_CANCELLED: Code.Canceled,
+  DEADLINE_PASSED: Code.DeadlineExceeded,
+  SHUTTING_DOWN: Code.Unavailable,
+  OVERLOADED: Code.ResourceExhausted,
+  DATABASE_UNAVAILABLE: Code.Unavailable,
+  COMMIT_OUTCOME_UNKNOWN: Code.Unavailable,
+  TRANSACTION_CONFLICT: Code.Aborted,
+  IDEMPOTENCY_KEY_REUSED: Code.AlreadyExists,
+  OUTCOME_NOT_FOUND: Code.NotFound,
+  ACCOUNT_NOT_FOUND: Code.NotFound,
+  SEQUENCE_MISMATCH: Code.FailedPrecondition,
+  REFERENCE_ALREADY_USED: Code.FailedPrecondition,
+  CURRENCY_MISMATCH: Code.FailedPrecondition,
+  SAME_ACCOUNT: Code.FailedPrecondition,
+  TRANSACTION_NOT_FOUND: Code.NotFound,
+  TRANSACTION_NOT_REFUNDABLE: Code.FailedPrecondition,
+  REFUND_EXCEEDS_ORIGINAL: Code.FailedPrecondition,
+  HOLD_NOT_FOUND: Code.NotFound,
+  HOLD_OWNED_BY_JOB: Code.FailedPrecondition,
+  HOLD_ALREADY_CAPTURED: Code.FailedPrecondition,
+  HOLD_ALREADY_RELEASED: Code.FailedPrecondition,
+  HOLD_EXPIRED: Code.FailedPrecondition,
+  CAPTURE_EXCEEDS_HOLD: Code.FailedPrecondition,
+  INSUFFICIENT_FUNDS: Code.FailedPrecondition,
+  AMOUNT_OUT_OF_RANGE: Code.OutOfRange,
+  NOT_TRIED: Code.Aborted,
+  FEED_POSITION_LOST: Code.OutOfRange,
+  INTERNAL: Code.Internal,
+};
+
+/** What is wrong with one field of a request, by its name in the proto. */
+export interface Violation {
+  readonly field: string;
+  readonly description: string;
+}
+
+type Metadata = Readonly<Record<string, string>>;
+
+/** After how long a retry makes sense, in milliseconds. */
+const retryAfterMs: Partial<Record<Reason, number>> = {
+  SHUTTING_DOWN: 100,
+  OVERLOADED: 100,
+  DATABASE_UNAVAILABLE: 500,
+  COMMIT_OUTCOME_UNKNOWN: 100,
+  TRANSACTION_CONFLICT: 50,
+};
+
+const failureTexts: Readonly<Record<FailureReason, string>> = {
+  CALL_CANCELLED: "the caller cancelled the call; a write may still be applied",
+  DEADLINE_PASSED: "the deadline passed; a write may still be applied, retry it with the same key",
+  SHUTTING_DOWN: "this instance is shutting down",
+  OVERLOADED: "too many writes are waiting; nothing was tried, retry with the same key",
+  DATABASE_UNAVAILABLE: "the database can't be reached; nothing was changed",
+  COMMIT_OUTCOME_UNKNOWN: "the connection broke during the commit; retry with the same key to find out what happened",
+  TRANSACTION_CONFLICT: "other sessions were in the way for too long; nothing was changed, retry with the same key",
+};
+
+/** The error of a call, with its ErrorInfo. */
+export function errorOf(reason: Reason, message: string, metadata: Metadata = {}, cause?: unknown): ConnectError {
+  const info = { desc: ErrorInfoSchema, value: { reason, domain: "ledgerd", metadata: { ...metadata } } };
+  const retryMs = retryAfterMs[reason];
+  const retry = retryMs === undefined ? [] : [{ desc: RetryInfoSchema, value: { retryDelay: { seconds: 0n, nanos: retryMs * 1_000_000 } } }];
+  return new ConnectError(message, codes[reason], undefined, [info, ...retry], cause);
+}
+
+/** The error of a failure on our side. */
+export function errorOfFailure(reason: FailureReason, cause: unknown): ConnectError {
+  return errorOf(reason, failureTexts[reason], {}, cause);
+}
+
+/** Turns whatever a handler threw into the error that its caller gets. `where` is for the log. */
+export type Translate = (error: unknown, where: string) => ConnectError;
+
+/**
+ * Translates errors: those that are meant for callers as they are, failures by their reason, and all else as INTERNAL, with an
+ * incident's id under which the log has the cause.
+ */
+export function createTranslate(
+  failureOf: (error: unknown) => Failure | undefined,
+  log: (incident: { readonly incident: string; readonly where: string; readonly error: unknown }) => void,
+): Translate {
+  return (error, where) => {
+    if (error instanceof ConnectError) return error;
+    const failure = failureOf(error);
+    if (failure !== undefined) return errorOfFailure(failure.reason, error);
+    const incident = randomUUID();
+    log({ incident, where, error });
+    return errorOf("INTERNAL", `internal error; the server's log has it as incident ${incident}`, { incident }, error);
+  };
+}
+
+/** An error as an item of a batch. */
+export function refusalOfError(error: ConnectError): RefusalMessage {
+  const [info] = error.findDetails(ErrorInfoSchema);
+  const reason = ErrorReason[(info?.reason ?? "INTERNAL") as Reason];
+  return create(RefusalSchema, { reason, message: error.rawMessage, stored: false, metadata: info?.metadata ?? {} });
+}
+
+/** The error of a malformed request: all that is wrong with it at once. */
+export function errorOfViolations(violations: readonly Violation[]): ConnectError {
+  const list = violations.map(({ field, description }) => (field === "" ? description : `${field} ${description}`)).join("; ");
+  const error = errorOf("INVALID_REQUEST", `the request is malformed: ${list}`);
+  error.details.push({ desc: BadRequestSchema, value: { fieldViolations: [...violations] } });
+  return error;
+}
+
+/** The error of a refused write. */
+export function errorOfRefusal(refusal: Refusal, stored: boolean, currencies: Currencies): ConnectError {
+  const { message, metadata } = describe(refusal, currencies);
+  return errorOf(refusal.reason, message, stored ? { ...metadata, stored: "true" } : metadata);
+}
+
+/** A refusal as an item of a batch, or of a stored outcome. */
+export function refusalMessage(refusal: Refusal, stored: boolean, currencies: Currencies): RefusalMessage {
+  const { message, metadata } = describe(refusal, currencies);
+  return create(RefusalSchema, { reason: ErrorReason[refusal.reason], message, stored, metadata });
+}
+
+type RefusalOf<R extends Refusal["reason"]> = Extract<Refusal, { reason: R }>;
+type Amount = (money: Money) => string;
+
+const refusalTexts: { readonly [R in Refusal["reason"]]: (refusal: RefusalOf<R>, amount: Amount) => string } = {
+  IDEMPOTENCY_KEY_REUSED: () => "the idempotency key was used for another request; take a new key for each request",
+  ACCOUNT_NOT_FOUND: ({ userId, currency }) => `user ${userId} has no account in ${currency}`,
+  SEQUENCE_MISMATCH: ({ sequence, expectedSequence }) => `the account is at sequence ${sequence}, not ${expectedSequence}`,
+  REFERENCE_ALREADY_USED: ({ reference }) => `another transaction of this user and type has the reference "${reference}"`,
+  CURRENCY_MISMATCH: ({ currency, requested }) => `the amount is in ${requested}, what it refers to in ${currency}`,
+  SAME_ACCOUNT: ({ userId }) => `user ${userId} is both sender and recipient`,
+  TRANSACTION_NOT_FOUND: ({ transactionId }) => `the user has no transaction ${transactionId}`,
+  TRANSACTION_NOT_REFUNDABLE: ({ type, transactionId }) => `transaction ${transactionId} is of type ${type}; only deductions and captures can be refunded`,
+  REFUND_EXCEEDS_ORIGINAL: ({ refundable, transactionId }, amount) => `${amount(refundable)} of transaction ${transactionId} can still be refunded`,
+  HOLD_NOT_FOUND: ({ holdId }) => `the user has no hold ${holdId}`,
+  HOLD_OWNED_BY_JOB: ({ holdId, jobId }) => `hold ${holdId} belongs to job ${jobId}`,
+  HOLD_ALREADY_CAPTURED: ({ holdId }) => `hold ${holdId} was ended by its captures`,
+  HOLD_ALREADY_RELEASED: ({ holdId }) => `hold ${holdId} was released`,
+  HOLD_EXPIRED: ({ holdId, expiresAt }) => `hold ${holdId} expired at ${isoTime(expiresAt)}`,
+  CAPTURE_EXCEEDS_HOLD: ({ holdId, remaining }, amount) => `${amount(remaining)} is left of hold ${holdId}`,
+  INSUFFICIENT_FUNDS: ({ available, requested }, amount) => `${amount(available)} is available, ${amount(requested)} was asked for`,
+  AMOUNT_OUT_OF_RANGE: ({ userId, currency }) => `the account of user ${userId} in ${currency} would pass the largest amount that the ledger holds`,
+  NOT_TRIED: ({ culprit }) => `item ${culprit} of the atomic batch was refused`,
+};
+
+function describe(refusal: Refusal, currencies: Currencies): { message: string; metadata: Record<string, string> } {
+  const amount: Amount = ({ minor, currency }) => `${formatAmount(minor, currencyOf(currencies, currency).digits)} ${currency}`;
+  // The table's type says that each text takes the refusal of its own reason, which TypeScript can't follow through the look-up.
+  const text = refusalTexts[refusal.reason] as (refusal: Refusal, amount: Amount) => string;
+  return { message: text(refusal, amount), metadata: metadataOf(refusal, amount) };
+}
+
+/** The variable parts of a refusal as text, under the names of the proto's fields. */
+function metadataOf(refusal: Refusal, amount: Amount): Record<string, string> {
+  const { reason: _, ...parts } = refusal;
+  const entries = Object.entries<bigint | number | string | Money | undefined>(parts).flatMap(([name, value]): [string, string][] => {
+    if (value === undefined) return [];
+    if (name.endsWith("At") && typeof value === "bigint") return [[timeNames[name] ?? name, isoTime(value)]];
+    const snakeCase = name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
+    return [[snakeCase, typeof value === "object" ? amount(value) : value.toString()]];
+  });
+  return Object.fromEntries(entries);
+}
+
+const timeNames: Readonly<Record<string, string>> = { createdAt: "create_time", expiresAt: "expire_time" };
+
+/** Microseconds since 1970 as RFC 3339. */
+function isoTime(micros: bigint): string {
+  return new Date(Number(micros / 1000n)).toISOString();
+}

@@ -1,0 +1,124 @@
+// The web door: the same guarded handlers as Connect (JSON by curl) and gRPC-Web, over HTTP/1.1, and /healthz.
+//
+// Connect's router with an HTTP server of our own around it rather than its ready adapter: that one writes to the console when a stream's caller goes, and
+// answers a body that can't be read without a reason.
+
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
+import type { AddressInfo } from "node:net";
+import { setTimeout as delay } from "node:timers/promises";
+import type { DescService } from "@bufbuild/protobuf";
+import { createConnectRouter, type ConnectError, type HandlerContext, type ServiceImpl } from "@connectrpc/connect";
+import { codeToHttpStatus, errorToJsonBytes } from "@connectrpc/connect/protocol-connect";
+import { readAllBytes, type UniversalHandler, type UniversalServerResponse } from "@connectrpc/connect/protocol";
+import { compressionGzip, universalRequestFromNodeRequest, universalResponseToNodeResponse } from "@connectrpc/connect-node";
+import type { Address } from "../config.ts";
+import type { Door } from "./grpc-door.ts";
+import type { Arrival, Entries } from "./handlers.ts";
+import { errorOf, errorOfViolations } from "./status.ts";
+
+/** What the door needs beside the handlers. */
+export interface WebDoorOptions {
+  readonly address: Address;
+  readonly entries: readonly Entries[];
+  readonly messageLimit: number;
+  /** Why this instance isn't ready; undefined if it is. */
+  readonly problem: () => string | undefined;
+  /** Is told when an answer could not be sent. */
+  readonly log: (error: unknown) => void;
+}
+
+/** For the last answers to leave after their handlers are done. */
+const LAST_WORDS_MS = 100;
+/** Compressing less than this costs more than it saves. */
+const COMPRESS_MIN_BYTES = 16 * 1024;
+/** An error's body is never larger. */
+const ERROR_LIMIT_BYTES = 1024 * 1024;
+
+/** Opens the door. */
+export async function openWebDoor(options: WebDoorOptions): Promise<Door> {
+  const handlers = handlersOf(options);
+  const server = createServer((request, response) => {
+    const [path = ""] = (request.url ?? "").split("?", 1);
+    const handler = handlers.get(path);
+    if (handler !== undefined) serve(handler, request, response, options);
+    else if (path === "/healthz") answerHealth(response, options.problem());
+    else answer(response, 404, { code: "unimplemented", message: `there is nothing at ${path}; a method is at /ledger.v1.LedgerService/GetBalance, say` });
+  });
+  const { host, port } = options.address;
+  await new Promise<void>((resolve, reject) => server.once("error", reject).listen(port, host, resolve));
+  const bound = (server.address() as AddressInfo).port;
+  return { address: `${host.includes(":") ? `[${host}]` : host}:${bound}`, close: (left) => close(server, left) };
+}
+
+function handlersOf({ entries, messageLimit }: WebDoorOptions): ReadonlyMap<string, UniversalHandler> {
+  const router = createConnectRouter({
+    grpc: false,
+    readMaxBytes: messageLimit,
+    acceptCompression: [compressionGzip],
+    compressMinBytes: COMPRESS_MIN_BYTES,
+    // A field that was misspelt would otherwise be left out silently.
+    jsonOptions: { ignoreUnknownFields: false },
+  });
+  for (const { service, unary, streams } of entries) {
+    const implementation = Object.fromEntries(
+      [...unary, ...streams].map(([name, entry]) => [name, (request: never, context: HandlerContext) => entry(request, arrivalOf(context))]),
+    );
+    router.service(service, implementation as unknown as Partial<ServiceImpl<DescService>>);
+  }
+  return new Map(router.handlers.map((handler) => [handler.requestPath, handler]));
+}
+
+function arrivalOf(context: HandlerContext): Arrival {
+  return { timeoutMs: context.timeoutMs(), traceparent: context.requestHeader.get("traceparent") ?? undefined, signal: context.signal };
+}
+
+function serve(handler: UniversalHandler, request: IncomingMessage, response: ServerResponse, { log, messageLimit }: WebDoorOptions): void {
+  const run = async (): Promise<void> => {
+    const answered = await handler(universalRequestFromNodeRequest(request, response, undefined, undefined));
+    await universalResponseToNodeResponse(await withReason(answered, messageLimit), response);
+  };
+  run().catch((error: unknown) => {
+    // A caller that is gone takes no answer: that is nobody's error.
+    if (!request.destroyed && !response.destroyed) log(error);
+    response.destroy();
+  });
+}
+
+/** Connect's own errors, for a body that it can't read, with the reason that all errors have. */
+async function withReason(response: UniversalServerResponse, messageLimit: number): Promise<UniversalServerResponse> {
+  const { status, header, body } = response;
+  const isError = status >= 400 && header?.get("content-type") === "application/json" && !header.has("content-encoding");
+  if (!isError || body === undefined || body === null || !(Symbol.asyncIterator in body)) return response;
+  const bytes = await readAllBytes(body, ERROR_LIMIT_BYTES);
+  const { code, message = "", details } = JSON.parse(Buffer.from(bytes).toString()) as { code?: string; message?: string; details?: unknown };
+  const error = details === undefined ? reasonOf(code, message, messageLimit) : undefined;
+  const sent = error === undefined ? bytes : errorToJsonBytes(error, undefined);
+  header?.set("content-length", String(sent.byteLength));
+  return { ...response, status: error === undefined ? status : codeToHttpStatus(error.code), body: once(sent) };
+}
+
+function reasonOf(code: string | undefined, message: string, messageLimit: number): ConnectError | undefined {
+  if (code === "resource_exhausted") return errorOf("MESSAGE_TOO_LARGE", message, { limit_bytes: `${messageLimit}` });
+  const unreadable = code === "invalid_argument" || message.startsWith("parse binary");
+  return unreadable ? errorOfViolations([{ field: "", description: message }]) : undefined;
+}
+
+async function* once(bytes: Uint8Array): AsyncGenerator<Uint8Array> {
+  yield await Promise.resolve(bytes);
+}
+
+function answerHealth(response: ServerResponse, problem: string | undefined): void {
+  answer(response, problem === undefined ? 200 : 503, problem === undefined ? { status: "SERVING" } : { status: "NOT_SERVING", problem });
+}
+
+function answer(response: ServerResponse, status: number, body: Readonly<Record<string, string>>): void {
+  response.writeHead(status, { "content-type": "application/json" });
+  response.end(`${JSON.stringify(body)}\n`);
+}
+
+async function close(server: Server, left: Promise<void>): Promise<void> {
+  const closed = new Promise<void>((resolve) => server.close(() => resolve()));
+  await Promise.race([closed, left.then(() => delay(LAST_WORDS_MS))]);
+  server.closeAllConnections();
+  await closed;
+}

@@ -1,0 +1,114 @@
+// The handlers that change money: check, submit to the journal, answer.
+
+import type { DescMessage, Message } from "@bufbuild/protobuf";
+import type { z } from "zod";
+import type { Command, CommandKind } from "../domain/command.ts";
+import type { Currencies } from "../domain/currency.ts";
+import type { Outcome } from "../domain/transaction.ts";
+import {
+  AdjustRequestSchema,
+  BatchWriteRequestSchema,
+  CaptureHoldRequestSchema,
+  DeductRequestSchema,
+  PlaceHoldRequestSchema,
+  RefundRequestSchema,
+  ReleaseHoldRequestSchema,
+  TopUpRequestSchema,
+  TransferRequestSchema,
+  type BatchWriteRequest,
+  type WriteResult,
+} from "../gen/ledger/v1/ledger_service_pb.ts";
+import type { Journal } from "../postgres/journal/journal.ts";
+import type { Answers } from "./answers.ts";
+import type { Call } from "./handlers.ts";
+import { errorOfRefusal, refusalMessage, refusalOfError, type Translate } from "./status.ts";
+import { validate } from "./validation.ts";
+import { batchSubmissionOf, submissionOf, type WriteInput, type WriteSchemas } from "./write-requests.ts";
+
+/** What the handlers work with. */
+export interface WriteParts {
+  readonly currencies: Currencies;
+  readonly writes: WriteSchemas;
+  readonly answers: Answers;
+  readonly journal: Journal;
+  readonly translate: Translate;
+}
+
+/** The handlers of all writes. */
+export function writeHandlers(parts: WriteParts) {
+  const { writes } = parts;
+  const handler = (schema: z.ZodType<WriteInput>, desc: DescMessage) => (request: Message, call: Call) =>
+    write(parts, validate(schema, desc, request), call);
+  return {
+    topUp: handler(writes.topUp, TopUpRequestSchema),
+    deduct: handler(writes.deduct, DeductRequestSchema),
+    refund: handler(writes.refund, RefundRequestSchema),
+    transfer: handler(writes.transfer, TransferRequestSchema),
+    placeHold: handler(writes.placeHold, PlaceHoldRequestSchema),
+    captureHold: handler(writes.captureHold, CaptureHoldRequestSchema),
+    releaseHold: handler(writes.releaseHold, ReleaseHoldRequestSchema),
+    adjust: handler(writes.adjust, AdjustRequestSchema),
+    batchWrite: async (request: BatchWriteRequest, call: Call) => {
+      const { commands, keys, atomic } = validate(writes.batch, BatchWriteRequestSchema, request);
+      return { results: atomic ? await writeAtomic(parts, commands, keys[0] ?? "", call) : await writeEach(parts, commands, keys, call) };
+    },
+  };
+}
+
+/** Executes one write, or previews it. */
+export async function write(parts: WriteParts, { command, key, validateOnly }: WriteInput, call: Call) {
+  const submission = submissionOf(command, key, call);
+  const [submitted] = validateOnly ? [parts.journal.preview(submission)] : parts.journal.submit([submission], call.deadline);
+  if (submitted === undefined) throw new Error("the write was not submitted");
+  const outcome = await submitted;
+  if (outcome.kind === "refused") throw errorOfRefusal(outcome.refusal, outcome.stored, parts.currencies);
+  const [result] = outcome.results;
+  if (result === undefined) throw new Error("the write was applied without a result");
+  return parts.answers.written(result, outcome.replayed);
+}
+
+type Result = Pick<WriteResult, "result">;
+
+async function writeEach(parts: WriteParts, commands: readonly Command[], keys: readonly string[], call: Call): Promise<Result[]> {
+  const submissions = commands.map((command, index) => submissionOf(command, keys[index] ?? "", call));
+  const settled = await Promise.allSettled(parts.journal.submit(submissions, call.deadline));
+  // Where nothing at all got an outcome, the whole call is one to be retried.
+  if (settled.every(({ status }) => status === "rejected") && settled[0]?.status === "rejected") throw settled[0].reason;
+  return settled.map((outcome, index) => {
+    if (outcome.status === "fulfilled") return itemOf(parts, commands[index]?.kind, outcome.value);
+    return { result: { case: "refusal", value: refusalOfError(parts.translate(outcome.reason, "BatchWrite")) } };
+  });
+}
+
+async function writeAtomic(parts: WriteParts, commands: readonly Command[], key: string, call: Call): Promise<Result[]> {
+  const [submitted] = parts.journal.submit([batchSubmissionOf(commands, key, call)], call.deadline);
+  if (submitted === undefined) throw new Error("the batch was not submitted");
+  const outcome = await submitted;
+  if (outcome.kind === "applied") {
+    return outcome.results.map((result, index) => itemOf(parts, commands[index]?.kind, { ...outcome, results: [result] }));
+  }
+  const { refusal, culprit, stored } = outcome;
+  // That is about the batch's key, and no item's fault.
+  if (refusal.reason === "IDEMPOTENCY_KEY_REUSED") throw errorOfRefusal(refusal, stored, parts.currencies);
+  const notTried = refusalMessage({ reason: "NOT_TRIED", culprit }, stored, parts.currencies);
+  const refused = refusalMessage(refusal, stored, parts.currencies);
+  return commands.map((_command, index) => ({ result: { case: "refusal", value: index === culprit ? refused : notTried } }));
+}
+
+const cases = {
+  top_up: "topUp",
+  deduct: "deduct",
+  refund: "refund",
+  transfer: "transfer",
+  place_hold: "placeHold",
+  capture_hold: "captureHold",
+  release_hold: "releaseHold",
+  adjust: "adjust",
+} as const;
+
+function itemOf({ answers, currencies }: WriteParts, kind: CommandKind | undefined, outcome: Outcome): Result {
+  if (outcome.kind === "refused") return { result: { case: "refusal", value: refusalMessage(outcome.refusal, outcome.stored, currencies) } };
+  const [result] = outcome.results;
+  if (result === undefined || kind === undefined || !(kind in cases)) throw new Error("an item of the batch has no result of its kind");
+  return { result: { case: cases[kind as keyof typeof cases], value: answers.written(result, outcome.replayed) } as Result["result"] };
+}

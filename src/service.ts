@@ -1,0 +1,190 @@
+// The one place where the parts are put together: configuration, database, journal, handlers, doors. Whoever starts a service, a test too, does
+// it here.
+
+import { readFileSync } from "node:fs";
+import path from "node:path";
+import { setTimeout as delay } from "node:timers/promises";
+import type { Logger } from "pino";
+import type { DatabasePool } from "slonik";
+import type { Config } from "./config.ts";
+import { bringUpToDate, openDatabase } from "./database.ts";
+import { AdminService } from "./gen/ledger/v1/admin_service_pb.ts";
+import { LedgerService } from "./gen/ledger/v1/ledger_service_pb.ts";
+import { balancesOf } from "./postgres/balances.ts";
+import { failureOf } from "./postgres/errors.ts";
+import { Feed } from "./postgres/feed.ts";
+import { holdsOf } from "./postgres/holds.ts";
+import { openJournal } from "./postgres/journal/journal.ts";
+import { knownMigrations } from "./postgres/migrate.ts";
+import { openPool, RUNTIME_ROLE, withSession } from "./postgres/pool.ts";
+import { rowsFor } from "./postgres/rows.ts";
+import { safetyProblems } from "./postgres/safety.ts";
+import { statusOf, type Status } from "./postgres/status.ts";
+import { transactionsOf } from "./postgres/transactions.ts";
+import { addPartitions, repeat, sweepHolds } from "./postgres/upkeep.ts";
+import { adminHandlers } from "./rpc/admin-service.ts";
+import { answersFor } from "./rpc/answers.ts";
+import { openGrpcDoor } from "./rpc/grpc-door.ts";
+import { createGuard } from "./rpc/handlers.ts";
+import { ledgerHandlers } from "./rpc/ledger-service.ts";
+import { readSchemas } from "./rpc/read-requests.ts";
+import { createReadiness, type Readiness } from "./rpc/readiness.ts";
+import { createTranslate } from "./rpc/status.ts";
+import { openWebDoor } from "./rpc/web-door.ts";
+import { writeSchemas } from "./rpc/write-requests.ts";
+
+/** A service that takes calls. */
+export interface Service {
+  readonly grpcAddress: string;
+  readonly httpAddress: string;
+  /** Drains and ends everything, the database last. */
+  close(): Promise<void>;
+}
+
+/** The service must not be started with this configuration or database. */
+export class StartupProblem extends Error {}
+
+const READINESS_PAUSE_MS = 500;
+/** A database that takes longer to answer a look is as good as away. */
+const READINESS_LIMIT_MS = 2000;
+const PARTITIONS_PAUSE_MS = 10_000;
+/** Connections for the background's own looks: they must not wait behind the callers' reads. */
+const BACKGROUND_CONNECTIONS = 3;
+
+/** Starts a service, ready to take calls when this returns. */
+export async function startService(config: Config, log: Logger): Promise<Service> {
+  await using opened = new AsyncDisposableStack();
+  const storage = await openStorage(config, log, opened);
+  const translate = createTranslate(failureOf, ({ error, ...incident }) => log.error({ ...incident, err: error }, "internal error"));
+  const shutdown = new AbortController();
+  const { guard, empty } = createGuard({
+    defaultDeadlineMs: config.LEDGERD_DEFAULT_DEADLINE,
+    maxDeadlineMs: config.LEDGERD_MAX_DEADLINE,
+    streamMaxAgeMs: config.LEDGERD_STREAM_MAX_AGE,
+    streamLimit: config.LEDGERD_STREAM_LIMIT,
+    shutdown: shutdown.signal,
+    translate,
+  });
+  const parts = { ...storage, ...contractParts(config), translate, version: version() };
+  const entries = [guard(LedgerService, ledgerHandlers(parts)), guard(AdminService, adminHandlers(parts))];
+  const readiness = createReadiness(
+    entries.map(({ service }) => service.typeName),
+    (problem) => (problem === undefined ? log.info("ready") : log.warn({ problem }, "not ready")),
+  );
+  await look(storage.status, readiness);
+  startUpkeep(config, storage, readiness, log, opened);
+
+  const messageLimit = config.LEDGERD_MESSAGE_LIMIT;
+  const grpcDoor = await openGrpcDoor({ address: config.LEDGERD_GRPC_ADDR, entries, health: readiness.health, messageLimit });
+  const doors = [grpcDoor];
+  opened.defer(async () => {
+    readiness.drain();
+    shutdown.abort();
+    const left = Promise.race([empty(), delay(config.LEDGERD_DRAIN_TIMEOUT, undefined, { ref: false })]);
+    await Promise.all(doors.map((door) => door.close(left)));
+  });
+  const webDoor = await openWebDoor({
+    address: config.LEDGERD_HTTP_ADDR,
+    entries,
+    messageLimit,
+    problem: readiness.problem,
+    log: logged("answering", log),
+  });
+  doors.push(webDoor);
+
+  const running = opened.move();
+  return { grpcAddress: grpcDoor.address, httpAddress: webDoor.address, close: () => running.disposeAsync() };
+}
+
+type Storage = Awaited<ReturnType<typeof openStorage>>;
+
+/** The database, migrated and found safe, and all that reads and writes it. */
+async function openStorage(config: Config, log: Logger, opened: AsyncDisposableStack) {
+  const database = opened.adopt(await openDatabase(config, log), ({ close }) => close());
+  await bringUpToDate(database.url, config, log);
+  const pool = opened.adopt(await connect(database.url, config, log, config.LEDGERD_POOL_MAX), (open) => open.end());
+  const background = opened.adopt(await connect(database.url, config, log, BACKGROUND_CONNECTIONS), (open) => open.end());
+  const problems = await safetyProblems(background, config.LEDGERD_DURABILITY);
+  if (problems.length > 0) throw new StartupProblem(`this database can't be served from: ${problems.join("; ")}`);
+  await addPartitions(background);
+
+  const rows = rowsFor(config.currencies);
+  const feed = new Feed(background, rows, config.LEDGERD_FEED_POLL);
+  const journal = openJournal(
+    {
+      url: database.url,
+      rows,
+      lanes: config.LEDGERD_LANES,
+      groupLimit: config.LEDGERD_GROUP_LIMIT,
+      queueLimit: config.LEDGERD_QUEUE_LIMIT,
+      connectTimeoutMs: config.LEDGERD_CONNECT_TIMEOUT,
+      onCommit: () => feed.wake(),
+    },
+    pool,
+  );
+  opened.adopt(journal, ({ close }) => close());
+  return {
+    background,
+    feed,
+    journal,
+    rows,
+    balances: balancesOf(pool, rows),
+    transactions: transactionsOf(pool, rows),
+    holds: holdsOf(pool, rows),
+    status: statusOf(pool, background, feed),
+  };
+}
+
+function connect(url: string, config: Config, log: Logger, max: number): Promise<DatabasePool> {
+  return openPool({
+    url: withSession(url, { role: RUNTIME_ROLE, application_name: "ledgerd" }),
+    min: Math.min(config.LEDGERD_POOL_MIN, max),
+    max,
+    connectTimeoutMs: config.LEDGERD_CONNECT_TIMEOUT,
+    queryTimeoutMs: config.LEDGERD_QUERY_TIMEOUT,
+    idleTimeoutMs: config.LEDGERD_IDLE_TIMEOUT,
+    onError: logged("an idle connection", log),
+  });
+}
+
+function contractParts({ currencies, LEDGERD_DEFAULT_CURRENCY: fallback }: Config) {
+  return {
+    currencies,
+    writes: writeSchemas(currencies, fallback),
+    reads: readSchemas(currencies, fallback),
+    answers: answersFor(currencies),
+  };
+}
+
+/** The work in the background; each part is safe to run on every instance at once. */
+function startUpkeep(config: Config, { background, rows, journal, status }: Storage, readiness: Readiness, log: Logger, opened: AsyncDisposableStack): void {
+  const holds = holdsOf(background, rows);
+  const work: readonly [string, number, () => Promise<unknown>][] = [
+    ["sweeping expired holds", config.LEDGERD_SWEEP_INTERVAL, () => sweepHolds(holds, journal)],
+    ["adding partitions", PARTITIONS_PAUSE_MS, () => addPartitions(background)],
+    ["looking at the database", READINESS_PAUSE_MS, () => look(status, readiness)],
+  ];
+  for (const [what, pauseMs, round] of work) {
+    opened.adopt(repeat(pauseMs, round, logged(what, log)), ({ stop }) => stop());
+  }
+}
+
+/** Takes a look at the database, and reports what it found. */
+async function look(status: Status, readiness: Readiness): Promise<void> {
+  const tooLate = delay(READINESS_LIMIT_MS, `the database took longer than ${READINESS_LIMIT_MS} ms to answer`, { ref: false });
+  try {
+    readiness.report(await Promise.race([status.problem(knownMigrations().length), tooLate]));
+  } catch (error) {
+    readiness.report(`the database can't be reached: ${error instanceof Error ? error.message : String(error)}`);
+  }
+}
+
+function logged(what: string, log: Logger): (error: unknown) => void {
+  return (error) => log.warn({ err: error }, `${what} failed`);
+}
+
+/** Of this package. */
+export function version(): string {
+  const file = path.resolve(import.meta.dirname, "../package.json");
+  return (JSON.parse(readFileSync(file, "utf8")) as { version: string }).version;
+}
