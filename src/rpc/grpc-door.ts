@@ -181,5 +181,5 @@ function statusOf(error: unknown): grpc.ServiceError {
   const status = create(StatusSchema, { code: error.code, message: error.rawMessage, details });
   const metadata = new grpc.Metadata();
   metadata.set("grpc-status-details-bin", Buffer.from(toBinary(StatusSchema, status)));
-  return Object.assign(new Error(error.rawMessage), { code: error.code as number, details: error.rawMessage, metadata });
+  return Object.assign(new Error(error.rawMessage), { code: Number(error.code), details: error.rawMessage, metadata });
 }

@@ -167,20 +167,22 @@ const refusalTexts: { readonly [R in Refusal["reason"]]: (refusal: RefusalOf<R>,
 };
 
 function describe(refusal: Refusal, currencies: Currencies): { message: string; metadata: Record<string, string> } {
-  const amount: Amount = ({ minor, currency }) => `${formatAmount(minor, currencyOf(currencies, currency).digits)} ${currency}`;
+  const decimal: Amount = ({ minor, currency }) => formatAmount(minor, currencyOf(currencies, currency).digits);
+  const amount: Amount = (money) => `${decimal(money)} ${money.currency}`;
   // The table's type says that each text takes the refusal of its own reason, which TypeScript can't follow through the look-up.
   const text = refusalTexts[refusal.reason] as (refusal: Refusal, amount: Amount) => string;
-  return { message: text(refusal, amount), metadata: metadataOf(refusal, amount) };
+  return { message: text(refusal, amount), metadata: metadataOf(refusal, decimal) };
 }
 
-/** The variable parts of a refusal as text, under the names of the proto's fields. */
-function metadataOf(refusal: Refusal, amount: Amount): Record<string, string> {
+/** The variable parts of a refusal as text, under the names of the proto's fields; amounts as decimal numbers beside their currency. */
+function metadataOf(refusal: Refusal, decimal: Amount): Record<string, string> {
   const { reason: _, ...parts } = refusal;
   const entries = Object.entries<bigint | number | string | Money | undefined>(parts).flatMap(([name, value]): [string, string][] => {
     if (value === undefined) return [];
     if (name.endsWith("At") && typeof value === "bigint") return [[timeNames[name] ?? name, isoTime(value)]];
     const snakeCase = name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
-    return [[snakeCase, typeof value === "object" ? amount(value) : value.toString()]];
+    if (typeof value === "object") return [[snakeCase, decimal(value)], ["currency", value.currency]];
+    return [[snakeCase, value.toString()]];
   });
   return Object.fromEntries(entries);
 }
@@ -189,5 +191,6 @@ const timeNames: Readonly<Record<string, string>> = { createdAt: "create_time", 
 
 /** Microseconds since 1970 as RFC 3339. */
 function isoTime(micros: bigint): string {
-  return new Date(Number(micros / 1000n)).toISOString();
+  const fraction = String(micros % 1000n).padStart(3, "0");
+  return new Date(Number(micros / 1000n)).toISOString().replace("Z", `${fraction}Z`);
 }

@@ -58,7 +58,7 @@ export function writeSchemas(currencies: Currencies, defaultCurrency: string) {
 function schemasAt(place: Place, currencies: Currencies, defaultCurrency: string) {
   const amount = money(currencies, defaultCurrency, "positive");
   // Absent has a meaning of its own here: all that is left.
-  const partial = z.union([z.undefined().transform(() => ({ currency: defaultCurrency, amount: undefined })), amount]);
+  const partial = amount.optional().transform((given) => given ?? { currency: defaultCurrency, amount: undefined });
   const expiresIn = interval(MAX_HOLD_DAYS).optional();
   const placed = commonAt(place);
   const write = placed.safeExtend({ description: text(2000) });

@@ -1,0 +1,72 @@
+// Looks at all that a database holds, past the service, and checks it.
+
+import { expect } from "vitest";
+import { currenciesWith, currencyOf } from "../../src/domain/currency.ts";
+import { accountId } from "../../src/domain/group.ts";
+import type { Transaction } from "../../src/domain/transaction.ts";
+import { chainHash } from "../../src/postgres/journal/chain.ts";
+import { accountColumns, holdColumns, rowsFor, transactionColumns } from "../../src/postgres/rows.ts";
+import type { TestDatabase } from "./database.ts";
+import { checkLaws, type Ledger } from "./laws.ts";
+
+const currencies = currenciesWith([{ code: "CRD", digits: 6 }]);
+const rows = rowsFor(currencies);
+
+/** A ledger as it lies in its database. */
+export interface StoredLedger extends Ledger {
+  readonly log: readonly Transaction[];
+}
+
+/** Reads everything, in one snapshot. */
+export async function readLedger({ query }: Pick<TestDatabase, "query">): Promise<StoredLedger> {
+  await query("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY");
+  const log = await query(`SELECT ${transactionColumns.sql} FROM ledgerd.transactions t ORDER BY t.id`);
+  const accounts = await query(`SELECT ${accountColumns.sql} FROM ledgerd.user_balances b`);
+  const holds = await query(`SELECT ${holdColumns.sql} FROM ledgerd.holds h ORDER BY h.id`);
+  await query("COMMIT");
+  return {
+    log: log.map((row) => rows.transaction.parse(row)),
+    accounts: accounts.map((row) => rows.account.parse(row)),
+    holds: holds.map((row) => rows.hold.parse(row)),
+  };
+}
+
+/** Checks the laws, the chains, and that each key names what was written under it. Answers what was read. */
+export async function checkDatabase(database: Pick<TestDatabase, "query">): Promise<StoredLedger> {
+  const ledger = await readLedger(database);
+  checkLaws(ledger);
+  await checkChains(ledger, database);
+  await checkKeys(ledger, database);
+  return ledger;
+}
+
+async function checkChains({ log }: StoredLedger, { query }: Pick<TestDatabase, "query">): Promise<void> {
+  const heads = new Map<string, Uint8Array>();
+  for (const row of log) {
+    const account = accountId(row.userId, row.currency);
+    const hash = chainHash(heads.get(account), row, currencyOf(currencies, row.currency).digits);
+    expect(hash.equals(row.hash), `row ${row.id}: its hash follows from it and the one before`).toBe(true);
+    heads.set(account, hash);
+  }
+  const stored = await query<{ user_id: bigint; currency: string; chain_head: Buffer }>("SELECT user_id, currency, chain_head FROM ledgerd.user_balances WHERE sequence > 0");
+  const ends = stored.map(({ user_id: userId, currency, chain_head: head }) => [accountId(userId, currency), head.toString("hex")] as const);
+  expect(new Map(ends), "each account knows its chain's head").toEqual(new Map([...heads].map(([account, head]) => [account, Buffer.from(head).toString("hex")])));
+}
+
+async function checkKeys({ log }: StoredLedger, { query }: Pick<TestDatabase, "query">): Promise<void> {
+  const keys = await query<{ user_id: bigint; key: string; transaction_id: bigint | null; further_transaction_ids: string[] | null }>(
+    "SELECT user_id, key, transaction_id, further_transaction_ids FROM ledgerd.idempotency_keys",
+  );
+  const named = keys.flatMap(({ transaction_id: first, further_transaction_ids: others }) => (first === null ? [] : [first, ...(others ?? []).map(BigInt)]));
+  const written = log.filter(({ type }) => type !== "expiry").map(({ id }) => id);
+  expect(named.toSorted(byValue), "each row but expiries was written under one key").toEqual(written);
+  const byId = new Map(log.map((row) => [row.id, row]));
+  for (const { user_id: userId, key, transaction_id: id } of keys) {
+    const row = id === null ? undefined : byId.get(id);
+    if (row?.idempotencyKey !== undefined) expect([row.userId, row.idempotencyKey], `the first row of key ${key}`).toEqual([userId, key]);
+  }
+}
+
+function byValue(a: bigint, b: bigint): number {
+  return a < b ? -1 : a > b ? 1 : 0;
+}
