@@ -59,34 +59,33 @@ CREATE TABLE IF NOT EXISTS ledgerd.transactions (
 
 ALTER SEQUENCE ledgerd.transactions_id_seq OWNED BY ledgerd.transactions.id;
 
--- A user's rows in the order of ids: lists, newest or oldest first, stop in the first partition that has enough.
-CREATE INDEX IF NOT EXISTS idx_transactions_user_id ON ledgerd.transactions (user_id, id);
+-- A user's rows with a reference. All other look-ups by user go by account and sequence, through the unique index of each partition (below):
+-- a second index over all rows with user_id in front made the insert of 128 rows a quarter slower (7.5 ms instead of 5.7).
+CREATE INDEX IF NOT EXISTS idx_transactions_user_id ON ledgerd.transactions (user_id, reference, id) WHERE reference IS NOT NULL;
 
 -- Rows are appended in the order of time, near enough for a block range index, which costs a write next to nothing.
 CREATE INDEX IF NOT EXISTS idx_transactions_created_at ON ledgerd.transactions USING brin (created_at);
 
-CREATE INDEX IF NOT EXISTS idx_transactions_reference ON ledgerd.transactions (user_id, reference, id) WHERE reference IS NOT NULL;
-
 CREATE INDEX IF NOT EXISTS idx_transactions_refunded ON ledgerd.transactions (refunded_transaction_id)
   WHERE refunded_transaction_id IS NOT NULL;
 
--- The sequence of an account's last row up to a moment; 0 where there is none. An account's rows have ascending times, so that a search
--- by halves finds it: a few probes of an index in an account of millions of rows.
-CREATE OR REPLACE FUNCTION ledgerd.sequence_at(p_user_id BIGINT, p_currency TEXT, p_time TIMESTAMPTZ) RETURNS BIGINT
+-- The sequence of an account's last row up to a moment, or up to an id; 0 where there is none. Within an account times and ids ascend
+-- with the sequence, so that a search by halves finds it: some twenty probes of an index in an account of a million rows.
+CREATE OR REPLACE FUNCTION ledgerd.sequence_at(p_user_id BIGINT, p_currency TEXT, p_time TIMESTAMPTZ, p_id BIGINT) RETURNS BIGINT
 LANGUAGE plpgsql STABLE AS $$
 DECLARE
   low BIGINT := 0;
   high BIGINT;
   middle BIGINT;
-  middle_time TIMESTAMPTZ;
+  is_before BOOLEAN;
 BEGIN
   SELECT b.sequence INTO high FROM ledgerd.user_balances b WHERE b.user_id = p_user_id AND b.currency = p_currency;
   WHILE low < high LOOP
     middle := (low + high + 1) / 2;
-    SELECT t.created_at INTO STRICT middle_time
+    SELECT coalesce(t.created_at <= p_time, t.id <= p_id) INTO STRICT is_before
     FROM ledgerd.transactions t
     WHERE t.user_id = p_user_id AND t.currency = p_currency AND t.sequence = middle;
-    IF middle_time <= p_time THEN
+    IF is_before THEN
       low := middle;
     ELSE
       high := middle - 1;
@@ -95,6 +94,13 @@ BEGIN
   RETURN low;
 END
 $$;
+
+-- Of a moment alone, and of an id alone.
+CREATE OR REPLACE FUNCTION ledgerd.sequence_at(p_user_id BIGINT, p_currency TEXT, p_time TIMESTAMPTZ) RETURNS BIGINT
+LANGUAGE sql STABLE AS $$ SELECT ledgerd.sequence_at(p_user_id, p_currency, p_time, NULL) $$;
+
+CREATE OR REPLACE FUNCTION ledgerd.sequence_at(p_user_id BIGINT, p_currency TEXT, p_id BIGINT) RETURNS BIGINT
+LANGUAGE sql STABLE AS $$ SELECT ledgerd.sequence_at(p_user_id, p_currency, NULL, p_id) $$;
 
 -- Append-only, for the owner too. (A superuser can still do all; only a digest of the hashes that is kept elsewhere shows that.)
 CREATE OR REPLACE FUNCTION ledgerd.refuse_change_of_log() RETURNS TRIGGER

@@ -137,7 +137,8 @@ async function openStorage(config: Config, log: Logger, opened: AsyncDisposableS
 
 function connect(url: string, config: Config, log: Logger, max: number): Promise<DatabasePool> {
   return openPool({
-    url: withSession(url, { role: RUNTIME_ROLE, application_name: "ledgerd" }),
+    // Everything that is read has an index; a plan that is kept from when a table was small must not scan it when it is large.
+    url: withSession(url, { role: RUNTIME_ROLE, application_name: "ledgerd", enable_seqscan: "off" }),
     min: Math.min(config.LEDGERD_POOL_MIN, max),
     max,
     connectTimeoutMs: config.LEDGERD_CONNECT_TIMEOUT,

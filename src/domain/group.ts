@@ -165,7 +165,8 @@ class Draft {
 
   /** Sets free what open holds reserve whose time is over, in the order in which they expired. */
   expireHolds(): void {
-    const due = [...this.#holds.values()].filter((hold) => hold.state === "open" && hold.expiresAt <= this.#timeOn(hold));
+    const isDue = (hold: Hold): boolean => hold.state === "open" && hold.expiresAt <= this.#timeOn(this.#account(hold.userId, hold.currency));
+    const due = [...this.#holds.values()].filter(isDue);
     due.sort((a, b) => Number(a.expiresAt - b.expiresAt || a.id - b.id));
     for (const hold of due) this.#write(expire(hold), { note: ownNote });
   }
@@ -212,8 +213,7 @@ class Draft {
     const currency = hold?.currency ?? original?.currency ?? command.currency;
     const account = this.#account(userId, currency);
     const recipient = command.kind === "transfer" ? this.#account(command.toUserId, currency) : undefined;
-    const reference = referenceId(uniqueReferenceOf(command));
-    const referenceUsed = note.uniqueReference && (this.#book.references.has(reference) || this.#references.has(reference));
+    const referenceUsed = note.uniqueReference && this.#isTaken(referenceId(uniqueReferenceOf(command)));
     const newHoldId = this.#book.newHoldIds[this.#holdsPlaced] ?? 0n;
     return { account, recipient, hold, original, referenceUsed, newHoldId, time: this.#timeOn(account) };
   }
@@ -225,9 +225,8 @@ class Draft {
   }
 
   /** The time of a row on this account: the group's, but never before the account's last one. */
-  #timeOn({ userId, currency }: Pick<Account, "userId" | "currency">): bigint {
-    const last = this.#account(userId, currency).time;
-    return last > this.#book.time ? last : this.#book.time;
+  #timeOn({ time }: Account): bigint {
+    return time > this.#book.time ? time : this.#book.time;
   }
 
   /** Adds the row of an entry, and answers its place. */
@@ -244,6 +243,10 @@ class Draft {
     }
     this.#undo?.push(() => this.#rows.pop());
     return this.#rows.push({ entry, account, key: undefined, groupId: undefined, submission: undefined, ...origin }) - 1;
+  }
+
+  #isTaken(reference: string): boolean {
+    return this.#book.references.has(reference) || this.#references.has(reference);
   }
 
   #takeReference(command: Command): void {

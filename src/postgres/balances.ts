@@ -19,10 +19,14 @@ export function balancesOf(pool: DatabasePool, rows: Rows) {
   /** The accounts of these users in one currency, in their order; those without transactions are new ones. */
   async function read(userIds: readonly bigint[], currency: string): Promise<readonly Account[]> {
     const found = await pool.any(sql.prepared("read_balances", rows.account)`
-      SELECT ${accountColumns}
+      SELECT f.user_id, f.currency, f.balance, f.held, f.credit_limit, f.sequence, f.time
       FROM unnest(${sql.array(userIds, "int8")}) AS a (user_id)
-      JOIN ledgerd.user_balances b ON b.user_id = a.user_id AND b.currency = ${currency}
-      WHERE b.sequence > 0`);
+      CROSS JOIN LATERAL (
+        SELECT ${accountColumns}
+        FROM ledgerd.user_balances b
+        WHERE b.user_id = a.user_id AND b.currency = ${currency} AND b.sequence > 0
+        LIMIT 1
+      ) AS f`);
     return inOrder(userIds, currency, found);
   }
 

@@ -8,6 +8,7 @@ import type { Transaction } from "../domain/transaction.ts";
 import { transactionColumns, type Rows } from "./rows.ts";
 import { lastId, settledId } from "./settled.ts";
 import { Tail } from "./tail.ts";
+import { transactionsOf, type Transactions } from "./transactions.ts";
 
 /** A place in the log: behind the row with this id, whose hash tells whether it is still the same log. */
 export interface Position {
@@ -34,6 +35,7 @@ const PAGE = 1000;
 export class Feed {
   readonly #pool: DatabasePool;
   readonly #rows: Rows;
+  readonly #transactions: Transactions;
   readonly #pollMs: number;
   #watchers = 0;
   /** The reader, and its start. There is one exactly while somebody watches. */
@@ -42,6 +44,7 @@ export class Feed {
   constructor(pool: DatabasePool, rows: Rows, pollMs: number) {
     this.#pool = pool;
     this.#rows = rows;
+    this.#transactions = transactionsOf(pool, rows);
     this.#pollMs = pollMs;
   }
 
@@ -117,19 +120,25 @@ export class Feed {
       const matches = (row: Transaction): boolean => (userId === undefined || row.userId === userId) && (types.length === 0 || types.includes(row.type));
       return { rows: kept.filter(matches), upTo };
     }
-    const conditions = [
-      sql.fragment`t.id > ${after} AND t.id <= ${upTo}`,
-      ...(userId === undefined ? [] : [sql.fragment`t.user_id = ${userId}`]),
-      ...(types.length === 0 ? [] : [sql.fragment`t.type = ANY(${sql.array(types, "text")})`]),
-    ];
-    const rows = await this.#pool.any(sql.type(this.#rows.transaction)`
-      SELECT ${transactionColumns}
-      FROM ledgerd.transactions t
-      WHERE ${sql.join(conditions, sql.fragment` AND `)}
-      ORDER BY t.id
-      LIMIT ${PAGE}`);
+    const rows = userId === undefined ? await this.#everyones(after, upTo, types) : await this.#ofUser(userId, after, upTo, types);
     const last = rows.at(-1);
     return { rows, upTo: rows.length === PAGE && last !== undefined ? last.id : upTo };
+  }
+
+  async #everyones(after: bigint, upTo: bigint, types: readonly TransactionType[]): Promise<readonly Transaction[]> {
+    const ofType = types.length === 0 ? sql.fragment`TRUE` : sql.fragment`t.type = ANY(${sql.array(types, "text")})`;
+    return this.#pool.any(sql.type(this.#rows.transaction)`
+      SELECT ${transactionColumns}
+      FROM ledgerd.transactions t
+      WHERE t.id > ${after} AND t.id <= ${upTo} AND ${ofType}
+      ORDER BY t.id
+      LIMIT ${PAGE}`);
+  }
+
+  /** By the user's accounts, so that it reads nobody else's rows. */
+  async #ofUser(userId: bigint, after: bigint, upTo: bigint, types: readonly TransactionType[]): Promise<readonly Transaction[]> {
+    const ranges = await this.#transactions.rangesOfIds(userId, after, upTo);
+    return this.#transactions.list(userId, ranges, "oldest", { types, reference: "" }, PAGE);
   }
 }
 

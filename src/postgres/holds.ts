@@ -35,7 +35,7 @@ export function holdsOf(pool: DatabasePool, rows: Rows) {
       SELECT DISTINCT due.user_id, due.currency
       FROM (SELECT h.user_id, h.currency
             FROM ledgerd.holds h
-            WHERE h.state = 'open' AND h.expires_at <= clock_timestamp()
+            WHERE h.state = 'open' AND h.id > 0 AND h.expires_at <= statement_timestamp()
             ORDER BY h.expires_at
             LIMIT ${limit}) AS due`);
   }

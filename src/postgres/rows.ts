@@ -74,7 +74,7 @@ const transactionRow = z.object({
   actor: z.string().nullable(),
   trace_id: z.string().nullable(),
   created_at: z.bigint(),
-  hash: z.instanceof(Uint8Array),
+  hash: z.instanceof(Buffer),
 });
 
 /** The conversions, for a ledger with these currencies. */
@@ -92,10 +92,10 @@ export function rowsFor(currencies: Currencies) {
     time: row.time,
   });
   const account = accountRow.transform(toAccount);
-  /** An account with the hash that its chain has come to. */
-  const chainedAccount = accountRow
-    .extend({ chain_head: z.instanceof(Uint8Array).nullable() })
-    .transform((row) => ({ account: toAccount(row), head: row.chain_head ?? undefined }));
+  /** An account that is locked: with the hash that its chain has come to, and where its row lies. */
+  const lockedAccount = accountRow
+    .extend({ chain_head: z.instanceof(Buffer).nullable(), row: z.string() })
+    .transform((row) => ({ account: toAccount(row), head: row.chain_head ?? undefined, row: row.row }));
 
   const hold = holdRow.transform((row): Hold => ({
     id: row.id,
@@ -136,7 +136,7 @@ export function rowsFor(currencies: Currencies) {
     hash: row.hash,
   }));
 
-  return { currencies, minor, account, chainedAccount, hold, transaction };
+  return { currencies, minor, account, lockedAccount, hold, transaction };
 }
 
 /** A stored decimal number in minor units. PostgreSQL may add zeros at its end, and nothing else. */

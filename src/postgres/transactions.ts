@@ -9,20 +9,23 @@ import { selectOutcomes } from "./journal/read.ts";
 import { selectTransactions } from "./journal/write.ts";
 import { timestamp, transactionColumns, type Rows } from "./rows.ts";
 
-/** Which of a user's transactions to list. Empty or undefined: no restriction. Times in microseconds since 1970. */
-export interface TransactionFilter {
-  readonly userId: bigint;
-  readonly currency: string;
-  readonly types: readonly TransactionType[];
-  readonly startTime: bigint | undefined;
-  readonly endTime: bigint | undefined;
-  readonly reference: string;
-}
-
 /** A part of an account's rows, both ends included; empty if the last is before the first. */
-export interface SequenceRange {
+export interface Range {
+  readonly currency: string;
   readonly first: bigint;
   readonly last: bigint;
+}
+
+/** A period: from `startTime` on, before `endTime`, in microseconds since 1970. Undefined: no bound. */
+export interface Period {
+  readonly startTime: bigint | undefined;
+  readonly endTime: bigint | undefined;
+}
+
+/** Which rows of the ranges to list. Empty: no restriction. */
+export interface TransactionFilter {
+  readonly types: readonly TransactionType[];
+  readonly reference: string;
 }
 
 /** The sum of a type's rows. */
@@ -32,12 +35,14 @@ export interface Total {
   readonly amount: bigint;
 }
 
+const rangeRow = z.object({ currency: z.string(), first: z.bigint(), last: z.bigint() });
+
 /** Reads the log. */
 export type Transactions = ReturnType<typeof transactionsOf>;
 
 /** The reads of the log, over a pool. */
 export function transactionsOf(pool: DatabasePool, rows: Rows) {
-  return { byId, bySequence, list, rangeOf, inRange, totals, outcome };
+  return { byId, bySequence, ranges, rangesOfIds, list, totals, outcome };
 
   async function byId(id: bigint): Promise<Transaction | undefined> {
     const found = await pool.maybeOne(sql.type(rows.transaction)`
@@ -46,75 +51,75 @@ export function transactionsOf(pool: DatabasePool, rows: Rows) {
   }
 
   async function bySequence(userId: bigint, currency: string, sequence: bigint): Promise<Transaction | undefined> {
-    const [found] = await inRange(userId, currency, { first: sequence, last: sequence }, 1);
-    return found;
-  }
-
-  /** Up to `limit` rows beyond the one with id `from`, in the order of ids. */
-  async function list(filter: TransactionFilter, order: "ascending" | "descending", from: bigint, limit: number): Promise<readonly Transaction[]> {
-    const { userId, currency, types, reference, startTime, endTime } = filter;
-    const bounds = startTime === undefined && endTime === undefined ? undefined : await idBounds(filter);
-    const conditions = [
-      sql.fragment`t.user_id = ${userId}`,
-      order === "ascending" ? sql.fragment`t.id > ${from}` : sql.fragment`t.id < ${from}`,
-      ...(currency === "" ? [] : [sql.fragment`t.currency = ${currency}`]),
-      ...(types.length === 0 ? [] : [sql.fragment`t.type = ANY(${sql.array(types, "text")})`]),
-      ...(reference === "" ? [] : [sql.fragment`t.reference = ${reference}`]),
-      ...(startTime === undefined ? [] : [sql.fragment`t.created_at >= ${timestamp(startTime)}::timestamptz`]),
-      ...(endTime === undefined ? [] : [sql.fragment`t.created_at < ${timestamp(endTime)}::timestamptz`]),
-      ...(bounds === undefined ? [] : [sql.fragment`t.id BETWEEN ${bounds.low} AND ${bounds.high}`]),
-    ];
-    return pool.any(sql.type(rows.transaction)`
+    const found = await pool.maybeOne(sql.type(rows.transaction)`
       SELECT ${transactionColumns}
       FROM ledgerd.transactions t
-      WHERE ${sql.join(conditions, sql.fragment` AND `)}
-      ORDER BY t.id ${order === "ascending" ? sql.fragment`ASC` : sql.fragment`DESC`}
-      LIMIT ${limit}`);
+      WHERE t.user_id = ${userId} AND t.currency = ${currency} AND t.sequence = ${sequence}`);
+    return found ?? undefined;
   }
 
-  /**
-   * The ids that a filter's times leave: the first row of the period on any of the user's accounts, and the last one. Found by the accounts'
-   * sequences, so that a list of last year doesn't read this year's rows.
-   */
-  async function idBounds({ userId, currency, startTime, endTime }: TransactionFilter): Promise<{ low: bigint; high: bigint }> {
-    const first = startTime === undefined ? sql.fragment`1` : sql.fragment`ledgerd.sequence_at(b.user_id, b.currency, ${timestamp(startTime - 1n)}::timestamptz) + 1`;
-    const last = endTime === undefined ? sql.fragment`b.sequence` : sql.fragment`ledgerd.sequence_at(b.user_id, b.currency, ${timestamp(endTime - 1n)}::timestamptz)`;
-    return pool.one(sql.type(z.object({ low: z.bigint(), high: z.bigint() }))`
-      SELECT coalesce(min(t.id), 0) AS low, coalesce(max(t.id), -1) AS high
-      FROM (SELECT b.user_id, b.currency, ${first} AS first, ${last} AS last
-            FROM ledgerd.user_balances b
-            WHERE b.user_id = ${userId} AND ${currency === "" ? sql.fragment`TRUE` : sql.fragment`b.currency = ${currency}`}) AS p
-      JOIN ledgerd.transactions t ON t.user_id = p.user_id AND t.currency = p.currency AND t.sequence IN (p.first, p.last)
-      WHERE p.first <= p.last`);
+  /** The rows of a period, for each of a user's accounts, or for the one in this currency. Found by halves: it doesn't read the rows between. */
+  async function ranges(userId: bigint, currency: string, { startTime, endTime }: Period): Promise<readonly Range[]> {
+    const upTo = (moment: bigint) => sql.fragment`ledgerd.sequence_at(b.user_id, b.currency, ${timestamp(moment - 1n)}::timestamptz)`;
+    const first = startTime === undefined ? sql.fragment`1::int8` : sql.fragment`${upTo(startTime)} + 1`;
+    const last = endTime === undefined ? sql.fragment`b.sequence` : upTo(endTime);
+    const filter = currency === "" ? sql.fragment`TRUE` : sql.fragment`b.currency = ${currency}`;
+    return pool.any(sql.type(rangeRow)`
+      SELECT b.currency, ${first} AS first, ${last} AS last
+      FROM ledgerd.user_balances b
+      WHERE b.user_id = ${userId} AND ${filter}
+      ORDER BY b.currency
+      LIMIT 1000`);
   }
 
-  /** The rows of an account in a period: from `startTime` on (absent: all), before `endTime`. */
-  async function rangeOf(userId: bigint, currency: string, startTime: bigint | undefined, endTime: bigint): Promise<SequenceRange> {
-    const { before, last } = await pool.one(sql.type(z.object({ before: z.bigint(), last: z.bigint() }))`
-      SELECT ${startTime === undefined ? sql.fragment`0::int8` : sql.fragment`ledgerd.sequence_at(${userId}, ${currency}, ${timestamp(startTime - 1n)}::timestamptz)`} AS before,
-             ledgerd.sequence_at(${userId}, ${currency}, ${timestamp(endTime - 1n)}::timestamptz) AS last`);
-    return { first: before + 1n, last };
+  /** The rows of a user behind one id, up to another, for each of the user's accounts. */
+  async function rangesOfIds(userId: bigint, after: bigint, upTo: bigint): Promise<readonly Range[]> {
+    return pool.any(sql.type(rangeRow)`
+      SELECT b.currency, ledgerd.sequence_at(b.user_id, b.currency, ${after}::int8) + 1 AS first,
+             ledgerd.sequence_at(b.user_id, b.currency, ${upTo}::int8) AS last
+      FROM ledgerd.user_balances b
+      WHERE b.user_id = ${userId}
+      ORDER BY b.currency
+      LIMIT 1000`);
   }
 
-  /** Up to `limit` rows of an account, from the oldest of the range on. */
-  async function inRange(userId: bigint, currency: string, range: SequenceRange, limit: number): Promise<readonly Transaction[]> {
+  /** Up to `limit` rows out of these ranges of a user's accounts, the newest or the oldest first, in the order of ids. */
+  async function list(userId: bigint, of: readonly Range[], order: "newest" | "oldest", filter: TransactionFilter, limit: number): Promise<readonly Transaction[]> {
+    const direction = order === "newest" ? sql.fragment`DESC` : sql.fragment`ASC`;
+    const types = filter.types.length === 0 ? sql.fragment`TRUE` : sql.fragment`t.type = ANY(${sql.array(filter.types, "text")})`;
+    const reference = filter.reference === "" ? sql.fragment`TRUE` : sql.fragment`t.reference = ${filter.reference}`;
+    const currencies = sql.array(of.map(({ currency }) => currency), "text");
+    const firsts = sql.array(of.map(({ first }) => first), "int8");
+    const lasts = sql.array(of.map(({ last }) => last), "int8");
     return pool.any(sql.type(rows.transaction)`
       SELECT ${transactionColumns}
-      FROM ledgerd.transactions t
-      WHERE t.user_id = ${userId} AND t.currency = ${currency} AND t.sequence BETWEEN ${range.first} AND ${range.last}
-      ORDER BY t.sequence
+      FROM (
+        SELECT found.id
+        FROM unnest(${currencies}, ${firsts}, ${lasts}) AS r (currency, first, last)
+        CROSS JOIN LATERAL (
+          SELECT t.id
+          FROM ledgerd.transactions t
+          WHERE t.user_id = ${userId} AND t.currency = r.currency AND t.sequence BETWEEN r.first AND r.last AND ${types} AND ${reference}
+          ORDER BY t.sequence ${direction}
+          LIMIT ${limit}
+        ) AS found
+        ORDER BY found.id ${direction}
+        LIMIT ${limit}
+      ) AS page
+      JOIN ledgerd.transactions t ON t.id = page.id
+      ORDER BY t.id ${direction}
       LIMIT ${limit}`);
   }
 
   /** The sums of an account's rows in a range, by type. */
-  async function totals(userId: bigint, currency: string, range: SequenceRange): Promise<readonly Total[]> {
+  async function totals(userId: bigint, { currency, first, last }: Range): Promise<readonly Total[]> {
     const totalRow = z
       .object({ type: z.custom<TransactionType>((type) => typeof type === "string"), count: z.bigint(), amount: z.string() })
       .transform(({ type, count, amount }): Total => ({ type, count, amount: rows.minor(amount, currency) }));
     return pool.any(sql.type(totalRow)`
       SELECT t.type, count(*) AS count, sum(t.amount) AS amount
       FROM ledgerd.transactions t
-      WHERE t.user_id = ${userId} AND t.currency = ${currency} AND t.sequence BETWEEN ${range.first} AND ${range.last}
+      WHERE t.user_id = ${userId} AND t.currency = ${currency} AND t.sequence BETWEEN ${first} AND ${last}
       GROUP BY t.type
       LIMIT 100`);
   }

@@ -1,22 +1,20 @@
 // From domain values to the messages of the contract.
+//
+// Messages are written as they are rather than made by `create`: a write's answer holds a dozen, and that took a tenth of a call's time.
 
-import { create } from "@bufbuild/protobuf";
-import { timestampFromMs, type Timestamp } from "@bufbuild/protobuf/wkt";
+import type { Timestamp } from "@bufbuild/protobuf/wkt";
 import { available, type Account, type Hold, type HoldState, type TransactionType } from "../domain/account.ts";
 import { currencyOf, type Currencies } from "../domain/currency.ts";
 import { formatAmount } from "../domain/money.ts";
 import { accountAfter, type Result, type Transaction } from "../domain/transaction.ts";
 import {
-  BalanceSchema,
-  HoldSchema,
   HoldState as HoldStateMessage,
-  TransactionSchema,
   TransactionType as TypeMessage,
   type Balance,
   type Hold as HoldMessage,
   type Transaction as TransactionMessage,
 } from "../gen/ledger/v1/account_pb.ts";
-import { MoneySchema, type Money } from "../gen/ledger/v1/money_pb.ts";
+import type { Money } from "../gen/ledger/v1/money_pb.ts";
 
 /** What the database's word for a type is in the contract. */
 export const typeMessages: Readonly<Record<TransactionType, TypeMessage>> = {
@@ -50,24 +48,26 @@ export function answersFor(currencies: Currencies) {
   return { money, balance, transaction, hold, written };
 
   function money(minor: bigint, currency: string): Money {
-    return create(MoneySchema, { currency, amount: formatAmount(minor, currencyOf(currencies, currency).digits) });
+    return { $typeName: "ledger.v1.Money", currency, amount: formatAmount(minor, currencyOf(currencies, currency).digits) };
   }
 
   function balance(account: Account): Balance {
     const { userId, currency, sequence } = account;
-    return create(BalanceSchema, {
+    return {
+      $typeName: "ledger.v1.Balance",
       userId,
       balance: money(account.balance, currency),
       held: money(account.held, currency),
       available: money(available(account), currency),
       creditLimit: money(account.creditLimit, currency),
       sequence,
-    });
+    };
   }
 
   function transaction(row: Transaction): TransactionMessage {
     const { currency } = row;
-    return create(TransactionSchema, {
+    return {
+      $typeName: "ledger.v1.Transaction",
       id: row.id,
       userId: row.userId,
       sequence: row.sequence,
@@ -87,11 +87,12 @@ export function answersFor(currencies: Currencies) {
       groupId: row.groupId ?? "",
       actor: row.actor,
       createTime: time(row.createdAt),
-    });
+    };
   }
 
   function hold(of: Hold): HoldMessage {
-    return create(HoldSchema, {
+    return {
+      $typeName: "ledger.v1.Hold",
       id: of.id,
       userId: of.userId,
       amount: money(of.amount, of.currency),
@@ -100,7 +101,7 @@ export function answersFor(currencies: Currencies) {
       jobId: of.jobId ?? 0n,
       expireTime: time(of.expiresAt),
       createTime: time(of.createdAt),
-    });
+    };
   }
 
   /** What every write's response has, and what some have beside it. */
@@ -119,7 +120,5 @@ export function answersFor(currencies: Currencies) {
 
 /** Microseconds since 1970 as a Timestamp. */
 export function time(micros: bigint): Timestamp {
-  const message = timestampFromMs(Number(micros / 1000n));
-  message.nanos += Number(micros % 1000n) * 1000;
-  return message;
+  return { $typeName: "google.protobuf.Timestamp", seconds: micros / 1_000_000n, nanos: Number(micros % 1_000_000n) * 1000 };
 }

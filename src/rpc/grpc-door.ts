@@ -46,6 +46,8 @@ export async function openGrpcDoor({ address: { host: name, port: wanted }, entr
     "grpc.max_receive_message_length": messageLimit * HARD_LIMIT_FACTOR,
     "grpc.max_concurrent_streams": CALLS_PER_CONNECTION,
     "grpc.keepalive_time_ms": KEEPALIVE_MS,
+    // Its bookkeeping costs each call; what an operator wants to know is in GetServiceStatus.
+    "grpc.enable_channelz": 0,
   });
   for (const service of entries) addService(server, service, messageLimit);
   health.addToServer(server);

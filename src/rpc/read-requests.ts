@@ -33,7 +33,7 @@ export function readSchemas(currencies: Currencies, defaultCurrency: string) {
         startTime: timestamp.optional(),
         endTime: timestamp.optional(),
         reference: printableText,
-        order: z.enum(ListOrder, "must be a known order").transform((order) => (order === ListOrder.OLDEST_FIRST ? ("ascending" as const) : ("descending" as const))),
+        order: z.enum(ListOrder, "must be a known order").transform((order) => (order === ListOrder.OLDEST_FIRST ? ("oldest" as const) : ("newest" as const))),
         ...page,
       })
       .refine(inOrder, mustBeInOrder),

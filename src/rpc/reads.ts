@@ -2,6 +2,7 @@
 
 import { newAccount, type Account } from "../domain/account.ts";
 import type { Currencies } from "../domain/currency.ts";
+import type { Transaction } from "../domain/transaction.ts";
 import {
   BatchGetBalancesRequestSchema,
   GetBalanceRequestSchema,
@@ -22,7 +23,7 @@ import {
 } from "../gen/ledger/v1/ledger_service_pb.ts";
 import type { AsOf, Balances } from "../postgres/balances.ts";
 import type { Holds } from "../postgres/holds.ts";
-import type { Transactions } from "../postgres/transactions.ts";
+import type { Range, Transactions } from "../postgres/transactions.ts";
 import { time, typeMessages, type Answers } from "./answers.ts";
 import { cursorOf, pageOf } from "./pages.ts";
 import type { ReadSchemas } from "./read-requests.ts";
@@ -103,12 +104,12 @@ export function readHandlers(parts: ReadParts) {
     },
 
     listTransactions: async (request: ListTransactionsRequest) => {
-      const { order, pageSize, pageToken, ...filter } = validate(reads.listTransactions, ListTransactionsRequestSchema, request);
-      const bounds = { startTime: filter.startTime, endTime: filter.endTime };
-      const args = ["transactions", filter.userId, filter.currency, filter.types, bounds.startTime, bounds.endTime, filter.reference, order];
-      const [from = order === "ascending" ? 0n : MAX_ID] = cursorOf(args, pageToken)?.map(BigInt) ?? [];
-      const found = await transactions.list({ ...filter, ...bounds }, order, from, pageSize + 1);
-      const { items, nextPageToken } = pageOf(found, pageSize, args, ({ id }) => [id]);
+      const { userId, currency, startTime, endTime, order, pageSize, pageToken, ...filter } = validate(reads.listTransactions, ListTransactionsRequestSchema, request);
+      const args = ["transactions", userId, currency, filter.types, startTime, endTime, filter.reference, order];
+      const ranges = rangesFrom(cursorOf(args, pageToken)) ?? (await transactions.ranges(userId, currency, { startTime, endTime }));
+      const found = await transactions.list(userId, ranges, order, filter, pageSize + 1);
+      const page = found.slice(0, pageSize);
+      const { items, nextPageToken } = pageOf(found, pageSize, args, () => cursorFrom(ranges.map((range) => behind(range, order, page))));
       return { transactions: items.map(answers.transaction), nextPageToken };
     },
 
@@ -144,22 +145,41 @@ async function isProvisional(balances: Balances, field: string, moment: bigint):
   return moment > now - PROVISIONAL_MICROS;
 }
 
+/** What is left of an account's range behind a page of rows, in the list's order. */
+function behind(range: Range, order: "newest" | "oldest", page: readonly Transaction[]): Range {
+  const last = page.findLast(({ currency }) => currency === range.currency);
+  if (last === undefined) return range;
+  return order === "newest" ? { ...range, last: last.sequence - 1n } : { ...range, first: last.sequence + 1n };
+}
+
+/** Ranges as a page token's cursor: currency, first and last, one behind the other. */
+function cursorFrom(ranges: readonly Range[]): readonly (string | bigint)[] {
+  return ranges.filter(({ first, last }) => first <= last).flatMap(({ currency, first, last }) => [currency, first, last]);
+}
+
+function rangesFrom(cursor: readonly string[] | undefined): readonly Range[] | undefined {
+  if (cursor === undefined) return undefined;
+  return Array.from({ length: cursor.length / 3 }, (_, index) => {
+    const [currency = "", first = "", last = ""] = cursor.slice(index * 3, index * 3 + 3);
+    return { currency, first: BigInt(first), last: BigInt(last) };
+  });
+}
+
 /** The figures follow from the first page's range of sequences, which the token keeps: the log doesn't change behind it. */
 async function statement({ balances, reads, answers, transactions }: ReadParts, request: GetStatementRequest) {
   const { userId, currency, startTime, endTime, pageSize, pageToken } = validate(reads.getStatement, GetStatementRequestSchema, request);
   const end = endTime ?? (await balances.now());
   const provisional = await isProvisional(balances, "end_time", end);
   const args = ["statement", userId, currency, startTime, endTime];
-  const [first, last, from] = cursorOf(args, pageToken)?.map(BigInt) ?? [];
-  const range = first === undefined || last === undefined ? await transactions.rangeOf(userId, currency, startTime, end) : { first, last };
-  const next = { first: from ?? range.first, last: range.last };
-  const [[before], [closing], totals, found] = await Promise.all([
-    transactions.inRange(userId, currency, { first: range.first - 1n, last: range.first - 1n }, 1),
-    transactions.inRange(userId, currency, { first: range.last, last: range.last }, 1),
-    transactions.totals(userId, currency, range),
-    transactions.inRange(userId, currency, next, pageSize + 1),
+  const [range = { currency, first: 1n, last: 0n }, rest = range] =
+    rangesFrom(cursorOf(args, pageToken)) ?? (await transactions.ranges(userId, currency, { startTime, endTime: end }));
+  const [before, closing, totals, found] = await Promise.all([
+    transactions.bySequence(userId, currency, range.first - 1n),
+    transactions.bySequence(userId, currency, range.last),
+    transactions.totals(userId, range),
+    transactions.list(userId, [rest], "oldest", { types: [], reference: "" }, pageSize + 1),
   ]);
-  const { items, nextPageToken } = pageOf(found, pageSize, args, ({ sequence }) => [range.first, range.last, sequence + 1n]);
+  const { items, nextPageToken } = pageOf(found, pageSize, args, (last) => cursorFrom([range, behind(rest, "oldest", [last])]));
   return {
     openingBalance: answers.money(before?.balanceAfter ?? 0n, currency),
     closingBalance: answers.money(closing?.balanceAfter ?? 0n, currency),

@@ -182,7 +182,7 @@ function submit(commands: readonly Command[], key: string, batch: boolean, { tra
     fingerprint: fingerprintOf(commands, batch),
     commands: commands.map((command) => ({ ...command, note: { ...command.note, traceId } })),
     batch,
-    groupId: randomUUID(),
+    groupId: batch || first.kind === "transfer" ? randomUUID() : "",
   };
 }
 
@@ -195,10 +195,37 @@ function fingerprintOf(commands: readonly Command[], batch: boolean): string {
   return hash("sha256", JSON.stringify(batch ? ["batch", request] : request), "hex").slice(0, 32);
 }
 
-function canonicalFields({ note, ...command }: Command): readonly string[] {
-  const fields = Object.entries(command)
-    .filter(([, value]) => value !== undefined)
-    .toSorted(([a], [b]) => (a < b ? -1 : 1))
-    .flatMap(([name, value]) => [name, String(value)]);
-  return [...fields, note.description, note.reference, String(note.uniqueReference), ...note.metadata.flat()];
+/** A command's fields, each with its name, in a fixed order, and the caller's note. */
+function canonicalFields(command: Command): readonly string[] {
+  const fields: string[] = ["kind", command.kind, "userId", `${command.userId}`, "currency", command.currency];
+  for (const [name, value] of ownFields(command)) if (value !== undefined) fields.push(name, String(value));
+  const { description, reference, uniqueReference, metadata: entries } = command.note;
+  fields.push(description, reference, String(uniqueReference));
+  for (const [key, value] of entries) fields.push(key, value);
+  return fields;
+}
+
+function ownFields(command: Command): readonly (readonly [name: string, value: unknown])[] {
+  const expected = ["expectedSequence", command.expectedSequence] as const;
+  switch (command.kind) {
+    case "top_up":
+    case "deduct":
+      return [expected, ["amount", command.amount]];
+    case "refund":
+      return [expected, ["amount", command.amount], ["transactionId", command.transactionId]];
+    case "transfer":
+      return [expected, ["amount", command.amount], ["toUserId", command.toUserId]];
+    case "place_hold":
+      return [expected, ["amount", command.amount], ["expiresIn", command.expiresIn]];
+    case "capture_hold":
+      return [expected, ["amount", command.amount], ["holdId", command.holdId], ["final", command.final]];
+    case "release_hold":
+      return [expected, ["holdId", command.holdId]];
+    case "adjust":
+      return [expected, ["amount", command.amount], ["allowNegative", command.allowNegative]];
+    case "set_credit_limit":
+      return [expected, ["limit", command.limit]];
+    case "expire_holds":
+      return [expected];
+  }
 }

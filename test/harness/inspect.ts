@@ -4,7 +4,7 @@ import { expect } from "vitest";
 import { currenciesWith, currencyOf } from "../../src/domain/currency.ts";
 import { accountId } from "../../src/domain/group.ts";
 import type { Transaction } from "../../src/domain/transaction.ts";
-import { chainHash } from "../../src/postgres/journal/chain.ts";
+import { chainHash, figuresOf } from "../../src/postgres/journal/chain.ts";
 import { accountColumns, holdColumns, rowsFor, transactionColumns } from "../../src/postgres/rows.ts";
 import type { TestDatabase } from "./database.ts";
 import { checkLaws, type Ledger } from "./laws.ts";
@@ -44,7 +44,7 @@ async function checkChains({ log }: StoredLedger, { query }: Pick<TestDatabase, 
   const heads = new Map<string, Uint8Array>();
   for (const row of log) {
     const account = accountId(row.userId, row.currency);
-    const hash = chainHash(heads.get(account), row, currencyOf(currencies, row.currency).digits);
+    const hash = chainHash(heads.get(account), row, figuresOf(row, currencyOf(currencies, row.currency).digits));
     expect(hash.equals(row.hash), `row ${row.id}: its hash follows from it and the one before`).toBe(true);
     heads.set(account, hash);
   }

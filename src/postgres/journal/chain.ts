@@ -12,14 +12,35 @@ import type { Posting } from "../../domain/transaction.ts";
 
 const VERSION = "ledgerd.transaction.1";
 
+/** A row's amounts as the database has them: decimal numbers with all digits of their currency. */
+export interface Figures {
+  readonly amount: string;
+  readonly heldChange: string;
+  readonly balanceAfter: string;
+  readonly heldAfter: string;
+  readonly creditLimitAfter: string;
+  readonly holdCaptured: string | undefined;
+}
+
+/** Writes a row's amounts. */
+export function figuresOf(row: Posting, digits: number): Figures {
+  return {
+    amount: formatAmount(row.amount, digits),
+    heldChange: formatAmount(row.heldChange, digits),
+    balanceAfter: formatAmount(row.balanceAfter, digits),
+    heldAfter: formatAmount(row.heldAfter, digits),
+    creditLimitAfter: formatAmount(row.creditLimitAfter, digits),
+    holdCaptured: row.holdCaptured === undefined ? undefined : formatAmount(row.holdCaptured, digits),
+  };
+}
+
 /** The hash of a row, given the hash of its account's row before: undefined for the first one. */
-export function chainHash(previous: Uint8Array | undefined, row: Posting, digits: number): Buffer {
-  return hash("sha256", canonicalText(previous, row, digits), "buffer");
+export function chainHash(previous: Uint8Array | undefined, row: Posting, figures: Figures): Buffer {
+  return hash("sha256", canonicalText(previous, row, figures), "buffer");
 }
 
 /** The text that is hashed. */
-export function canonicalText(previous: Uint8Array | undefined, row: Posting, digits: number): string {
-  const amount = (minor: bigint | undefined): string => (minor === undefined ? "" : formatAmount(minor, digits));
+export function canonicalText(previous: Uint8Array | undefined, row: Posting, figures: Figures): string {
   return [
     VERSION,
     previous === undefined ? "" : Buffer.from(previous).toString("hex"),
@@ -27,13 +48,13 @@ export function canonicalText(previous: Uint8Array | undefined, row: Posting, di
     row.currency,
     row.sequence,
     row.type,
-    amount(row.amount),
-    amount(row.heldChange),
-    amount(row.balanceAfter),
-    amount(row.heldAfter),
-    amount(row.creditLimitAfter),
+    figures.amount,
+    figures.heldChange,
+    figures.balanceAfter,
+    figures.heldAfter,
+    figures.creditLimitAfter,
     row.holdId,
-    amount(row.holdCaptured),
+    figures.holdCaptured,
     row.holdExpiresAt,
     row.refundedTransactionId,
     row.jobId,

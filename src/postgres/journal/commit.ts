@@ -28,7 +28,7 @@ import {
   type Named,
 } from "./read.ts";
 import { outcomesOf, storedIdsOf } from "./outcomes.ts";
-import { emitMessage, selectHoldsOf, selectTransactions, writesOf, type Writes } from "./write.ts";
+import { emitMessage, selectHoldsOf, selectTransactions, writesOf, type LockedRow, type Writes } from "./write.ts";
 
 /** What a submission is answered, or the error that kept it from being carried out. */
 export type Committed = Outcome | Error;
@@ -120,7 +120,7 @@ export class Committer {
         const decided = expiryFirst ? [] : locked;
         const plan = planGroup(book, decided);
         if (expiryFirst && plan.rows.length === 0) throw conflict();
-        const writes = writesOf(plan, decided, headsOf(found), book.time, this.#rows);
+        const writes = writesOf(plan, decided, lockedRows(found), book.time, this.#rows);
         const outcomes = await this.#write(connection, plan, decided, writes);
         if (!expiryFirst) return inOrderOf(submissions, decided, outcomes);
       }
@@ -210,10 +210,8 @@ function conflict(cause?: unknown): Failure {
   return new Failure("TRANSACTION_CONFLICT", { cause });
 }
 
-function headsOf(found: Found): ReadonlyMap<string, Uint8Array> {
-  return new Map(
-    found.accounts.flatMap(({ account, head }) => (head === undefined ? [] : [[accountId(account.userId, account.currency), head] as const])),
-  );
+function lockedRows(found: Found): ReadonlyMap<string, LockedRow> {
+  return new Map(found.accounts.map(({ account, head, row }) => [accountId(account.userId, account.currency), { head, row }]));
 }
 
 function inOrderOf(submissions: readonly Submission[], decided: readonly Submission[], outcomes: readonly Outcome[]): readonly (Outcome | undefined)[] {
