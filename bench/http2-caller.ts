@@ -80,7 +80,7 @@ export class Http2Caller {
     // All calls of one turn of the event loop leave in one write.
     if (this.#socket.writableCorked === 0) {
       this.#socket.cork();
-      setImmediate(() => this.#socket.uncork());
+      process.nextTick(() => this.#socket.uncork());
     }
     this.#socket.write(bytes);
     return new Promise((resolve, reject) => this.#pending.set(stream, { chunks: [], resolve, reject }));

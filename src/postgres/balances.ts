@@ -9,6 +9,8 @@ import { accountColumns, timestamp, transactionColumns, type Rows } from "./rows
 /** The moment to read accounts at: microseconds since 1970, or a count of the account's transactions. */
 export type AsOf = { readonly time: bigint } | { readonly sequence: bigint };
 
+const timeRow = z.object({ time: z.bigint() });
+
 /** Reads balances. */
 export type Balances = ReturnType<typeof balancesOf>;
 
@@ -57,7 +59,7 @@ export function balancesOf(pool: DatabasePool, rows: Rows) {
 
   /** The database's time, in microseconds since 1970. */
   async function now(): Promise<bigint> {
-    return pool.oneFirst(sql.type(z.object({ time: z.bigint() }))`
+    return pool.oneFirst(sql.type(timeRow)`
       SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8 AS time`);
   }
 }

@@ -31,6 +31,8 @@ export type FeedStep =
 /** How many rows a watcher that is behind reads at once. */
 const PAGE = 1000;
 
+const hashRow = z.object({ hash: z.instanceof(Uint8Array) });
+
 /** The feed of one process. */
 export class Feed {
   readonly #pool: DatabasePool;
@@ -60,7 +62,7 @@ export class Feed {
 
   /** Whether the log has the row that a position names. */
   async knows({ id, hash }: Position): Promise<boolean> {
-    const found = await this.#pool.maybeOneFirst(sql.type(z.object({ hash: z.instanceof(Uint8Array) }))`
+    const found = await this.#pool.maybeOneFirst(sql.type(hashRow)`
       SELECT t.hash FROM ledgerd.transactions t WHERE t.id = ${id}`);
     return found !== null && hashPrefix(found) === hash;
   }

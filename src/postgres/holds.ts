@@ -5,6 +5,8 @@ import { z } from "zod";
 import type { Hold, HoldState } from "../domain/account.ts";
 import { holdColumns, type Rows } from "./rows.ts";
 
+const accountRow = z.object({ user_id: z.bigint(), currency: z.string() }).transform((row) => ({ userId: row.user_id, currency: row.currency }));
+
 /** Reads holds. */
 export type Holds = ReturnType<typeof holdsOf>;
 
@@ -30,7 +32,6 @@ export function holdsOf(pool: DatabasePool, rows: Rows) {
 
   /** The accounts of the `limit` open holds that are longest due; none if no hold is due. */
   async function dueAccounts(limit: number): Promise<readonly { readonly userId: bigint; readonly currency: string }[]> {
-    const accountRow = z.object({ user_id: z.bigint(), currency: z.string() }).transform((row) => ({ userId: row.user_id, currency: row.currency }));
     return pool.any(sql.type(accountRow)`
       SELECT DISTINCT due.user_id, due.currency
       FROM (SELECT h.user_id, h.currency

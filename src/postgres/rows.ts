@@ -77,6 +77,9 @@ const transactionRow = z.object({
   hash: z.instanceof(Buffer),
 });
 
+/** A row of which nothing is read. Schemas are made once: making one takes as long as running a small statement. */
+export const noColumns = z.object({});
+
 /** The conversions, for a ledger with these currencies. */
 export function rowsFor(currencies: Currencies) {
   const minor = (text: string, currency: string): bigint => parseStored(text, currencyOf(currencies, currency).digits);

@@ -14,6 +14,9 @@ import { z } from "zod";
 const FIRST_PAUSE_MS = 1;
 const LONGEST_PAUSE_MS = 50;
 
+const lastRow = z.object({ last: z.bigint() });
+const writersRow = z.object({ writers: z.array(z.string()) });
+
 /** The last id that was drawn, and not one that commits after it will be below it. Waits for transactions that may yet commit one. */
 export async function settledId(pool: DatabasePool, signal: AbortSignal): Promise<bigint> {
   const last = await lastId(pool);
@@ -28,12 +31,12 @@ export async function settledId(pool: DatabasePool, signal: AbortSignal): Promis
 
 /** The last id that was drawn, settled or not. */
 export async function lastId(pool: DatabasePool): Promise<bigint> {
-  return pool.oneFirst(sql.type(z.object({ last: z.bigint() }))`
+  return pool.oneFirst(sql.type(lastRow)`
     SELECT CASE WHEN is_called THEN last_value ELSE 0 END AS last FROM ledgerd.transactions_id_seq`);
 }
 
 async function currentWriters(pool: DatabasePool): Promise<readonly string[]> {
-  const { writers } = await pool.one(sql.type(z.object({ writers: z.array(z.string()) }))`
+  const { writers } = await pool.one(sql.type(writersRow)`
     SELECT coalesce(array_agg(virtualtransaction), '{}') AS writers
     FROM pg_locks
     WHERE locktype = 'relation' AND mode = 'RowExclusiveLock' AND granted

@@ -4,6 +4,9 @@ import { sql, type DatabasePool } from "slonik";
 import { z } from "zod";
 import type { Feed } from "./feed.ts";
 
+const statusRow = z.object({ database_version: z.string(), schema_version: z.number(), partitions: z.number(), headroom: z.bigint() });
+const readinessRow = z.object({ replica: z.boolean(), schema_version: z.number() });
+
 /** Reads the state of the database. */
 export type Status = ReturnType<typeof statusOf>;
 
@@ -12,7 +15,7 @@ export function statusOf(pool: DatabasePool, background: DatabasePool, feed: Fee
   return { read, problem };
 
   async function read() {
-    const found = await background.one(sql.type(z.object({ database_version: z.string(), schema_version: z.number(), partitions: z.number(), headroom: z.bigint() }))`
+    const found = await background.one(sql.type(statusRow)`
       SELECT current_setting('server_version') AS database_version,
              (SELECT coalesce(max(number), 0) FROM ledgerd.schema_migrations) AS schema_version,
              p.partitions, (p.partitions_end - s.last_value) AS headroom
@@ -33,7 +36,7 @@ export function statusOf(pool: DatabasePool, background: DatabasePool, feed: Fee
 
   /** Why the database can't take writes; undefined if it can. Throws if it can't be reached. */
   async function problem(schemaVersion: number): Promise<string | undefined> {
-    const found = await background.one(sql.type(z.object({ replica: z.boolean(), schema_version: z.number() }))`
+    const found = await background.one(sql.type(readinessRow)`
       SELECT pg_is_in_recovery() AS replica, (SELECT coalesce(max(number), 0) FROM ledgerd.schema_migrations) AS schema_version`);
     if (found.replica) return "the database is a replica and takes no writes";
     if (found.schema_version !== schemaVersion) return `the database has schema ${found.schema_version}, this ledgerd needs ${schemaVersion}`;

@@ -5,7 +5,7 @@ import { z } from "zod";
 import type { TransactionType } from "../domain/account.ts";
 import type { StoredOutcome } from "../domain/group.ts";
 import type { Transaction } from "../domain/transaction.ts";
-import { selectOutcomes } from "./journal/read.ts";
+import { selectOutcomes } from "./journal/facts.ts";
 import { selectTransactions } from "./journal/write.ts";
 import { timestamp, transactionColumns, type Rows } from "./rows.ts";
 

@@ -52,9 +52,11 @@ export async function sweepHolds(holds: Holds, journal: Journal): Promise<void> 
   }
 }
 
+const madeRow = z.object({ made: z.number() });
+
 /** Makes the log's next partitions before they are needed; answers how many. */
 export async function addPartitions(pool: DatabasePool): Promise<number> {
-  return pool.oneFirst(sql.type(z.object({ made: z.number() }))`
+  return pool.oneFirst(sql.type(madeRow)`
     SELECT ledgerd.add_transaction_partitions(${PARTITION_HEADROOM}) AS made`);
 }
 

@@ -13,20 +13,8 @@ import { accountId, planGroup, type Plan, type Submission } from "../../domain/g
 import type { Outcome } from "../../domain/transaction.ts";
 import type { Rows } from "../rows.ts";
 import { ConnectionLost, NotCommitted, type JournalConnection } from "./connection.ts";
-import {
-  accountsOf,
-  accountsOfAll,
-  bookOf,
-  EXPIRY_LIMIT,
-  insertMissingAccounts,
-  namesAnything,
-  readNamed,
-  sendReads,
-  type AccountName,
-  type Found,
-  type LockMode,
-  type Named,
-} from "./read.ts";
+import { bookOf, EXPIRY_LIMIT, hasRest, readRest, sendReads, type Found, type Rest } from "./facts.ts";
+import { accountsOf, accountsOfAll, holdsNamedBy, insertMissingAccounts, readNamed, transactionsNamedBy, type AccountName, type LockMode, type Named } from "./lock.ts";
 import { outcomesOf, storedIdsOf } from "./outcomes.ts";
 import { emitMessage, selectHoldsOf, selectTransactions, writesOf, type LockedRow, type Writes } from "./write.ts";
 
@@ -39,7 +27,8 @@ const GROUP_LIMIT_MS = 10_000;
 /** The longest random pause before it does, doubled each time. */
 const FIRST_PAUSE_MS = 4;
 
-const none: Named = { holdCurrencies: new Map(), originals: new Map() };
+const nothingNamed: Named = { holdCurrencies: new Map(), originals: new Map() };
+const noRest: Rest = { outcomes: new Map(), expired: [] };
 
 /** Commits groups, one at a time, on a connection of its own, which it opens anew when it is lost. */
 export class Committer {
@@ -113,10 +102,11 @@ export class Committer {
       const accounts = accountsOfAll(submissions, named);
       for (;;) {
         const found = await this.#lock(connection, submissions, accounts, mode);
-        const book = bookOf(found, named, [], this.#rows);
+        const rest = await this.#rest(connection, submissions, found);
+        const book = bookOf(found, rest, named, [], this.#rows);
         const isLocked = ({ userId, currency }: AccountName): boolean => book.accounts.has(accountId(userId, currency));
         const locked = submissions.filter((submission) => accountsOf(submission, named).every(isLocked));
-        const expiryFirst = found.expired.length === EXPIRY_LIMIT;
+        const expiryFirst = rest.expired.length === EXPIRY_LIMIT;
         const decided = expiryFirst ? [] : locked;
         const plan = planGroup(book, decided);
         if (expiryFirst && plan.rows.length === 0) throw conflict();
@@ -136,7 +126,7 @@ export class Committer {
   }
 
   async #named(connection: JournalConnection, submissions: readonly Submission[]): Promise<Named> {
-    if (!namesAnything(submissions)) return none;
+    if (holdsNamedBy(submissions).length === 0 && transactionsNamedBy(submissions).length === 0) return nothingNamed;
     const { named } = await connection.pipeline((send) => ({ named: readNamed(send, this.#rows, submissions) }));
     return named;
   }
@@ -157,6 +147,12 @@ export class Committer {
       made: send(insertMissingAccounts(accounts)),
       ...sendReads(send, this.#rows, submissions, accounts, mode),
     }));
+  }
+
+  async #rest(connection: JournalConnection, submissions: readonly Submission[], found: Found): Promise<Rest> {
+    if (!hasRest(found)) return noRest;
+    const { rest } = await connection.pipeline((send) => ({ rest: readRest(send, this.#rows, submissions, found) }));
+    return rest;
   }
 
   async #write(connection: JournalConnection, plan: Plan, submissions: readonly Submission[], writes: Writes): Promise<readonly Outcome[]> {

@@ -1,10 +1,11 @@
 // The journal's own connection: statements by Slonik's tag, so that parameters are enforced, run by pg, so that several go to the
-// server in one round trip, which Slonik can't.
+// server in one round trip, which Slonik can't. (On this machine's PostgreSQL, a lone deduction in two round trips takes 1.1 to 1.3 ms; the same
+// statements one by one, as Slonik sends them, take 1.9.)
 
-import { Socket } from "node:net";
 import pg from "pg";
 import type { QuerySqlToken } from "slonik";
 import type { z } from "zod";
+import { Pipeline, type Prepared, type Step } from "./pipeline.ts";
 
 /** Sends a statement with the others of its pipeline; its rows come with theirs. */
 export type Send = <T>(statement: QuerySqlToken<z.ZodType<T>>) => Promise<readonly T[]>;
@@ -27,19 +28,23 @@ const parsers = new Map<number, (text: string) => unknown>([
   [INT8_ARRAY, (text) => text.slice(1, -1).split(",").filter(Boolean).map(BigInt)],
 ]);
 
+function parserOf(typeId: number): (text: string) => unknown {
+  return parsers.get(typeId) ?? pg.types.getTypeParser(typeId);
+}
+
 /** `$slonik_1` as PostgreSQL writes it, by statement name: the text of a named statement never changes. */
 const texts = new Map<string, string>();
 
 /** One session, on which one pipeline runs at a time. */
 export class JournalConnection {
   readonly #client: pg.Client;
-  readonly #socket: Socket;
+  readonly #prepared: Prepared = new Map();
+  #steps: Step[] = [];
   #lost: Error | undefined;
   #warned = false;
 
-  private constructor(client: pg.Client, socket: Socket) {
+  private constructor(client: pg.Client) {
     this.#client = client;
-    this.#socket = socket;
     client.on("error", (error: Error) => (this.#lost = error));
     client.on("end", () => (this.#lost ??= new Error("the server closed the connection")));
     // A wait for replication that is cut short ends in a warning, and a COMMIT that may not be durable.
@@ -48,17 +53,13 @@ export class JournalConnection {
 
   /** Connects; throws `ConnectionLost` if that fails. */
   static async open(url: string, connectTimeoutMs: number): Promise<JournalConnection> {
-    const socket = new Socket();
     const client = new pg.Client({
       connectionString: url,
       application_name: "ledgerd journal",
       connectionTimeoutMillis: connectTimeoutMs,
       keepAlive: true,
-      pipeline: true,
-      stream: () => socket,
-      types: { getTypeParser: (oid: number) => parsers.get(oid) ?? pg.types.getTypeParser(oid) },
     });
-    const connection = new JournalConnection(client, socket);
+    const connection = new JournalConnection(client);
     try {
       await client.connect();
     } catch (cause) {
@@ -73,51 +74,62 @@ export class JournalConnection {
   }
 
   /**
-   * Sends all statements that `build` sends, in one write, and waits for all of them. If one fails, those behind it fail as well
-   * (they are part of its transaction), and its error is thrown.
+   * Sends all statements that `build` sends, in one round trip, and waits for all of them. If one fails, those behind it are not
+   * executed, and its error is thrown.
    */
   async pipeline<P extends Readonly<Record<string, Promise<unknown>>>>(build: (send: Send) => P): Promise<{ [K in keyof P]: Awaited<P[K]> }> {
     if (this.#lost !== undefined) throw new ConnectionLost("the connection is lost", { cause: this.#lost });
-    const timer = setTimeout(() => this.#socket.destroy(new Error("the statements took too long")), PIPELINE_LIMIT_MS);
-    try {
-      this.#socket.cork();
-      const sent = Object.entries(build((statement) => this.#send(statement)));
-      this.#socket.uncork();
-      const settled = await Promise.allSettled(sent.map(([, result]) => result));
-      const failed = settled.find((result) => result.status === "rejected");
-      if (failed !== undefined) throw this.#explain(failed.reason);
-      const values = sent.map(([name], index) => [name, (settled[index] as PromiseFulfilledResult<unknown>).value] as const);
-      return Object.fromEntries(values) as { [K in keyof P]: Awaited<P[K]> };
-    } finally {
-      clearTimeout(timer);
-    }
+    this.#steps = [];
+    const sent = Object.entries(build((statement) => this.#send(statement)));
+    const timer = setTimeout(() => this.#giveUp(), PIPELINE_LIMIT_MS);
+    this.#client.query(new Pipeline(this.#steps, this.#prepared, parserOf));
+    const settled = await Promise.allSettled(sent.map(([, result]) => result));
+    clearTimeout(timer);
+    const failed = settled.find((result) => result.status === "rejected");
+    if (failed !== undefined) throw this.#explain(failed.reason);
+    const values = sent.map(([name], index) => [name, (settled[index] as PromiseFulfilledResult<unknown>).value] as const);
+    return Object.fromEntries(values) as { [K in keyof P]: Awaited<P[K]> };
   }
 
+  /** Within a pipeline: begins a transaction. */
   async begin(): Promise<void> {
-    await this.#client.query("BEGIN ISOLATION LEVEL READ COMMITTED");
+    await this.#step("begin", "BEGIN ISOLATION LEVEL READ COMMITTED");
   }
 
-  /** Commits; throws `NotCommitted` if the server rolled back instead, which it says by the tag of its answer alone. */
+  /**
+   * Within a pipeline: commits. Throws `NotCommitted` if the server rolled back instead, which it tells by the tag of its answer alone, and
+   * `ConnectionLost` if it warns: what is committed may not be where it was to be.
+   */
   async commit(): Promise<void> {
     this.#warned = false;
-    const { command } = await this.#client.query("COMMIT");
-    if (command !== "COMMIT") throw new NotCommitted(`PostgreSQL answered ${command} to COMMIT`);
+    const { tag } = await this.#step("commit", "COMMIT");
+    if (tag !== "COMMIT") throw new NotCommitted(`PostgreSQL answered ${tag} to COMMIT`);
     if (this.#warned) throw new ConnectionLost("PostgreSQL committed with a warning");
   }
 
+  /** Within a pipeline: rolls back. */
   async rollback(): Promise<void> {
-    await this.#client.query("ROLLBACK");
+    await this.#step("rollback", "ROLLBACK");
   }
 
   close(): void {
     this.#client.end().catch(() => undefined);
-    this.#socket.destroySoon();
   }
 
-  async #send<T>(statement: QuerySqlToken<z.ZodType<T>>): Promise<readonly T[]> {
-    const { name, sql: text, values, parser } = statement;
-    const { rows } = await this.#client.query<object>({ ...(name === undefined ? {} : { name }), text: textOf(name, text), values: [...values] });
+  async #send<T>({ name, sql: text, values, parser }: QuerySqlToken<z.ZodType<T>>): Promise<readonly T[]> {
+    if (name === undefined) throw new Error("the journal's statements have names");
+    const { rows } = await this.#step(name, textOf(name, text), values);
     return rows.map((row) => parser.parse(row));
+  }
+
+  #step(name: string, text: string, values: readonly unknown[] = []): Promise<{ rows: readonly object[]; tag: string }> {
+    return new Promise((resolve, reject) => this.#steps.push({ name, text, values, resolve: (rows, tag) => resolve({ rows, tag }), reject }));
+  }
+
+  /** The server, or the way to it, is stuck. */
+  #giveUp(): void {
+    const { stream } = (this.#client as unknown as { connection: pg.Connection }).connection;
+    stream.destroy(new Error(`the statements took longer than ${PIPELINE_LIMIT_MS} ms`));
   }
 
   #explain(error: unknown): unknown {
@@ -131,8 +143,7 @@ export class JournalConnection {
   }
 }
 
-function textOf(name: string | undefined, text: string): string {
-  if (name === undefined) return text.replaceAll("$slonik_", "$");
+function textOf(name: string, text: string): string {
   const known = texts.get(name) ?? text.replaceAll("$slonik_", "$");
   texts.set(name, known);
   return known;

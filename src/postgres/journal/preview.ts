@@ -6,7 +6,8 @@ import { postingOf, type Outcome } from "../../domain/transaction.ts";
 import type { Rows } from "../rows.ts";
 import type { Send } from "./connection.ts";
 import { outcomesOf, storedIdsOf } from "./outcomes.ts";
-import { accountsOfAll, bookOf, readNamed, sendReads, type Found } from "./read.ts";
+import { bookOf, readRest, sendReads, type Found } from "./facts.ts";
+import { accountsOfAll, readNamed } from "./lock.ts";
 import { selectHoldsOf, selectTransactions } from "./write.ts";
 
 /** Answers a submission as a group of its own would, at one moment's state. Ids that it would draw are zero. */
@@ -17,7 +18,8 @@ export async function preview(pool: DatabasePool, rows: Rows, submission: Submis
     const named = await readNamed(send, rows, [submission]);
     const accounts = accountsOfAll([submission], named);
     const found = await received(sendReads(send, rows, [submission], accounts, "look"));
-    const plan = planGroup(bookOf(found, named, accounts, rows), [submission]);
+    const rest = await readRest(send, rows, [submission], found);
+    const plan = planGroup(bookOf(found, rest, named, accounts, rows), [submission]);
     const storedIds = storedIdsOf(plan);
     const stored = storedIds.length === 0 ? [] : await send(selectTransactions(rows, storedIds));
     const storedHolds = storedIds.length === 0 ? [] : await send(selectHoldsOf(rows, storedIds));
@@ -30,12 +32,10 @@ export async function preview(pool: DatabasePool, rows: Rows, submission: Submis
 }
 
 async function received(sent: ReturnType<typeof sendReads>): Promise<Found> {
-  const { accounts, time, outcomes, expired, holds, refunded, references, newHoldIds } = sent;
+  const { accounts, probe, holds, refunded, references, newHoldIds } = sent;
   return {
     accounts: await accounts,
-    time: await time,
-    outcomes: await outcomes,
-    expired: await expired,
+    probe: await probe,
     holds: await holds,
     refunded: await refunded,
     references: await references,

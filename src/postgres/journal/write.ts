@@ -1,19 +1,19 @@
 // The writing half of a group's transaction: a plan as statements. All of them go to the server together with COMMIT, so whatever must be
 // true for the commit to be right is asserted by the statements themselves.
 //
-// The hot one, for 128 deductions on 128 of 100,000 accounts (test/plans.test.ts holds the plan): insert by array, one index probe
-// for each balance and each key.
+// The hot one, for 128 deductions on 128 of 100,000 accounts (test/plans.test.ts holds the plan): one insert from rows, a balance found by where
+// its row lies, 4 to 6 ms.
 
 import { sql } from "slonik";
 import { z } from "zod";
 import { accountId, type Plan, type Submission } from "../../domain/group.ts";
-import type { Account, Hold } from "../../domain/account.ts";
+import type { Hold } from "../../domain/account.ts";
 import { currencyOf } from "../../domain/currency.ts";
 import { formatAmount } from "../../domain/money.ts";
 import { postingOf, type Posting } from "../../domain/transaction.ts";
-import { encodeRefusal, holdColumns, transactionColumns, type Rows } from "../rows.ts";
-import { byteas, int8s, jsons, numerics, texts, tids, timestamps, uuids } from "./arrays.ts";
+import { encodeRefusal, holdColumns, noColumns, transactionColumns, type Rows } from "../rows.ts";
 import { chainHash, figuresOf, type Figures } from "./chain.ts";
+import { bytes, int8s, integer, numerics, plain, rows, text, texts, time, times } from "./literals.ts";
 
 /** A row of the log with its hash: all but the id, which the insert draws. */
 export type HashedPosting = Posting & { readonly hash: Buffer };
@@ -40,12 +40,12 @@ export interface LockedRow {
 }
 
 /** Puts a plan into statements, given the rows of all locked accounts. */
-export function writesOf(plan: Plan, submissions: readonly Submission[], locked: ReadonlyMap<string, LockedRow>, groupTime: bigint, rows: Rows): Writes {
-  const amount = (minor: bigint, currency: string): string => formatAmount(minor, currencyOf(rows.currencies, currency).digits);
+export function writesOf(plan: Plan, submissions: readonly Submission[], locked: ReadonlyMap<string, LockedRow>, groupTime: bigint, { currencies }: Rows): Writes {
+  const amount = (minor: bigint, currency: string): string => formatAmount(minor, currencyOf(currencies, currency).digits);
   const after = new Map(locked);
   const logged = plan.rows.map((row): Row => {
     const posting = postingOf(row);
-    const figures = figuresOf(posting, currencyOf(rows.currencies, posting.currency).digits);
+    const figures = figuresOf(posting, currencyOf(currencies, posting.currency).digits);
     const account = accountId(posting.userId, posting.currency);
     const before = after.get(account);
     if (before === undefined) throw new Error(`the account ${posting.currency} of user ${posting.userId} was not locked`);
@@ -89,14 +89,16 @@ function keyRows({ answers }: Plan, submissions: readonly Submission[], createdA
   });
 }
 
+const writtenRow = z.object({ ids: z.array(z.bigint()) });
+
 /**
  * Appends the rows, moves the projections on, and stores the outcomes of keys. Ids are drawn by the insert, in the order of the rows, after
  * the locks: the order of ids is the order of sequences within an account, and a reader of the feed can tell when it has seen all.
  * A balance moves on only if its sequence is the one that was read. Its row is found where the lock saw it, which it can't leave while it is
  * locked: no index is searched a second time, and no plan can do otherwise.
  */
-function writeLog(rows: readonly Row[], plan: Plan, locked: ReadonlyMap<string, LockedRow>, keys: readonly KeyRow[], amount: Amount) {
-  return sql.prepared("write_log", z.object({ ids: z.array(z.bigint()) }))`
+function writeLog(logged: readonly Row[], plan: Plan, locked: ReadonlyMap<string, LockedRow>, keys: readonly KeyRow[], amount: Amount) {
+  return sql.prepared("write_log", writtenRow)`
     WITH log AS (
       INSERT INTO ledgerd.transactions (
         user_id, currency, sequence, type, amount, held_change, balance_after, held_after, credit_limit_after, hold_id, hold_captured,
@@ -105,7 +107,10 @@ function writeLog(rows: readonly Row[], plan: Plan, locked: ReadonlyMap<string, 
       SELECT r.user_id, r.currency, r.sequence, r.type, r.amount, r.held_change, r.balance_after, r.held_after, r.credit_limit_after,
              r.hold_id, r.hold_captured, r.hold_expires_at, r.refunded_transaction_id, r.job_id, r.group_id, r.idempotency_key,
              r.reference, r.description, r.metadata, r.actor, r.trace_id, r.created_at, r.hash
-      FROM ${logRows(rows)}
+      FROM unnest(${logRows(logged)}::ledgerd.log_row[]) WITH ORDINALITY AS r (
+        user_id, currency, sequence, type, amount, held_change, balance_after, held_after, credit_limit_after, hold_id, hold_captured,
+        hold_expires_at, refunded_transaction_id, job_id, group_id, idempotency_key, reference, description, metadata, actor, trace_id,
+        created_at, hash, place)
       ORDER BY r.place
       RETURNING id
     ), ids AS (
@@ -114,72 +119,103 @@ function writeLog(rows: readonly Row[], plan: Plan, locked: ReadonlyMap<string, 
       UPDATE ledgerd.user_balances b
       SET balance = a.balance, held = a.held, credit_limit = a.credit_limit, sequence = a.sequence, updated_at = a.updated_at,
           chain_head = a.chain_head
-      FROM ${accountRows(plan.accounts, locked, amount)}
+      FROM unnest(${balanceRows(plan.accounts, locked, amount)}::ledgerd.balance_row[]) AS a
       WHERE b.ctid = a.row AND b.sequence = a.sequence_before
         AND b.user_id IS NOT DISTINCT FROM a.user_id AND b.currency IS NOT DISTINCT FROM a.currency
       RETURNING b.user_id
     ), keys AS (
       INSERT INTO ledgerd.idempotency_keys (user_id, key, fingerprint, transaction_id, further_transaction_ids, refusal, created_at)
-      SELECT k.user_id, k.key, decode(k.fingerprint, 'hex'), ids.ids[k.first_row], nullif(ids.ids[k.first_row + 1 : k.last_row], '{}'),
-             k.refusal, k.created_at
-      FROM ids, ${outcomeRows(keys)}
+      SELECT k.user_id, k.key, k.fingerprint, ids.ids[k.first_row], nullif(ids.ids[k.first_row + 1 : k.last_row], '{}'), k.refusal, k.created_at
+      FROM ids, unnest(${outcomeRows(keys)}::ledgerd.outcome_row[]) AS k
       ORDER BY k.user_id, k.key
       RETURNING user_id
     )
     SELECT ids.ids,
-           ledgerd.assert_count('transactions', cardinality(ids.ids), ${rows.length}::int8) AS log_complete,
+           ledgerd.assert_count('transactions', cardinality(ids.ids), ${logged.length}::int8) AS log_complete,
            ledgerd.assert_count('user_balances', (SELECT count(*) FROM balances), ${plan.accounts.length}::int8) AS balances_complete,
            ledgerd.assert_count('idempotency_keys', (SELECT count(*) FROM keys), ${keys.length}::int8) AS keys_complete
     FROM ids`;
 }
 
-function logRows(rows: readonly Row[]) {
-  const all = <T>(value: (posting: HashedPosting) => T): T[] => rows.map(({ posting }) => value(posting));
-  const amounts = (value: (figures: Figures) => string | undefined) => numerics(rows.map(({ figures }) => value(figures)));
-  return sql.fragment`unnest(
-        ${int8s(all((r) => r.userId))}, ${texts(all((r) => r.currency))}, ${int8s(all((r) => r.sequence))}, ${texts(all((r) => r.type))},
-        ${amounts((r) => r.amount)}, ${amounts((r) => r.heldChange)}, ${amounts((r) => r.balanceAfter)}, ${amounts((r) => r.heldAfter)},
-        ${amounts((r) => r.creditLimitAfter)}, ${int8s(all((r) => r.holdId))}, ${amounts((r) => r.holdCaptured)},
-        ${timestamps(all((r) => r.holdExpiresAt))}, ${int8s(all((r) => r.refundedTransactionId))}, ${int8s(all((r) => r.jobId))},
-        ${uuids(all((r) => r.groupId))}, ${texts(all((r) => r.idempotencyKey))}, ${texts(all((r) => r.reference))},
-        ${texts(all((r) => r.description))}, ${jsons(all((r) => json(r.metadata)))}, ${texts(all((r) => r.actor))},
-        ${texts(all((r) => r.traceId))}, ${timestamps(all((r) => r.createdAt))}, ${byteas(all((r) => r.hash))}
-      ) WITH ORDINALITY AS r (
-        user_id, currency, sequence, type, amount, held_change, balance_after, held_after, credit_limit_after, hold_id, hold_captured,
-        hold_expires_at, refunded_transaction_id, job_id, group_id, idempotency_key, reference, description, metadata, actor, trace_id,
-        created_at, hash, place)`;
+/** In the order of the type `ledgerd.log_row`. */
+function logRows(logged: readonly Row[]): string {
+  return rows(
+    logged.map(({ posting: r, figures }) => [
+      integer(r.userId),
+      plain(r.currency),
+      integer(r.sequence),
+      plain(r.type),
+      plain(figures.amount),
+      plain(figures.heldChange),
+      plain(figures.balanceAfter),
+      plain(figures.heldAfter),
+      plain(figures.creditLimitAfter),
+      integer(r.holdId),
+      plain(figures.holdCaptured),
+      time(r.holdExpiresAt),
+      integer(r.refundedTransactionId),
+      integer(r.jobId),
+      plain(r.groupId),
+      text(r.idempotencyKey),
+      text(r.reference),
+      text(r.description),
+      text(json(r.metadata)),
+      text(r.actor),
+      plain(r.traceId),
+      time(r.createdAt),
+      bytes(r.hash),
+    ]),
+  );
 }
 
-function accountRows(accounts: Plan["accounts"], locked: ReadonlyMap<string, LockedRow>, amount: Amount) {
-  const all = <T>(value: (after: Account) => T): T[] => accounts.map(({ after }) => value(after));
-  const amounts = (minor: (after: Account) => bigint) => numerics(all((a) => amount(minor(a), a.currency)));
-  return sql.fragment`unnest(
-        ${int8s(all((a) => a.userId))}, ${texts(all((a) => a.currency))}, ${int8s(accounts.map(({ sequenceBefore }) => sequenceBefore))},
-        ${amounts((a) => a.balance)}, ${amounts((a) => a.held)}, ${amounts((a) => a.creditLimit)}, ${int8s(all((a) => a.sequence))},
-        ${timestamps(all((a) => a.time))}, ${byteas(all((a) => locked.get(accountId(a.userId, a.currency))?.head))},
-        ${tids(all((a) => locked.get(accountId(a.userId, a.currency))?.row))}
-      ) AS a (user_id, currency, sequence_before, balance, held, credit_limit, sequence, updated_at, chain_head, row)`;
+/** In the order of the type `ledgerd.balance_row`. */
+function balanceRows(accounts: Plan["accounts"], locked: ReadonlyMap<string, LockedRow>, amount: Amount): string {
+  return rows(
+    accounts.map(({ after, sequenceBefore }) => {
+      const { userId, currency } = after;
+      const where = locked.get(accountId(userId, currency));
+      return [
+        text(where?.row),
+        integer(userId),
+        plain(currency),
+        integer(sequenceBefore),
+        plain(amount(after.balance, currency)),
+        plain(amount(after.held, currency)),
+        plain(amount(after.creditLimit, currency)),
+        integer(after.sequence),
+        time(after.time),
+        bytes(where?.head),
+      ];
+    }),
+  );
 }
 
-function outcomeRows(keys: readonly KeyRow[]) {
-  const all = <T>(value: (row: KeyRow) => T): T[] => keys.map(value);
-  return sql.fragment`unnest(
-        ${int8s(all((k) => k.userId))}, ${texts(all((k) => k.key))}, ${texts(all((k) => k.fingerprint))}, ${int8s(all((k) => k.firstRow))},
-        ${int8s(all((k) => k.lastRow))}, ${jsons(all((k) => k.refusal))}, ${timestamps(all((k) => k.createdAt))}
-      ) AS k (user_id, key, fingerprint, first_row, last_row, refusal, created_at)`;
+/** In the order of the type `ledgerd.outcome_row`. */
+function outcomeRows(keys: readonly KeyRow[]): string {
+  return rows(
+    keys.map((k) => [
+      integer(k.userId),
+      text(k.key),
+      bytes(Buffer.from(k.fingerprint, "hex")),
+      integer(k.firstRow),
+      integer(k.lastRow),
+      text(k.refusal),
+      time(k.createdAt),
+    ]),
+  );
 }
 
 /** Stores new holds, and the new state of open ones: a hold that isn't open any more never changes. */
 function upsertHolds(holds: readonly Hold[], amount: Amount) {
-  return sql.prepared("upsert_holds", z.object({}))`
+  return sql.prepared("upsert_holds", noColumns)`
     WITH written AS (
       INSERT INTO ledgerd.holds (id, user_id, currency, amount, captured, state, job_id, expires_at, created_at)
       SELECT n.id, n.user_id, n.currency, n.amount, n.captured, n.state, n.job_id, n.expires_at, n.created_at
       FROM unnest(
         ${int8s(holds.map(({ id }) => id))}, ${int8s(holds.map(({ userId }) => userId))}, ${texts(holds.map(({ currency }) => currency))},
         ${numerics(holds.map((hold) => amount(hold.amount, hold.currency)))}, ${numerics(holds.map((hold) => amount(hold.captured, hold.currency)))},
-        ${texts(holds.map(({ state }) => state))}, ${int8s(holds.map(({ jobId }) => jobId))}, ${timestamps(holds.map(({ expiresAt }) => expiresAt))},
-        ${timestamps(holds.map(({ createdAt }) => createdAt))}
+        ${texts(holds.map(({ state }) => state))}, ${int8s(holds.map(({ jobId }) => jobId))}, ${times(holds.map(({ expiresAt }) => expiresAt))},
+        ${times(holds.map(({ createdAt }) => createdAt))}
       ) AS n (id, user_id, currency, amount, captured, state, job_id, expires_at, created_at)
       ORDER BY n.id
       ON CONFLICT (id, user_id) DO UPDATE SET captured = EXCLUDED.captured, state = EXCLUDED.state
@@ -190,7 +226,7 @@ function upsertHolds(holds: readonly Hold[], amount: Amount) {
 }
 
 function insertReferences(references: Plan["references"]) {
-  return sql.prepared("insert_references", z.object({}))`
+  return sql.prepared("insert_references", noColumns)`
     INSERT INTO ledgerd.unique_references (user_id, type, reference)
     SELECT r.user_id, r.type, r.reference
     FROM unnest(
@@ -203,18 +239,18 @@ function insertReferences(references: Plan["references"]) {
  * Makes a transaction that writes nothing wait for durability at its commit as a write does: what it answers again may have been
  * committed by a session that is still waiting for a replica.
  */
-export const emitMessage = sql.prepared("emit_message", z.object({}))`
+export const emitMessage = sql.prepared("emit_message", noColumns)`
   SELECT pg_logical_emit_message(true, 'ledgerd', 'replay')`;
 
 /** The rows that a stored outcome names. */
-export function selectTransactions(rows: Rows, ids: readonly bigint[]) {
-  return sql.prepared("select_transactions", rows.transaction)`
+export function selectTransactions({ transaction }: Rows, ids: readonly bigint[]) {
+  return sql.prepared("select_transactions", transaction)`
     SELECT ${transactionColumns} FROM ledgerd.transactions t WHERE t.id = ANY(${int8s(ids)}) ORDER BY t.id`;
 }
 
 /** The holds that these rows moved. */
-export function selectHoldsOf(rows: Rows, transactionIds: readonly bigint[]) {
-  return sql.prepared("select_holds_of", rows.hold)`
+export function selectHoldsOf({ hold }: Rows, transactionIds: readonly bigint[]) {
+  return sql.prepared("select_holds_of", hold)`
     SELECT ${holdColumns}
     FROM ledgerd.transactions t
     JOIN ledgerd.holds h ON h.id = t.hold_id AND h.user_id = t.user_id

@@ -1,0 +1,144 @@
+// The accounts of a group: which they are, and their rows, locked.
+
+import { sql } from "slonik";
+import { z } from "zod";
+import type { TransactionType } from "../../domain/account.ts";
+import type { Command } from "../../domain/command.ts";
+import { accountId, type Submission } from "../../domain/group.ts";
+import type { Original } from "../../domain/ledger.ts";
+import { accountColumns, noColumns, type Rows } from "../rows.ts";
+import { int8s, texts } from "./literals.ts";
+import type { Send } from "./connection.ts";
+
+/** An account's name. */
+export interface AccountName {
+  readonly userId: bigint;
+  readonly currency: string;
+}
+
+/** What never changes of the holds and transactions that commands name; it says which accounts to lock. */
+export interface Named {
+  readonly holdCurrencies: ReadonlyMap<bigint, string>;
+  readonly originals: ReadonlyMap<bigint, Omit<Original, "refunded">>;
+}
+
+/** How to lock: wait for other sessions, leave out what they have locked, or only look. */
+export type LockMode = "wait" | "skip" | "look";
+
+/** Ids, each with the user that it must belong to. */
+export type Names = readonly (readonly [id: bigint, userId: bigint])[];
+
+/** The holds that a group's commands name. */
+export function holdsNamedBy(submissions: readonly Submission[]): Names {
+  return submissions.flatMap(({ commands }) => commands.flatMap((command) => ("holdId" in command ? [[command.holdId, command.userId] as const] : [])));
+}
+
+/** The transactions that a group's commands name. */
+export function transactionsNamedBy(submissions: readonly Submission[]): Names {
+  return submissions.flatMap(({ commands }) => commands.flatMap((command) => ("transactionId" in command ? [[command.transactionId, command.userId] as const] : [])));
+}
+
+/** Reads what never changes of the named holds and transactions: no lock is needed. Sends nothing if none are named. */
+export async function readNamed(send: Send, rows: Rows, submissions: readonly Submission[]): Promise<Named> {
+  const [holds, transactions] = [holdsNamedBy(submissions), transactionsNamedBy(submissions)];
+  const [foundHolds, foundOriginals] = await Promise.all([
+    holds.length === 0 ? [] : send(selectHoldCurrencies(holds)),
+    transactions.length === 0 ? [] : send(selectOriginals(transactions)),
+  ]);
+  const originals = foundOriginals.map(({ id, user_id: userId, currency, type, amount }) => ({ id, userId, currency, type, amount: rows.minor(amount, currency) }));
+  return {
+    holdCurrencies: new Map(foundHolds.map(({ id, currency }) => [id, currency])),
+    originals: new Map(originals.map((original) => [original.id, original])),
+  };
+}
+
+/** The accounts that a submission's commands change, in no order. */
+export function accountsOf({ commands }: Submission, named: Named): readonly AccountName[] {
+  return commands.flatMap((command) => {
+    const currency = currencyOfCommand(command, named);
+    const own = { userId: command.userId, currency };
+    return command.kind === "transfer" ? [own, { userId: command.toUserId, currency }] : [own];
+  });
+}
+
+/** All accounts of a group, each once, in the order in which every group locks them. */
+export function accountsOfAll(submissions: readonly Submission[], named: Named): readonly AccountName[] {
+  const accounts = submissions.flatMap((submission) => accountsOf(submission, named));
+  const distinct = [...new Map(accounts.map((account) => [accountId(account.userId, account.currency), account])).values()];
+  return distinct.toSorted(inLockOrder);
+}
+
+function inLockOrder(a: AccountName, b: AccountName): number {
+  if (a.userId !== b.userId) return a.userId < b.userId ? -1 : 1;
+  return a.currency < b.currency ? -1 : 1;
+}
+
+function currencyOfCommand(command: Command, { holdCurrencies, originals }: Named): string {
+  if ("holdId" in command) return holdCurrencies.get(command.holdId) ?? command.currency;
+  if ("transactionId" in command) return originals.get(command.transactionId)?.currency ?? command.currency;
+  return command.currency;
+}
+
+/** Makes the rows of accounts that don't exist yet, so that they can be locked. */
+export function insertMissingAccounts(accounts: readonly AccountName[]) {
+  return sql.prepared("insert_missing_accounts", noColumns)`
+    INSERT INTO ledgerd.user_balances (user_id, currency)
+    SELECT a.user_id, a.currency
+    FROM ${named(accounts)}
+    ORDER BY a.user_id, a.currency
+    ON CONFLICT DO NOTHING`;
+}
+
+/** The account rows, locked in the order in which they are named. */
+export function selectAccounts(rows: Rows, accounts: readonly AccountName[], mode: LockMode) {
+  const lock = { wait: sql.fragment`FOR UPDATE`, skip: sql.fragment`FOR UPDATE SKIP LOCKED`, look: sql.fragment`OFFSET 0` }[mode];
+  return sql.prepared(`select_accounts_${mode}`, rows.lockedAccount)`
+    SELECT l.user_id, l.currency, l.balance, l.held, l.credit_limit, l.sequence, l.time, l.chain_head, l.row
+    FROM ${named(accounts)}
+    CROSS JOIN LATERAL (
+      SELECT ${accountColumns}, b.chain_head, b.ctid::text AS row
+      FROM ledgerd.user_balances b
+      WHERE b.user_id = a.user_id AND b.currency = a.currency
+      ${lock}
+    ) AS l`;
+}
+
+/** Accounts as a table: `a (user_id, currency)`. */
+export function named(accounts: readonly AccountName[]) {
+  const userIds = int8s(accounts.map(({ userId }) => userId));
+  const currencies = texts(accounts.map(({ currency }) => currency));
+  return sql.fragment`unnest(${userIds}, ${currencies}) AS a (user_id, currency)`;
+}
+
+/** Names as a table: `n (id, user_id)`. */
+export function numbered(names: Names) {
+  const ids = int8s(names.map(([id]) => id));
+  const users = int8s(names.map(([, userId]) => userId));
+  return sql.fragment`unnest(${ids}, ${users}) AS n (id, user_id)`;
+}
+
+const holdCurrencyRow = z.object({ id: z.bigint(), currency: z.string() });
+
+function selectHoldCurrencies(names: Names) {
+  return sql.prepared("select_hold_currencies", holdCurrencyRow)`
+    SELECT n.id, f.currency
+    FROM ${numbered(names)}
+    CROSS JOIN LATERAL (SELECT h.currency FROM ledgerd.holds h WHERE h.id = n.id AND h.user_id = n.user_id LIMIT 1) AS f`;
+}
+
+const originalRow = z.object({
+  id: z.bigint(),
+  user_id: z.bigint(),
+  currency: z.string(),
+  type: z.custom<TransactionType>((type) => typeof type === "string"),
+  amount: z.string(),
+});
+
+function selectOriginals(names: Names) {
+  return sql.prepared("select_originals", originalRow)`
+    SELECT n.id, n.user_id, f.currency, f.type, f.amount
+    FROM ${numbered(names)}
+    CROSS JOIN LATERAL (
+      SELECT t.currency, t.type, t.amount FROM ledgerd.transactions t WHERE t.id = n.id AND t.user_id = n.user_id LIMIT 1
+    ) AS f`;
+}
