@@ -38,7 +38,7 @@ export interface Service {
   readonly grpcAddress: string;
   readonly httpAddress: string;
   /** Drains and ends everything, the database last. */
-  close(): Promise<void>;
+  readonly close: () => Promise<void>;
 }
 
 /** The service must not be started with this configuration or database. */

@@ -34,7 +34,7 @@ export interface GrpcDoorOptions {
 }
 
 /** grpc-js itself refuses what is this much larger than the limit, before it is read; below that, we say it with a reason. */
-const HARD_LIMIT_FACTOR = 4;
+const HARD_LIMIT_FACTOR = 2;
 const KEEPALIVE_MS = 30_000;
 const CALLS_PER_CONNECTION = 1000;
 /** For the last answers to leave after their handlers are done. */
@@ -44,7 +44,7 @@ const LAST_WORDS_MS = 200;
 export async function openGrpcDoor({ address: { host: name, port: wanted }, entries, health, messageLimit }: GrpcDoorOptions): Promise<Door> {
   const server = new grpc.Server({
     "grpc.max_receive_message_length": messageLimit * HARD_LIMIT_FACTOR,
-    "grpc.max_concurrent_streams": CALLS_PER_CONNECTION,
+    "grpc.max_concurrent_streams": CALLS_PER_CONNECTION, "grpc-node.max_session_memory": 64,
     "grpc.keepalive_time_ms": KEEPALIVE_MS,
     // Its bookkeeping costs each call; what an operator wants to know is in GetServiceStatus.
     "grpc.enable_channelz": 0,
@@ -183,5 +183,6 @@ function statusOf(error: unknown): grpc.ServiceError {
   const status = create(StatusSchema, { code: error.code, message: error.rawMessage, details });
   const metadata = new grpc.Metadata();
   metadata.set("grpc-status-details-bin", Buffer.from(toBinary(StatusSchema, status)));
-  return Object.assign(new Error(error.rawMessage), { code: Number(error.code), details: error.rawMessage, metadata });
+  const code: number = error.code;
+  return Object.assign(new Error(error.rawMessage), { code, details: error.rawMessage, metadata });
 }

@@ -3,7 +3,7 @@
 import { z } from "zod";
 import type { HoldState, TransactionType } from "../domain/account.ts";
 import type { Currencies } from "../domain/currency.ts";
-import type { AccountSequence, GetTransactionRequest } from "../gen/ledger/v1/ledger_service_pb.ts";
+import type { AccountSequence, GetBalanceRequest, GetTransactionRequest } from "../gen/ledger/v1/ledger_service_pb.ts";
 import { ListOrder } from "../gen/ledger/v1/ledger_service_pb.ts";
 import type { AsOf } from "../postgres/balances.ts";
 import type { Position } from "../postgres/feed.ts";
@@ -45,22 +45,17 @@ export function readSchemas(currencies: Currencies, defaultCurrency: string) {
 
 const userIds = z.array(id).refine((ids) => ids.length >= 1 && ids.length <= 1000, "must name 1 to 1000 users");
 
-const asOf = z
-  .union([
-    z.object({ case: z.undefined() }),
-    z.object({ case: z.literal("asOfTime"), value: timestamp }),
-    z.object({ case: z.literal("asOfSequence"), value: sequence }),
-  ])
-  .transform((choice): AsOf | undefined => {
-    switch (choice.case) {
-      case "asOfTime":
-        return { time: choice.value };
-      case "asOfSequence":
-        return { sequence: choice.value };
-      default:
-        return undefined;
-    }
-  });
+/** The moment of a read; its violations under the name of the field that was given. */
+const asOf = z.custom<GetBalanceRequest["asOf"]>().transform((choice, context): AsOf | undefined => {
+  if (choice.case === undefined) return undefined;
+  const checked =
+    choice.case === "asOfTime"
+      ? timestamp.transform((time) => ({ time })).safeParse(choice.value)
+      : sequence.transform((count) => ({ sequence: count })).safeParse(choice.value);
+  if (checked.success) return checked.data;
+  for (const { message } of checked.error.issues) context.addIssue({ code: "custom", path: [choice.case], message });
+  return z.NEVER;
+});
 
 const typesByMessage = new Map(Object.entries(typeMessages).map(([type, message]) => [message as number, type as TransactionType]));
 const statesByMessage = new Map(Object.entries(stateMessages).map(([state, message]) => [message as number, state as HoldState]));

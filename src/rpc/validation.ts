@@ -19,15 +19,16 @@ function protoPath(desc: DescMessage, path: readonly PropertyKey[]): string {
   let named = "";
   let message: DescMessage | undefined = desc;
   let field: DescMessage["fields"][number] | undefined;
-  for (const step of path) {
+  for (const [index, step] of path.entries()) {
     if (typeof step === "number") {
       named += `[${step}]`;
     } else if (field?.fieldKind === "map") {
       named += `["${String(step)}"]`;
     } else {
+      // A oneof has no name on the wire: what follows is the field of it that was given.
+      if (index < path.length - 1 && message?.oneofs.some(({ localName }) => localName === step)) continue;
       field = message?.field[String(step)];
-      const oneof = message?.oneofs.find(({ localName }) => localName === step);
-      named += `${named === "" ? "" : "."}${field?.name ?? oneof?.name ?? String(step)}`;
+      named += `${named === "" ? "" : "."}${field?.name ?? String(step)}`;
       message = field?.message;
     }
   }

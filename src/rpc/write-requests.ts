@@ -205,7 +205,7 @@ function canonicalFields(command: Command): readonly string[] {
   return fields;
 }
 
-function ownFields(command: Command): readonly (readonly [name: string, value: unknown])[] {
+function ownFields(command: Command): readonly (readonly [name: string, value: bigint | boolean | undefined])[] {
   const expected = ["expectedSequence", command.expectedSequence] as const;
   switch (command.kind) {
     case "top_up":

@@ -8,7 +8,7 @@ import { account, command, note, NOW, openHold, original, OTHER, USER } from "./
 function book(accounts: readonly Account[], facts: Partial<Book> = {}): Book {
   return {
     time: NOW,
-    accounts: new Map(accounts.map((one) => [accountId(one.userId, one.currency), one])),
+    accounts: new Map(accounts.map((known) => [accountId(known.userId, known.currency), known])),
     holds: new Map(),
     originals: new Map(),
     outcomes: new Map(),
@@ -19,7 +19,7 @@ function book(accounts: readonly Account[], facts: Partial<Book> = {}): Book {
 }
 
 /** One command under a key; the fingerprint says which request it is. */
-function one(key: string, asked: Command, fingerprint = key): Submission {
+function single(key: string, asked: Command, fingerprint = key): Submission {
   return { userId: asked.userId, key, fingerprint, commands: [asked], batch: false, groupId: `group of ${key}` };
 }
 
@@ -32,10 +32,10 @@ const rich = account({ balance: 100n, time: NOW - 5n });
 describe("in a group, each submission", () => {
   test("sees the ones before it", () => {
     const plan = planGroup(book([rich]), [
-      one("a", command("deduct", { amount: 60n })),
-      one("b", command("deduct", { amount: 60n })),
-      one("c", command("top_up", { amount: 20n })),
-      one("d", command("deduct", { amount: 60n })),
+      single("a", command("deduct", { amount: 60n })),
+      single("b", command("deduct", { amount: 60n })),
+      single("c", command("top_up", { amount: 20n })),
+      single("d", command("deduct", { amount: 60n })),
     ]);
     expect(plan.answers.map(({ kind }) => kind)).toEqual(["applied", "refused", "applied", "applied"]);
     expect(plan.rows.map(({ account: after }) => [after.sequence, after.balance])).toEqual([[4n, 40n], [5n, 60n], [6n, 0n]]);
@@ -44,7 +44,7 @@ describe("in a group, each submission", () => {
 
   test("with a key that an earlier one has gets that one's answer, if it asks the same", () => {
     const asked = command("deduct", { amount: 60n });
-    const plan = planGroup(book([rich]), [one("a", asked), one("a", asked), one("a", asked, "another request")]);
+    const plan = planGroup(book([rich]), [single("a", asked), single("a", asked), single("a", asked, "another request")]);
     expect(plan.answers).toMatchObject([{ kind: "applied" }, { kind: "same", submission: 0 }, { kind: "reused" }]);
     expect(plan.rows).toHaveLength(1);
   });
@@ -53,7 +53,7 @@ describe("in a group, each submission", () => {
     const outcome = { fingerprint: "same", createdAt: 1n, transactionIds: [55n], refused: undefined };
     const used = book([rich], { outcomes: new Map([[`${USER} a`, outcome]]) });
     const asked = command("deduct", { amount: 60n });
-    const plan = planGroup(used, [one("a", asked, "same"), one("a", asked, "other")]);
+    const plan = planGroup(used, [single("a", asked, "same"), single("a", asked, "other")]);
     expect(plan.answers).toMatchObject([
       { kind: "stored", outcome },
       { kind: "reused", refusal: { reason: "IDEMPOTENCY_KEY_REUSED", transactionId: 55n, createdAt: 1n } },
@@ -64,7 +64,7 @@ describe("in a group, each submission", () => {
 
   test("may use another user's key: keys are each user's own", () => {
     const asked = command("top_up", { amount: 1n });
-    const plan = planGroup(book([rich, account({ userId: OTHER })]), [one("a", asked), one("a", { ...asked, userId: OTHER })]);
+    const plan = planGroup(book([rich, account({ userId: OTHER })]), [single("a", asked), single("a", { ...asked, userId: OTHER })]);
     expect(plan.answers.map(({ kind }) => kind)).toEqual(["applied", "applied"]);
   });
 });
@@ -93,10 +93,10 @@ describe("an atomic batch", () => {
         command("deduct", { amount: 1_000_000n }),
       ]),
       // What the batch took back is as it was for the next ones.
-      one("b", command("top_up", { amount: 5n, note: unique })),
-      one("c", command("place_hold", { amount: 10n, expiresIn: 10n })),
-      one("d", command("capture_hold", { holdId: 5n, amount: 100n, final: true })),
-      one("e", command("refund", { transactionId: 9n, amount: 100n })),
+      single("b", command("top_up", { amount: 5n, note: unique })),
+      single("c", command("place_hold", { amount: 10n, expiresIn: 10n })),
+      single("d", command("capture_hold", { holdId: 5n, amount: 100n, final: true })),
+      single("e", command("refund", { transactionId: 9n, amount: 100n })),
     ]);
     expect(plan.answers).toMatchObject([
       { kind: "refused", refused: { culprit: 4, refusal: { reason: "INSUFFICIENT_FUNDS" } } },
@@ -118,7 +118,7 @@ describe("an atomic batch", () => {
 
 describe("a transfer's rows", () => {
   test("share a group, and only the sender's has the key", () => {
-    const plan = planGroup(book([rich, account({ userId: OTHER })]), [one("a", command("transfer", { toUserId: OTHER, amount: 1n }))]);
+    const plan = planGroup(book([rich, account({ userId: OTHER })]), [single("a", command("transfer", { toUserId: OTHER, amount: 1n }))]);
     expect(plan.rows).toMatchObject([
       { groupId: "group of a", key: "a" },
       { groupId: "group of a", key: undefined },
@@ -131,7 +131,7 @@ describe("holds whose time is over", () => {
 
   test("are set free before anything else, by rows of ledgerd's own", () => {
     const facts = book([account({ balance: 100n, held: 80n })], { holds: new Map([[5n, due]]) });
-    const plan = planGroup(facts, [one("a", command("deduct", { amount: 100n })), one("b", command("capture_hold", { holdId: 5n, amount: 1n, final: true }))]);
+    const plan = planGroup(facts, [single("a", command("deduct", { amount: 100n })), single("b", command("capture_hold", { holdId: 5n, amount: 1n, final: true }))]);
     expect(plan.rows).toMatchObject([
       { entry: { type: "expiry", heldChange: -80n }, key: undefined, note: { actor: "ledgerd" } },
       { entry: { type: "deduction", amount: -100n } },
@@ -161,8 +161,8 @@ describe("holds whose time is over", () => {
 describe("the time of a row", () => {
   test("is the group's, but never before the account's last row", () => {
     const plan = planGroup(book([rich, account({ userId: OTHER, time: NOW + 7n })]), [
-      one("a", command("top_up", { amount: 1n })),
-      one("b", { ...command("top_up", { amount: 1n }), userId: OTHER }),
+      single("a", command("top_up", { amount: 1n })),
+      single("b", { ...command("top_up", { amount: 1n }), userId: OTHER }),
     ]);
     expect(plan.rows.map(({ account: after }) => after.time)).toEqual([NOW, NOW + 7n]);
   });
@@ -174,7 +174,7 @@ describe("a hold or a transaction of another user", () => {
       holds: new Map([[5n, openHold({ userId: OTHER })]]),
       originals: new Map([[9n, original({ userId: OTHER })]]),
     });
-    const plan = planGroup(facts, [one("a", command("release_hold", { holdId: 5n })), one("b", command("refund", { transactionId: 9n, amount: 1n }))]);
+    const plan = planGroup(facts, [single("a", command("release_hold", { holdId: 5n })), single("b", command("refund", { transactionId: 9n, amount: 1n }))]);
     expect(plan.answers).toMatchObject([
       { refused: { refusal: { reason: "HOLD_NOT_FOUND" } } },
       { refused: { refusal: { reason: "TRANSACTION_NOT_FOUND" } } },
@@ -186,11 +186,11 @@ describe("a unique reference", () => {
   test("is taken by the first write of its user and type", () => {
     const unique = (reference: string) => ({ note: { ...note, reference, uniqueReference: true } });
     const plan = planGroup(book([rich], { references: new Set([`${USER} topup old`]) }), [
-      one("a", command("top_up", { amount: 1n, ...unique("new") })),
-      one("b", command("top_up", { amount: 1n, ...unique("new") })),
-      one("c", command("deduct", { amount: 1n, ...unique("new") })),
-      one("d", command("top_up", { amount: 1n, ...unique("old") })),
-      one("e", command("top_up", { amount: 1n, note: { ...note, reference: "old" } })),
+      single("a", command("top_up", { amount: 1n, ...unique("new") })),
+      single("b", command("top_up", { amount: 1n, ...unique("new") })),
+      single("c", command("deduct", { amount: 1n, ...unique("new") })),
+      single("d", command("top_up", { amount: 1n, ...unique("old") })),
+      single("e", command("top_up", { amount: 1n, note: { ...note, reference: "old" } })),
     ]);
     expect(plan.answers.map((answer) => (answer.kind === "refused" ? answer.refused.refusal.reason : answer.kind))).toEqual([
       "applied",

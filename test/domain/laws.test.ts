@@ -7,7 +7,7 @@ import type { Command } from "../../src/domain/command.ts";
 import { accountId, keyId, planGroup, type Answer, type Book, type StoredOutcome, type Submission } from "../../src/domain/group.ts";
 import { postingOf, rowsOf } from "../../src/domain/transaction.ts";
 import { checkLaws, type LogRow } from "../harness/laws.ts";
-import { command, note, NOW } from "./given.ts";
+import { command as commandOf, note, NOW } from "./given.ts";
 
 const USERS = [1n, 2n, 3n];
 const CURRENCIES = ["RUB", "USD"];
@@ -136,7 +136,7 @@ function submissionOf({ key, aims }: Ask, ledger: MemoryLedger): Submission {
 /** A ledger in which everybody has some money, after these groups; and what was asked of it. */
 function run(all: readonly (readonly [bigint, readonly Ask[]])[]) {
   const ledger = new MemoryLedger();
-  const gifts = USERS.flatMap((userId) => CURRENCIES.map((currency) => ({ ...command("top_up", { amount: 200n }), userId, currency })));
+  const gifts = USERS.flatMap((userId) => CURRENCIES.map((currency) => ({ ...commandOf("top_up", { amount: 200n }), userId, currency })));
   ledger.commit(NOW, [{ userId: 1n, key: "gifts", fingerprint: "", commands: gifts, batch: true, groupId: "gifts" }]);
   let time = NOW;
   const before: Submission[] = [];
@@ -163,15 +163,13 @@ test("the laws hold after any groups of any commands", () => {
     { numRuns: 1000 },
   );
   // A property that never met a case says nothing about it.
-  expect([...seen].toSorted()).toEqual(EVERYTHING);
+  expect([...seen].toSorted()).toEqual(EVERYTHING.split(" ").toSorted());
 });
 
-const EVERYTHING = [
-  ...["topup", "deduction", "refund", "transfer_out", "transfer_in", "hold", "capture", "release", "expiry", "adjustment", "credit_limit"],
-  ...["applied", "stored", "same", "reused"],
-  ...["SEQUENCE_MISMATCH", "CURRENCY_MISMATCH", "SAME_ACCOUNT", "TRANSACTION_NOT_FOUND", "TRANSACTION_NOT_REFUNDABLE", "REFUND_EXCEEDS_ORIGINAL"],
-  ...["HOLD_NOT_FOUND", "HOLD_ALREADY_CAPTURED", "HOLD_ALREADY_RELEASED", "HOLD_EXPIRED", "CAPTURE_EXCEEDS_HOLD", "INSUFFICIENT_FUNDS"],
-].toSorted();
+const EVERYTHING =
+  "topup deduction refund transfer_out transfer_in hold capture release expiry adjustment credit_limit applied stored same reused " +
+  "SEQUENCE_MISMATCH CURRENCY_MISMATCH SAME_ACCOUNT TRANSACTION_NOT_FOUND TRANSACTION_NOT_REFUNDABLE REFUND_EXCEEDS_ORIGINAL " +
+  "HOLD_NOT_FOUND HOLD_ALREADY_CAPTURED HOLD_ALREADY_RELEASED HOLD_EXPIRED CAPTURE_EXCEEDS_HOLD INSUFFICIENT_FUNDS";
 
 test("an atomic batch is applied whole or not at all", () => {
   fc.assert(

@@ -36,7 +36,8 @@ export async function createDatabase(kind: "migrated" | "empty" = "migrated"): P
 
 /** Opens a session. BIGINT comes as bigint. */
 export async function connectTo(url: string): Promise<pg.Client> {
-  const types = { getTypeParser: (oid: number) => (oid === pg.types.builtins.INT8 ? BigInt : pg.types.getTypeParser(oid)) };
+  const int8: number = pg.types.builtins.INT8;
+  const types = { getTypeParser: (oid: number) => (oid === int8 ? BigInt : pg.types.getTypeParser(oid)) };
   const client = new pg.Client({ connectionString: url, types });
   // A server that is stopped on purpose cuts sessions off: whoever uses one next is told.
   client.on("error", () => undefined);

@@ -19,7 +19,7 @@ import { typeOfKind } from "../../domain/ledger.ts";
 import { decodeRefusal, holdColumns, type Rows } from "../rows.ts";
 import { int8s, texts } from "./literals.ts";
 import type { Send } from "./connection.ts";
-import { holdsNamedBy, named, numbered, selectAccounts, transactionsNamedBy, type AccountName, type LockMode, type Named, type Names } from "./lock.ts";
+import { accountTable, holdsNamedBy, nameTable, selectAccounts, transactionsNamedBy, type AccountName, type LockMode, type Named, type Names } from "./lock.ts";
 
 /**
  * How many expired holds of its accounts one group sets free. Where there are more, it frees these and starts over, so that the
@@ -104,7 +104,8 @@ function keysOf(submissions: readonly Submission[]): readonly Key[] {
   return submissions.flatMap(({ userId, key }) => (key === undefined ? [] : [{ userId, key }]));
 }
 
-function listed(keys: readonly Key[]) {
+/** Keys as a table: `u (user_id, key)`. */
+function keyTable(keys: readonly Key[]) {
   return sql.fragment`unnest(${int8s(keys.map(({ userId }) => userId))}, ${texts(keys.map(({ key }) => key))}) AS u (user_id, key)`;
 }
 
@@ -115,12 +116,12 @@ function probe(keys: readonly Key[], accounts: readonly AccountName[]) {
   return sql.prepared("probe", probeRow)`
     SELECT (extract(epoch FROM statement_timestamp()) * 1000000)::int8 AS time,
            EXISTS (
-             SELECT FROM ${listed(keys)}
+             SELECT FROM ${keyTable(keys)}
              CROSS JOIN LATERAL (SELECT FROM ledgerd.idempotency_keys k WHERE k.user_id = u.user_id AND k.key = u.key LIMIT 1) AS f
            ) AS keys_used,
            ARRAY (
              SELECT f.id
-             FROM ${named(accounts)}
+             FROM ${accountTable(accounts)}
              CROSS JOIN LATERAL (
                SELECT h.id
                FROM ledgerd.holds h
@@ -155,7 +156,7 @@ const outcomeRow = z
 export function selectOutcomes(keys: readonly Key[]) {
   return sql.prepared("select_outcomes", outcomeRow)`
     SELECT o.user_id, o.key, o.fingerprint, o.transaction_id, o.further_transaction_ids, o.refusal, o.created_at
-    FROM ${listed(keys)}
+    FROM ${keyTable(keys)}
     CROSS JOIN LATERAL (
       SELECT k.user_id, k.key, encode(k.fingerprint, 'hex') AS fingerprint, k.transaction_id, k.further_transaction_ids,
              k.refusal::text, (extract(epoch FROM k.created_at) * 1000000)::int8 AS created_at
@@ -168,7 +169,7 @@ export function selectOutcomes(keys: readonly Key[]) {
 function selectHolds(rows: Rows, names: Names) {
   return sql.prepared("select_holds", rows.hold)`
     SELECT f.id, f.user_id, f.currency, f.amount, f.captured, f.state, f.job_id, f.expires_at, f.created_at
-    FROM ${numbered(names)}
+    FROM ${nameTable(names)}
     CROSS JOIN LATERAL (SELECT ${holdColumns} FROM ledgerd.holds h WHERE h.id = n.id AND h.user_id = n.user_id LIMIT 1) AS f`;
 }
 

@@ -84,7 +84,7 @@ export function insertMissingAccounts(accounts: readonly AccountName[]) {
   return sql.prepared("insert_missing_accounts", noColumns)`
     INSERT INTO ledgerd.user_balances (user_id, currency)
     SELECT a.user_id, a.currency
-    FROM ${named(accounts)}
+    FROM ${accountTable(accounts)}
     ORDER BY a.user_id, a.currency
     ON CONFLICT DO NOTHING`;
 }
@@ -94,7 +94,7 @@ export function selectAccounts(rows: Rows, accounts: readonly AccountName[], mod
   const lock = { wait: sql.fragment`FOR UPDATE`, skip: sql.fragment`FOR UPDATE SKIP LOCKED`, look: sql.fragment`OFFSET 0` }[mode];
   return sql.prepared(`select_accounts_${mode}`, rows.lockedAccount)`
     SELECT l.user_id, l.currency, l.balance, l.held, l.credit_limit, l.sequence, l.time, l.chain_head, l.row
-    FROM ${named(accounts)}
+    FROM ${accountTable(accounts)}
     CROSS JOIN LATERAL (
       SELECT ${accountColumns}, b.chain_head, b.ctid::text AS row
       FROM ledgerd.user_balances b
@@ -104,14 +104,14 @@ export function selectAccounts(rows: Rows, accounts: readonly AccountName[], mod
 }
 
 /** Accounts as a table: `a (user_id, currency)`. */
-export function named(accounts: readonly AccountName[]) {
+export function accountTable(accounts: readonly AccountName[]) {
   const userIds = int8s(accounts.map(({ userId }) => userId));
   const currencies = texts(accounts.map(({ currency }) => currency));
   return sql.fragment`unnest(${userIds}, ${currencies}) AS a (user_id, currency)`;
 }
 
 /** Names as a table: `n (id, user_id)`. */
-export function numbered(names: Names) {
+export function nameTable(names: Names) {
   const ids = int8s(names.map(([id]) => id));
   const users = int8s(names.map(([, userId]) => userId));
   return sql.fragment`unnest(${ids}, ${users}) AS n (id, user_id)`;
@@ -122,7 +122,7 @@ const holdCurrencyRow = z.object({ id: z.bigint(), currency: z.string() });
 function selectHoldCurrencies(names: Names) {
   return sql.prepared("select_hold_currencies", holdCurrencyRow)`
     SELECT n.id, f.currency
-    FROM ${numbered(names)}
+    FROM ${nameTable(names)}
     CROSS JOIN LATERAL (SELECT h.currency FROM ledgerd.holds h WHERE h.id = n.id AND h.user_id = n.user_id LIMIT 1) AS f`;
 }
 
@@ -137,7 +137,7 @@ const originalRow = z.object({
 function selectOriginals(names: Names) {
   return sql.prepared("select_originals", originalRow)`
     SELECT n.id, n.user_id, f.currency, f.type, f.amount
-    FROM ${numbered(names)}
+    FROM ${nameTable(names)}
     CROSS JOIN LATERAL (
       SELECT t.currency, t.type, t.amount FROM ledgerd.transactions t WHERE t.id = n.id AND t.user_id = n.user_id LIMIT 1
     ) AS f`;
