@@ -2,6 +2,7 @@
 //
 // grpc-js rather than connect-node, which serves gRPC as well: a unary call costs it 60 to 75 µs of CPU, and connect-node 290 to 440.
 
+import { createServer, type AddressInfo, type Server, type Socket } from "node:net";
 import { setTimeout as delay } from "node:timers/promises";
 import { create, fromBinary, toBinary, type DescFile, type DescMessage, type DescMethod, type MessageInitShape } from "@bufbuild/protobuf";
 import { anyPack, FileDescriptorProtoSchema } from "@bufbuild/protobuf/wkt";
@@ -53,18 +54,34 @@ export async function openGrpcDoor({ address: { host: name, port: wanted }, entr
   health.addToServer(server);
   const files = [...entries.map(({ service }) => service.file), file_google_rpc_error_details, file_grpc_health_v1_health, file_grpc_reflection_v1_reflection];
   reflectionOf(files).addToServer(server);
+  const injector = server.createConnectionInjector(grpc.ServerCredentials.createInsecure());
+  const { socket, sockets } = await listen(name, wanted, (connection) => injector.injectConnection(connection));
   const host = name.includes(":") ? `[${name}]` : name;
-  const port = await new Promise<number>((resolve, reject) => {
-    server.bindAsync(`${host}:${wanted}`, grpc.ServerCredentials.createInsecure(), (error, bound) => (error === null ? resolve(bound) : reject(error)));
-  });
-  return { address: `${host}:${port}`, close: (left) => close(server, left) };
+  const { port } = socket.address() as AddressInfo;
+  return { address: `${host}:${port}`, close: (left) => close(server, socket, sockets, left) };
 }
 
-async function close(server: grpc.Server, left: Promise<void>): Promise<void> {
-  const closed = new Promise<void>((resolve) => server.tryShutdown(() => resolve()));
-  // Streams that aren't ours have no end by themselves: those that watch health.
-  await Promise.race([closed, left.then(() => delay(LAST_WORDS_MS))]);
-  server.forceShutdown();
+/**
+ * Listens by a socket of our own, whose connections we can cut at the end. grpc-js only asks callers to close theirs (with channelz off, its
+ * `forceShutdown` knows no sessions): one that watched health kept the process alive for half a minute.
+ */
+async function listen(host: string, port: number, onConnection: (connection: Socket) => void): Promise<{ socket: Server; sockets: ReadonlySet<Socket> }> {
+  const sockets = new Set<Socket>();
+  const socket = createServer({ noDelay: true }, (connection) => {
+    sockets.add(connection);
+    connection.once("close", () => sockets.delete(connection));
+    onConnection(connection);
+  });
+  await new Promise<void>((resolve, reject) => socket.once("error", reject).listen(port, host, resolve));
+  return { socket, sockets };
+}
+
+async function close(server: grpc.Server, socket: Server, sockets: ReadonlySet<Socket>, left: Promise<void>): Promise<void> {
+  const gone = new Promise<void>((resolve) => socket.close(() => resolve()));
+  // Says GOAWAY to all. When it calls back tells nothing: it counts a session as closed once it is closing.
+  server.tryShutdown(() => undefined);
+  await Promise.race([gone, left.then(() => delay(LAST_WORDS_MS))]);
+  for (const connection of sockets) connection.destroy();
 }
 
 /** What the reflection service tells: these files and all that they import. */

@@ -65,7 +65,7 @@ describe("GetBalance", () => {
     await topUp(4n, "1");
     const between = await moment();
     await topUp(4n, "10");
-    const at = (time: Timestamp) => service.ledger.getBalance({ userId: 4n, asOf: { case: "asOfTime", value: time } });
+    const at = (value: Timestamp) => service.ledger.getBalance({ userId: 4n, asOf: { case: "asOfTime", value } });
     expect(await at(between)).toMatchObject({ balance: { balance: money("1.00"), sequence: 1n }, provisional: true });
     expect(await at(timestampFromMs(Date.now() - 3_600_000))).toMatchObject({ balance: { balance: money("0.00"), sequence: 0n }, provisional: false });
     expect(await failureOf(at(timestampFromMs(Date.now() + 3_600_000)))).toMatchObject({ reason: "INVALID_REQUEST", fields: ["as_of_time"] });
