@@ -13,6 +13,7 @@ import { LedgerService } from "./gen/ledger/v1/ledger_service_pb.ts";
 import { balancesOf } from "./postgres/balances.ts";
 import { failureOf } from "./postgres/errors.ts";
 import { Feed } from "./postgres/feed.ts";
+import { historyOf } from "./postgres/history.ts";
 import { holdsOf } from "./postgres/holds.ts";
 import { openJournal } from "./postgres/journal/journal.ts";
 import { knownMigrations } from "./postgres/migrate.ts";
@@ -130,6 +131,7 @@ async function openStorage(config: Config, log: Logger, opened: AsyncDisposableS
     rows,
     balances: balancesOf(pool, rows),
     transactions: transactionsOf(pool, rows),
+    history: historyOf(pool, rows),
     holds: holdsOf(pool, rows),
     status: statusOf(pool, background, feed),
   };

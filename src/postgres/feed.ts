@@ -5,10 +5,10 @@ import { sql, type DatabasePool } from "slonik";
 import { z } from "zod";
 import type { TransactionType } from "../domain/account.ts";
 import type { Transaction } from "../domain/transaction.ts";
+import { historyOf, type History } from "./history.ts";
 import { transactionColumns, type Rows } from "./rows.ts";
 import { lastId, settledId } from "./settled.ts";
 import { Tail } from "./tail.ts";
-import { transactionsOf, type Transactions } from "./transactions.ts";
 
 /** A place in the log: behind the row with this id, whose hash tells whether it is still the same log. */
 export interface Position {
@@ -37,7 +37,7 @@ const hashRow = z.object({ hash: z.instanceof(Uint8Array) });
 export class Feed {
   readonly #pool: DatabasePool;
   readonly #rows: Rows;
-  readonly #transactions: Transactions;
+  readonly #history: History;
   readonly #pollMs: number;
   #watchers = 0;
   /** The reader, and its start. There is one exactly while somebody watches. */
@@ -46,7 +46,7 @@ export class Feed {
   constructor(pool: DatabasePool, rows: Rows, pollMs: number) {
     this.#pool = pool;
     this.#rows = rows;
-    this.#transactions = transactionsOf(pool, rows);
+    this.#history = historyOf(pool, rows);
     this.#pollMs = pollMs;
   }
 
@@ -139,8 +139,8 @@ export class Feed {
 
   /** By the user's accounts, so that it reads nobody else's rows. */
   async #ofUser(userId: bigint, after: bigint, upTo: bigint, types: readonly TransactionType[]): Promise<readonly Transaction[]> {
-    const ranges = await this.#transactions.rangesOfIds(userId, after, upTo);
-    return this.#transactions.list(userId, ranges, "oldest", { types, reference: "" }, PAGE);
+    const ranges = await this.#history.rangesOfIds(userId, after, upTo);
+    return this.#history.list(userId, ranges, "oldest", { types, reference: "" }, PAGE);
   }
 }
 

@@ -56,7 +56,7 @@ export async function migrate(url: string): Promise<readonly Migration[]> {
 async function apply(client: pg.Client, migration: Migration): Promise<boolean> {
   try {
     await client.query("BEGIN");
-    await client.query(`SET LOCAL lock_timeout = '${LOCK_TIMEOUT}'`);
+    await client.query("SELECT set_config('lock_timeout', $1, true)", [LOCK_TIMEOUT]);
     await client.query("SELECT pg_advisory_xact_lock($1)", [MIGRATION_LOCK]);
     // Another migrator may have been faster while we waited.
     const done = (await appliedChecksums(client)).has(migration.number);

@@ -18,7 +18,7 @@ export async function safetyProblems(pool: DatabasePool, durability: "required" 
            current_setting('fsync') AS fsync,
            current_setting('full_page_writes') AS full_page_writes,
            current_setting('synchronous_commit') AS synchronous_commit,
-           has_table_privilege('ledgerd.transactions', 'UPDATE, DELETE, TRUNCATE')
+           has_table_privilege('ledgerd.transactions', 'DELETE, TRUNCATE') OR has_any_column_privilege('ledgerd.transactions', 'UPDATE')
              OR pg_has_role('ledgerd_migrator', 'USAGE') AS may_change_log`);
   const problems: string[] = [];
   const major = Math.floor(found.server_version_num / 10_000);

@@ -45,6 +45,7 @@ export type Answers = ReturnType<typeof answersFor>;
 
 /** What makes messages, for a ledger with these currencies. */
 export function answersFor(currencies: Currencies) {
+  const hold = (of: Hold): HoldMessage => holdMessage(of, (minor) => money(minor, of.currency));
   return { money, balance, transaction, hold, written };
 
   function money(minor: bigint, currency: string): Money {
@@ -90,20 +91,6 @@ export function answersFor(currencies: Currencies) {
     };
   }
 
-  function hold(of: Hold): HoldMessage {
-    return {
-      $typeName: "ledger.v1.Hold",
-      id: of.id,
-      userId: of.userId,
-      amount: money(of.amount, of.currency),
-      captured: money(of.captured, of.currency),
-      state: stateMessages[of.state],
-      jobId: of.jobId ?? 0n,
-      expireTime: time(of.expiresAt),
-      createTime: time(of.createdAt),
-    };
-  }
-
   /** What every write's response has, and what some have beside it. */
   function written({ transactions, hold: moved }: Result, replayed: boolean) {
     const [first, second] = transactions;
@@ -116,6 +103,20 @@ export function answersFor(currencies: Currencies) {
       ...(moved === undefined ? {} : { hold: hold(moved) }),
     };
   }
+}
+
+function holdMessage(of: Hold, money: (minor: bigint) => Money): HoldMessage {
+  return {
+    $typeName: "ledger.v1.Hold",
+    id: of.id,
+    userId: of.userId,
+    amount: money(of.amount),
+    captured: money(of.captured),
+    state: stateMessages[of.state],
+    jobId: of.jobId ?? 0n,
+    expireTime: time(of.expiresAt),
+    createTime: time(of.createdAt),
+  };
 }
 
 /** Microseconds since 1970 as a Timestamp. */

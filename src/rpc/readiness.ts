@@ -22,8 +22,10 @@ export function createReadiness(services: readonly string[], onChange: (problem:
 
   function change(problem: string | undefined): void {
     if (problem === current) return;
+    // Watchers are told when it becomes ready and when it ceases to be, not of each reason.
+    const turned = (problem === undefined) !== (current === undefined);
     current = problem;
-    for (const name of names) health.setStatus(name, problem === undefined ? "SERVING" : "NOT_SERVING");
+    for (const name of turned ? names : []) health.setStatus(name, problem === undefined ? "SERVING" : "NOT_SERVING");
     onChange(problem);
   }
 

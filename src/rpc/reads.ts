@@ -23,7 +23,8 @@ import {
 } from "../gen/ledger/v1/ledger_service_pb.ts";
 import type { AsOf, Balances } from "../postgres/balances.ts";
 import type { Holds } from "../postgres/holds.ts";
-import type { Range, Transactions } from "../postgres/transactions.ts";
+import type { History, Range } from "../postgres/history.ts";
+import type { Transactions } from "../postgres/transactions.ts";
 import { time, typeMessages, type Answers } from "./answers.ts";
 import { cursorOf, pageOf } from "./pages.ts";
 import type { ReadSchemas } from "./read-requests.ts";
@@ -37,6 +38,7 @@ export interface ReadParts {
   readonly answers: Answers;
   readonly balances: Balances;
   readonly transactions: Transactions;
+  readonly history: History;
   readonly holds: Holds;
 }
 
@@ -48,7 +50,7 @@ const MAX_ID = 2n ** 63n - 1n;
 
 /** The handlers of all reads. */
 export function readHandlers(parts: ReadParts) {
-  const { reads, answers, transactions, holds } = parts;
+  const { reads, answers, transactions, history, holds } = parts;
   return {
     getBalance: async (request: GetBalanceRequest) => {
       const { userId, currency, asOf } = validate(reads.getBalance, GetBalanceRequestSchema, request);
@@ -106,8 +108,8 @@ export function readHandlers(parts: ReadParts) {
     listTransactions: async (request: ListTransactionsRequest) => {
       const { userId, currency, startTime, endTime, order, pageSize, pageToken, ...filter } = validate(reads.listTransactions, ListTransactionsRequestSchema, request);
       const args = ["transactions", userId, currency, filter.types, startTime, endTime, filter.reference, order];
-      const ranges = rangesFrom(cursorOf(args, pageToken)) ?? (await transactions.ranges(userId, currency, { startTime, endTime }));
-      const found = await transactions.list(userId, ranges, order, filter, pageSize + 1);
+      const ranges = rangesFrom(cursorOf(args, pageToken)) ?? (await history.ranges(userId, currency, { startTime, endTime }));
+      const found = await history.list(userId, ranges, order, filter, pageSize + 1);
       const page = found.slice(0, pageSize);
       const { items, nextPageToken } = pageOf(found, pageSize, args, () => cursorFrom(ranges.map((range) => behind(range, order, page))));
       return { transactions: items.map(answers.transaction), nextPageToken };
@@ -166,18 +168,18 @@ function rangesFrom(cursor: readonly string[] | undefined): readonly Range[] | u
 }
 
 /** The figures follow from the first page's range of sequences, which the token keeps: the log doesn't change behind it. */
-async function statement({ balances, reads, answers, transactions }: ReadParts, request: GetStatementRequest) {
+async function statement({ balances, reads, answers, transactions, history }: ReadParts, request: GetStatementRequest) {
   const { userId, currency, startTime, endTime, pageSize, pageToken } = validate(reads.getStatement, GetStatementRequestSchema, request);
   const end = endTime ?? (await balances.now());
   const provisional = await isProvisional(balances, "end_time", end);
   const args = ["statement", userId, currency, startTime, endTime];
   const [range = { currency, first: 1n, last: 0n }, rest = range] =
-    rangesFrom(cursorOf(args, pageToken)) ?? (await transactions.ranges(userId, currency, { startTime, endTime: end }));
+    rangesFrom(cursorOf(args, pageToken)) ?? (await history.ranges(userId, currency, { startTime, endTime: end }));
   const [before, closing, totals, found] = await Promise.all([
     transactions.bySequence(userId, currency, range.first - 1n),
     transactions.bySequence(userId, currency, range.last),
-    transactions.totals(userId, range),
-    transactions.list(userId, [rest], "oldest", { types: [], reference: "" }, pageSize + 1),
+    history.totals(userId, range),
+    history.list(userId, [rest], "oldest", { types: [], reference: "" }, pageSize + 1),
   ]);
   const { items, nextPageToken } = pageOf(found, pageSize, args, (last) => cursorFrom([range, behind(rest, "oldest", [last])]));
   return {

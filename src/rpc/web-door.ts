@@ -7,14 +7,13 @@ import { createServer, type IncomingMessage, type Server, type ServerResponse } 
 import type { AddressInfo } from "node:net";
 import { setTimeout as delay } from "node:timers/promises";
 import type { DescService } from "@bufbuild/protobuf";
-import { createConnectRouter, type ConnectError, type HandlerContext, type ServiceImpl } from "@connectrpc/connect";
-import { codeToHttpStatus, errorToJsonBytes } from "@connectrpc/connect/protocol-connect";
-import { readAllBytes, type UniversalHandler, type UniversalServerResponse } from "@connectrpc/connect/protocol";
+import { createConnectRouter, type HandlerContext, type ServiceImpl } from "@connectrpc/connect";
+import type { UniversalHandler } from "@connectrpc/connect/protocol";
 import { compressionGzip, universalRequestFromNodeRequest, universalResponseToNodeResponse } from "@connectrpc/connect-node";
 import type { Address } from "../config.ts";
 import type { Door } from "./grpc-door.ts";
 import type { Arrival, Entries } from "./handlers.ts";
-import { errorOf, errorOfViolations } from "./status.ts";
+import { withReason } from "./web-reasons.ts";
 
 /** What the door needs beside the handlers. */
 export interface WebDoorOptions {
@@ -31,8 +30,6 @@ export interface WebDoorOptions {
 const LAST_WORDS_MS = 100;
 /** Compressing less than this costs more than it saves. */
 const COMPRESS_MIN_BYTES = 16 * 1024;
-/** An error's body is never larger. */
-const ERROR_LIMIT_BYTES = 1024 * 1024;
 
 /** Opens the door. */
 export async function openWebDoor(options: WebDoorOptions): Promise<Door> {
@@ -82,29 +79,6 @@ function serve(handler: UniversalHandler, request: IncomingMessage, response: Se
     if (!request.destroyed && !response.destroyed) log(error);
     response.destroy();
   });
-}
-
-/** Connect's own errors, for a body that it can't read, with the reason that all errors have. */
-async function withReason(response: UniversalServerResponse, messageLimit: number): Promise<UniversalServerResponse> {
-  const { status, header, body } = response;
-  const isError = status >= 400 && header?.get("content-type") === "application/json" && !header.has("content-encoding");
-  if (!isError || body === undefined || body === null || !(Symbol.asyncIterator in body)) return response;
-  const bytes = await readAllBytes(body, ERROR_LIMIT_BYTES);
-  const { code, message = "", details } = JSON.parse(Buffer.from(bytes).toString()) as { code?: string; message?: string; details?: unknown };
-  const error = details === undefined ? reasonOf(code, message, messageLimit) : undefined;
-  const sent = error === undefined ? bytes : errorToJsonBytes(error, undefined);
-  header?.set("content-length", String(sent.byteLength));
-  return { ...response, status: error === undefined ? status : codeToHttpStatus(error.code), body: once(sent) };
-}
-
-function reasonOf(code: string | undefined, message: string, messageLimit: number): ConnectError | undefined {
-  if (code === "resource_exhausted") return errorOf("MESSAGE_TOO_LARGE", message, { limit_bytes: `${messageLimit}` });
-  const unreadable = code === "invalid_argument" || message.startsWith("parse binary");
-  return unreadable ? errorOfViolations([{ field: "", description: message }]) : undefined;
-}
-
-async function* once(bytes: Uint8Array): AsyncGenerator<Uint8Array> {
-  yield await Promise.resolve(bytes);
 }
 
 function answerHealth(response: ServerResponse, problem: string | undefined): void {

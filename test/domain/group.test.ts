@@ -1,3 +1,5 @@
+// planGroup: several submissions decided one after the other, each seeing the ones before it.
+
 import { describe, expect, test } from "vitest";
 import type { Account } from "../../src/domain/account.ts";
 import type { Command } from "../../src/domain/command.ts";

@@ -1,3 +1,5 @@
+// decide: each command's rules, given what happened before, when it comes, then what follows.
+
 import { describe, expect, test } from "vitest";
 import { decide, expire } from "../../src/domain/ledger.ts";
 import { MAX_MINOR } from "../../src/domain/money.ts";

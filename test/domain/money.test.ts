@@ -1,3 +1,5 @@
+// Amounts: exact, with their currency's digits, within bounds.
+
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { currenciesWith, currencyOf } from "../../src/domain/currency.ts";

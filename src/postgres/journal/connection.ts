@@ -133,13 +133,14 @@ export class JournalConnection {
   }
 
   #explain(error: unknown): unknown {
-    if (error instanceof NotCommitted || error instanceof ConnectionLost) return error;
+    // A session that does otherwise than it was asked is given up as well: it would go on so.
+    const untrusted = error instanceof NotCommitted || error instanceof ConnectionLost;
     // Class 08: the connection's own errors. 57P01 to 57P03: the server is going down, or not up yet.
-    const lost = this.#lost !== undefined || (error instanceof pg.DatabaseError && /^(08...|57P0[123])$/.test(error.code ?? ""));
-    if (!lost) return error;
+    const broken = this.#lost !== undefined || (error instanceof pg.DatabaseError && /^(08...|57P0[123])$/.test(error.code ?? ""));
+    if (!untrusted && !broken) return error;
     this.#lost ??= error instanceof Error ? error : new Error(String(error));
     this.close();
-    return new ConnectionLost("the connection broke", { cause: error });
+    return untrusted ? error : new ConnectionLost("the connection broke", { cause: error });
   }
 }
 

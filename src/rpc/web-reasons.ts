@@ -1,0 +1,63 @@
+// Errors that Connect's router makes by itself, for a body that it can't read, get the reason that all errors have: in the body of a
+// unary Connect answer, or in the last message of a stream, which gRPC-Web ends all its answers with.
+
+import { Code, ConnectError } from "@connectrpc/connect";
+import { codeToHttpStatus, endStreamFlag, endStreamFromJson, endStreamToJson, errorFromJsonBytes, errorToJsonBytes } from "@connectrpc/connect/protocol-connect";
+import { findTrailerError, setTrailerStatus } from "@connectrpc/connect/protocol-grpc";
+import { trailerFlag, trailerParse, trailerSerialize } from "@connectrpc/connect/protocol-grpc-web";
+import { encodeEnvelope, readAllBytes, type UniversalServerResponse } from "@connectrpc/connect/protocol";
+import { errorOf, errorOfViolations } from "./status.ts";
+
+/** An error's body is never larger. */
+const ERROR_LIMIT_BYTES = 1024 * 1024;
+/** Of each message of a stream: its flags and its length. */
+const PREFIX_BYTES = 5;
+
+/** The answer, its error with a reason. */
+export async function withReason(response: UniversalServerResponse, messageLimit: number): Promise<UniversalServerResponse> {
+  const { status, header, body } = response;
+  if (body === undefined || body === null || !(Symbol.asyncIterator in body)) return response;
+  const type = header?.get("content-type") ?? "";
+  if (type.startsWith("application/grpc-web")) return { ...response, body: mapLast(body, trailerFlag, (last) => grpcWebEnd(last, messageLimit)) };
+  if (type.startsWith("application/connect+")) return { ...response, body: mapLast(body, endStreamFlag, (last) => connectEnd(last, messageLimit)) };
+  if (status < 400 || type !== "application/json" || header?.has("content-encoding") === true) return response;
+  const bytes = await readAllBytes(body, ERROR_LIMIT_BYTES);
+  const error = reasonOf(errorFromJsonBytes(bytes, undefined, new ConnectError("unreadable", Code.Internal)), messageLimit);
+  const sent = error === undefined ? bytes : errorToJsonBytes(error, undefined);
+  header?.set("content-length", String(sent.byteLength));
+  return { ...response, status: error === undefined ? status : codeToHttpStatus(error.code), body: once(sent) };
+}
+
+function reasonOf(error: ConnectError, messageLimit: number): ConnectError | undefined {
+  if (error.details.length > 0) return undefined;
+  const { code, rawMessage } = error;
+  if (code === Code.ResourceExhausted) return errorOf("MESSAGE_TOO_LARGE", rawMessage, { limit_bytes: `${messageLimit}` });
+  const unreadable = code === Code.InvalidArgument || rawMessage.startsWith("parse binary");
+  return unreadable ? errorOfViolations([{ field: "", description: rawMessage }]) : undefined;
+}
+
+function grpcWebEnd(last: Uint8Array, messageLimit: number): Uint8Array {
+  const trailer = trailerParse(last);
+  const found = findTrailerError(trailer);
+  const error = found === undefined ? undefined : reasonOf(found, messageLimit);
+  if (error === undefined) return last;
+  setTrailerStatus(trailer, error);
+  return trailerSerialize(trailer);
+}
+
+function connectEnd(last: Uint8Array, messageLimit: number): Uint8Array {
+  const { metadata, error: found } = endStreamFromJson(last);
+  const error = found === undefined ? undefined : reasonOf(found, messageLimit);
+  return error === undefined ? last : new TextEncoder().encode(JSON.stringify(endStreamToJson(metadata, error, undefined)));
+}
+
+/** A stream whose last message, known by its flag, is replaced. Connect's router gives a stream message by message. */
+async function* mapLast(body: AsyncIterable<Uint8Array>, flag: number, map: (last: Uint8Array) => Uint8Array): AsyncGenerator<Uint8Array> {
+  for await (const message of body) {
+    yield message[0] === flag ? encodeEnvelope(flag, map(message.subarray(PREFIX_BYTES))) : message;
+  }
+}
+
+async function* once(bytes: Uint8Array): AsyncGenerator<Uint8Array> {
+  yield await Promise.resolve(bytes);
+}

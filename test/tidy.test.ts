@@ -1,0 +1,156 @@
+// The shape of the source: who may know whom, and what must not be in it.
+
+import { readdirSync, readFileSync } from "node:fs";
+import path from "node:path";
+import { parseSync, visitorKeys, type Node } from "oxc-parser";
+import { describe, expect, test } from "vitest";
+
+const root = path.resolve(import.meta.dirname, "..");
+
+interface Import {
+  /** The file, from the root on; or a package. */
+  readonly from: string;
+  readonly typeOnly: boolean;
+}
+
+interface Source {
+  /** From the root on. */
+  readonly file: string;
+  readonly text: string;
+  readonly imports: readonly Import[];
+  readonly nodes: readonly Node[];
+}
+
+const sources = ["src", "bench", "scripts", "test"].flatMap((folder) =>
+  readdirSync(path.join(root, folder), { recursive: true, encoding: "utf8" })
+    .map((file) => path.join(folder, file))
+    .filter((file) => file.endsWith(".ts") && !file.startsWith("src/gen/"))
+    .map(read),
+);
+const ours = sources.filter(({ file }) => file.startsWith("src/"));
+
+function read(file: string): Source {
+  const text = readFileSync(path.join(root, file), "utf8");
+  const { program } = parseSync(file, text);
+  const nodes: Node[] = [];
+  collect(program, nodes);
+  const imports = nodes.flatMap((node): Import[] => {
+    if (node.type !== "ImportDeclaration" && node.type !== "ExportNamedDeclaration" && node.type !== "ExportAllDeclaration") return [];
+    if (node.source === null) return [];
+    const from = node.source.value;
+    const typeOnly = (node.type === "ImportDeclaration" ? node.importKind : node.exportKind) === "type";
+    return [{ from: from.startsWith(".") ? path.join(path.dirname(file), from) : from, typeOnly }];
+  });
+  return { file, text, imports, nodes };
+}
+
+function collect(node: Node, into: Node[]): void {
+  into.push(node);
+  for (const key of visitorKeys[node.type] ?? []) {
+    const child = (node as unknown as Readonly<Record<string, Node | readonly (Node | null)[] | null | undefined>>)[key];
+    for (const one of Array.isArray(child) ? (child as readonly (Node | null)[]) : [child as Node | null | undefined]) {
+      if (one !== null && one !== undefined) collect(one, into);
+    }
+  }
+}
+
+/** The part of the source that a file belongs to: a folder of src/, or the file itself. */
+function partOf(file: string): string {
+  const [, folder = ""] = /^src\/(\w+)\//.exec(file) ?? [];
+  return folder === "" ? path.basename(file, ".ts") : folder;
+}
+
+/** What a part may import of others, and of which it may know the types alone; packages and Node's modules by their names. */
+const table: Readonly<Record<string, { readonly values: RegExp; readonly types?: RegExp }>> = {
+  domain: { values: /^src\/domain\// },
+  postgres: { values: /^(src\/(domain|postgres)\/|slonik$|pg$|zod$|node:)/ },
+  rpc: { values: /^(src\/(domain|gen|rpc)\/|@bufbuild\/|@connectrpc\/|@grpc\/|grpc-health-check$|zod$|node:)/, types: /^src\/(postgres\/|config.ts$)/ },
+  config: { values: /^(src\/domain\/|zod$)/ },
+  database: { values: /^src\/(config.ts$|postgres\/)/, types: /^pino$/ },
+  service: { values: /^(src\/|node:)/, types: /^(pino|slonik)$/ },
+  main: { values: /^(src\/|node:|pino$)/ },
+};
+
+describe("imports", () => {
+  test("go only where the table lets them", () => {
+    const strays = ours.flatMap(({ file, imports }) => {
+      const allowed = table[partOf(file)];
+      const isAllowed = ({ from, typeOnly }: Import): boolean => allowed?.values.test(from) === true || (typeOnly && allowed?.types?.test(from) === true);
+      return imports.filter((one) => !isAllowed(one)).map(({ from }) => `${file} imports ${from}`);
+    });
+    expect(strays).toEqual([]);
+  });
+
+  test("make no cycles", () => {
+    const graph = new Map(sources.map(({ file, imports }) => [file, imports.map(({ from }) => from)]));
+    const done = new Set<string>();
+    const cycles: string[] = [];
+    const visit = (file: string, trail: readonly string[]): void => {
+      if (trail.includes(file)) cycles.push([...trail.slice(trail.indexOf(file)), file].join(" → "));
+      if (done.has(file) || trail.includes(file)) return;
+      for (const next of graph.get(file) ?? []) visit(next, [...trail, file]);
+      done.add(file);
+    };
+    for (const file of graph.keys()) visit(file, []);
+    expect(cycles).toEqual([]);
+  });
+
+  test("reach every file of the service from its command line", () => {
+    const reached = new Set<string>();
+    const visit = (file: string): void => {
+      if (reached.has(file)) return;
+      reached.add(file);
+      for (const { from } of ours.find((source) => source.file === file)?.imports ?? []) visit(from);
+    };
+    visit("src/main.ts");
+    expect(ours.map(({ file }) => file).filter((file) => !reached.has(file))).toEqual([]);
+  });
+
+  test("take no package that package.json doesn't name, and it names none that nobody takes", () => {
+    const { dependencies, devDependencies } = JSON.parse(readFileSync(path.join(root, "package.json"), "utf8")) as Record<string, Record<string, string>>;
+    const packages = (files: readonly Source[]) =>
+      new Set(files.flatMap(({ imports }) => imports.map(({ from }) => from)).filter((from) => !/^(node:|src\/|test\/|bench\/|scripts\/)/.test(from)).map((from) => from.split("/").slice(0, from.startsWith("@") ? 2 : 1).join("/")));
+    expect([...packages(ours)].toSorted(), "of the service").toEqual(Object.keys(dependencies ?? {}).toSorted());
+    const known = { ...dependencies, ...devDependencies };
+    expect([...packages(sources)].filter((name) => !(name in known)), "of everything else").toEqual([]);
+  });
+});
+
+describe("every file", () => {
+  test("says first what it is about", () => {
+    const silent = sources.filter(({ text }) => !/^(#!.*\n)?\/\/ /.test(text));
+    expect(silent.map(({ file }) => file)).toEqual([]);
+  });
+
+  test("has nothing unchecked, unfinished or silenced", () => {
+    const forbidden = /\bTO[D]O\b|\bFIX[M]E\b|@ts-(ignore|expect-error|nocheck)|(eslint|oxlint)-[d]isable|\.only\(/;
+    const found = sources.flatMap(({ file, text, nodes }) => [
+      ...text.split("\n").flatMap((line, index) => (forbidden.test(line) ? [`${file}:${index + 1}: ${line.trim()}`] : [])),
+      ...nodes.filter(({ type }) => type === "TSAnyKeyword").map(({ start }) => `${file}:${lineOf(text, start)}: any`),
+    ]);
+    expect(found).toEqual([]);
+  });
+
+  test("has functions of at most 70 lines", () => {
+    const isFunction = ({ type }: Node): boolean => ["FunctionDeclaration", "FunctionExpression", "ArrowFunctionExpression"].includes(type);
+    const long = sources.flatMap(({ file, text, nodes }) => {
+      const functions = nodes.filter((node) => isFunction(node) && !isTestSuite(node, text));
+      const lengths = functions.map(({ start, end }) => ({ line: lineOf(text, start), lines: lineOf(text, end) - lineOf(text, start) + 1 }));
+      return lengths.filter(({ lines }) => lines > 70).map(({ line, lines }) => `${file}:${line}: a function of ${lines} lines`);
+    });
+    expect(long).toEqual([]);
+  });
+});
+
+test("only config.ts reads the environment of the service", () => {
+  expect(ours.filter(({ file, text }) => file !== "src/config.ts" && text.includes("process.env")).map(({ file }) => file)).toEqual([]);
+});
+
+/** The body of a `describe`: a heading rather than a function. */
+function isTestSuite({ start }: Node, text: string): boolean {
+  return /describe(\.each\([^\n]*\))?\([^\n]*, $/.test(text.slice(0, start));
+}
+
+function lineOf(text: string, offset: number): number {
+  return text.slice(0, offset).split("\n").length;
+}
