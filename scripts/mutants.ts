@@ -1,0 +1,208 @@
+// Takes out of a copy of the tree, one at a time, what keeps the money right, and checks that the test which is there for it fails.
+//   node scripts/mutants.ts              all of them
+//   node scripts/mutants.ts lock queue   those whose names contain one of these words
+
+import { execFile } from "node:child_process";
+import { cpSync, existsSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { promisify } from "node:util";
+import { z } from "zod";
+
+/** A change that must not go unnoticed. */
+interface Mutant {
+  readonly name: string;
+  /** The file, the text that occurs in it exactly once, and what takes its place. */
+  readonly change: readonly [file: string, text: string, instead: string];
+  /** The test that must fail then: its file and its title. */
+  readonly killer: readonly [file: string, title: string];
+}
+
+const commit = "src/postgres/journal/commit.ts";
+const connection = "src/postgres/journal/connection.ts";
+const facts = "src/postgres/journal/facts.ts";
+const lanes = "src/postgres/journal/lanes.ts";
+const lock = "src/postgres/journal/lock.ts";
+const write = "src/postgres/journal/write.ts";
+
+const commitTests = "test/journal/commit.test.ts";
+const defenceTests = "test/journal/defences.test.ts";
+const groupTests = "test/journal/groups.test.ts";
+const instanceTests = "test/journal/instances.test.ts";
+
+const mutants: readonly Mutant[] = [
+  {
+    name: "no lock on accounts",
+    change: [lock, "wait: sql.fragment`FOR UPDATE`", "wait: sql.fragment`OFFSET 0`"],
+    killer: [instanceTests, "spend from one account at the same time: every call is applied or refused for lack of money, none fails"],
+  },
+  {
+    name: "accounts locked in any order",
+    change: [lock, "distinct.toSorted(inLockOrder)", "distinct"],
+    killer: [instanceTests, "lock accounts in one order, so that neither waits for the other"],
+  },
+  {
+    name: "a group waits for one locked account",
+    change: [commit, 'state === LOCK_NOT_AVAILABLE && mode === "wait"', "false"],
+    killer: [groupTests, "answers its other calls while an operator keeps one account locked"],
+  },
+  {
+    name: "stored outcomes not looked up",
+    change: [facts, "seen?.keys_used === true ? send(selectOutcomes(keysOf(submissions))) : []", "[]"],
+    killer: ["test/contract/idempotency.test.ts", "answers the first outcome, with the figures of then"],
+  },
+  {
+    name: "equal keys of a group not noticed",
+    change: ["src/domain/group.ts", "const first = firstWithKey.get(id);", "const first = undefined;"],
+    killer: [groupTests, "decides a key that it has several times once"],
+  },
+  {
+    name: "no second look after a key was taken meanwhile",
+    change: [commit, "return state === UNIQUE_VIOLATION && taken;", "return false;"],
+    killer: [instanceTests, "use one key under two currencies at the same moment: one effect"],
+  },
+  {
+    name: "balances not compared before they are set",
+    change: [write, "b.ctid = a.row AND b.sequence = a.sequence_before", "TRUE"],
+    killer: [defenceTests, "a stale write is stopped by the comparison of its balance's place and sequence"],
+  },
+  {
+    name: "balances that were set not counted",
+    change: [write, "ledgerd.assert_count('user_balances', (SELECT count(*) FROM balances), ${plan.accounts.length}::int8)", "TRUE"],
+    killer: [defenceTests, "a stale write is stopped by the comparison of its balance's place and sequence"],
+  },
+  {
+    name: "COMMIT's tag not read",
+    change: [connection, 'if (tag !== "COMMIT") throw', 'if (tag === "") throw'],
+    killer: [commitTests, "never tells of success when the server answers ROLLBACK to COMMIT"],
+  },
+  {
+    name: "a session that rolled back is kept",
+    change: [connection, "if (!untrusted && !broken) return error;", "if (!broken) return error;"],
+    killer: [commitTests, "tries again by itself, on a new session, after one that rolled back"],
+  },
+  {
+    name: "COMMIT's warning not heeded",
+    change: [connection, "if (this.#warned) throw", "if (false) throw"],
+    killer: [commitTests, "makes the outcome unknown when its wait is cancelled, and replays wait as the write did"],
+  },
+  {
+    name: "a lost answer to COMMIT taken for a lost connection",
+    change: [commit, 'throw error instanceof ConnectionLost ? new Failure("COMMIT_OUTCOME_UNKNOWN", { cause: error }) : error;', "throw error;"],
+    killer: [commitTests, "says that the outcome is unknown when the answer to COMMIT is lost; a retry finds it"],
+  },
+  {
+    name: "no new attempt on a new connection",
+    change: [commit, "const lost = error instanceof ConnectionLost;", "const lost = false;"],
+    killer: [commitTests, "tries again by itself when the connection breaks while the server answers the lock"],
+  },
+  {
+    name: "failed groups not halved",
+    change: [commit, "cause instanceof Failure || submissions.length === 1", "true"],
+    killer: [groupTests, "with one poison command fails only that one of its 100"],
+  },
+  {
+    name: "no start over for more expired holds than one step frees",
+    change: [commit, "const expiryFirst = rest.expired.length === EXPIRY_LIMIT;", "const expiryFirst = false;"],
+    killer: [groupTests, "frees a thousand expired holds, starts over for the rest, and then sees all of the money"],
+  },
+  {
+    name: "the queue has no bound",
+    change: [lanes, "this.#queued + weight > this.#queueLimit", "false"],
+    killer: [groupTests, "refuses at once what it has no room for, loses nothing, and works on afterwards"],
+  },
+  {
+    name: "deadlines don't end in the queue",
+    change: [lanes, "({ deadline }) => deadline <= now", "() => false"],
+    killer: [groupTests, "drops a call whose deadline passes in it, untried"],
+  },
+  {
+    name: "any lane for any user",
+    change: [lanes, "BigInt.asUintN(32, first.userId)", "BigInt(this.#queued)"],
+    killer: [groupTests, "keeps the order of each user's writes"],
+  },
+  {
+    name: "the feed doesn't wait for open transactions",
+    change: ["src/postgres/settled.ts", "let writers = await currentWriters(pool);", "let writers: readonly string[] = [];"],
+    killer: ["test/contract/feed.test.ts", "waits for a transaction that is still open while later ids commit, then sees all in order"],
+  },
+];
+
+const root = path.resolve(import.meta.dirname, "..");
+const copied = ["src", "test", "migrations", "proto", "package.json", "tsconfig.json", "vitest.config.ts"];
+const RUN_LIMIT_MS = 300_000;
+
+const words = process.argv.slice(2);
+const chosen = mutants.filter(({ name }) => words.length === 0 || words.some((word) => name.includes(word)));
+const copy = mkdtempSync(path.join(tmpdir(), "ledgerd-mutants-"));
+
+const reportSchema = z.object({
+  testResults: z.array(z.object({ assertionResults: z.array(z.object({ title: z.string(), status: z.string() })) })),
+});
+
+type TestResult = z.infer<typeof reportSchema>["testResults"][number]["assertionResults"][number];
+
+/** Whether all mutants were killed. */
+async function main(): Promise<boolean> {
+  for (const name of copied) cpSync(path.join(root, name), path.join(copy, name), { recursive: true });
+  symlinkSync(path.join(root, "node_modules"), path.join(copy, "node_modules"));
+  for (const mutant of chosen) assertFits(mutant);
+  const files = [...new Set(chosen.map(({ killer: [file] }) => file))];
+  const broken = (await run(files)).filter(({ status }) => status !== "passed");
+  const missing = chosen.length === 0 ? ["there is no such mutant"] : broken.map(({ title, status }) => `${status} without any mutant: ${title}`);
+  if (missing.length > 0) {
+    print(...missing);
+    return false;
+  }
+  const width = Math.max(...chosen.map(({ name }) => name.length));
+  let survivors = 0;
+  for (const mutant of chosen) {
+    const status = await statusWith(mutant);
+    const [file, title] = mutant.killer;
+    if (status !== "failed") survivors += 1;
+    print(`${mutant.name.padEnd(width)}  ${status === "failed" ? "killed by" : `SURVIVED (${status})`}  ${path.basename(file)}: ${title}`);
+  }
+  print(`${chosen.length - survivors} killed, ${survivors} survived`);
+  return survivors === 0;
+}
+
+function assertFits({ name, change: [file, text] }: Mutant): void {
+  const found = readFileSync(path.join(copy, file), "utf8").split(text).length - 1;
+  if (found !== 1) throw new Error(`the mutant "${name}" doesn't fit: ${file} has its text ${found} times`);
+}
+
+/** What became of a mutant's killer while the mutant was in the tree. */
+async function statusWith({ change: [file, text, instead], killer: [testFile, title] }: Mutant): Promise<string> {
+  const source = path.join(copy, file);
+  const original = readFileSync(source, "utf8");
+  writeFileSync(source, original.replace(text, () => instead));
+  try {
+    const tests = await run([testFile], title);
+    return tests.find((test) => test.title === title)?.status ?? "not run";
+  } finally {
+    writeFileSync(source, original);
+  }
+}
+
+/** Runs test files in the copy, or one test of them by its title. */
+async function run(files: readonly string[], title?: string): Promise<readonly TestResult[]> {
+  const report = path.join(copy, "report.json");
+  rmSync(report, { force: true });
+  const only = title === undefined ? [] : ["--testNamePattern", `${title.replaceAll(/[$()*+.?[\\\]^{|}]/g, "\\$&")}$`];
+  const args = [path.join(root, "node_modules/vitest/vitest.mjs"), "run", ...files, ...only, "--reporter=json", `--outputFile=${report}`];
+  // An error is what is wanted here, if it is one of tests: those are in the report.
+  const error: unknown = await promisify(execFile)(process.execPath, args, { cwd: copy, timeout: RUN_LIMIT_MS, maxBuffer: Infinity }).catch((cause: unknown) => cause);
+  if (!existsSync(report)) throw new Error(`vitest made no report on ${files.join(", ")}`, { cause: error });
+  const { testResults } = reportSchema.parse(JSON.parse(readFileSync(report, "utf8")));
+  return testResults.flatMap(({ assertionResults }) => assertionResults);
+}
+
+function print(...lines: readonly string[]): void {
+  for (const line of lines) process.stdout.write(`${line}\n`);
+}
+
+try {
+  process.exitCode = (await main()) ? 0 : 1;
+} finally {
+  rmSync(copy, { recursive: true });
+}
