@@ -29,6 +29,7 @@ const commitTests = "test/journal/commit.test.ts";
 const defenceTests = "test/journal/defences.test.ts";
 const groupTests = "test/journal/groups.test.ts";
 const instanceTests = "test/journal/instances.test.ts";
+const lockTests = "test/journal/locks.test.ts";
 
 const mutants: readonly Mutant[] = [
   {
@@ -44,7 +45,12 @@ const mutants: readonly Mutant[] = [
   {
     name: "a group waits for one locked account",
     change: [commit, 'state === LOCK_NOT_AVAILABLE && mode === "wait"', "false"],
-    killer: [groupTests, "answers its other calls while an operator keeps one account locked"],
+    killer: [lockTests, "keeps an account locked, the other calls of its group are answered"],
+  },
+  {
+    name: "a lock that isn't given up taken for a bug",
+    change: [commit, "return state === LOCK_NOT_AVAILABLE || state === QUERY_CANCELED;", "return state === QUERY_CANCELED;"],
+    killer: [lockTests, "uses the same key and doesn't commit, a call gets a conflict, and works when that session has given up"],
   },
   {
     name: "stored outcomes not looked up",
@@ -70,6 +76,11 @@ const mutants: readonly Mutant[] = [
     name: "balances that were set not counted",
     change: [write, "ledgerd.assert_count('user_balances', (SELECT count(*) FROM balances), ${plan.accounts.length}::int8)", "TRUE"],
     killer: [defenceTests, "a stale write is stopped by the comparison of its balance's place and sequence"],
+  },
+  {
+    name: "sequences of the log not unique",
+    change: ["migrations/0002_log.sql", "CREATE UNIQUE INDEX IF NOT EXISTS %I", "CREATE INDEX IF NOT EXISTS %I"],
+    killer: [defenceTests, "a stale write is stopped by the unique sequence of the log's rows"],
   },
   {
     name: "COMMIT's tag not read",
@@ -191,7 +202,8 @@ async function run(files: readonly string[], title?: string): Promise<readonly T
   const only = title === undefined ? [] : ["--testNamePattern", `${title.replaceAll(/[$()*+.?[\\\]^{|}]/g, "\\$&")}$`];
   const args = [path.join(root, "node_modules/vitest/vitest.mjs"), "run", ...files, ...only, "--reporter=json", `--outputFile=${report}`];
   // An error is what is wanted here, if it is one of tests: those are in the report.
-  const error: unknown = await promisify(execFile)(process.execPath, args, { cwd: copy, timeout: RUN_LIMIT_MS, maxBuffer: Infinity }).catch((cause: unknown) => cause);
+  const options = { cwd: copy, timeout: RUN_LIMIT_MS, maxBuffer: Infinity };
+  const error: unknown = await promisify(execFile)(process.execPath, args, options).catch((cause: unknown) => cause);
   if (!existsSync(report)) throw new Error(`vitest made no report on ${files.join(", ")}`, { cause: error });
   const { testResults } = reportSchema.parse(JSON.parse(readFileSync(report, "utf8")));
   return testResults.flatMap(({ assertionResults }) => assertionResults);

@@ -84,8 +84,8 @@ export type Answer =
   | { readonly kind: "stored"; readonly outcome: StoredOutcome }
   /** The key was used for the same request by an earlier submission of this group. */
   | { readonly kind: "same"; readonly submission: number }
-  /** The key was used for another request. */
-  | { readonly kind: "reused"; readonly refusal: Refusal };
+  /** The key was used for another request, before or by an earlier `submission` of this group, whose transaction has no id yet. */
+  | { readonly kind: "reused"; readonly refusal: Extract<Refusal, { reason: "IDEMPOTENCY_KEY_REUSED" }>; readonly submission?: number };
 
 /** All that one group commit writes and answers. */
 export interface Plan {
@@ -135,12 +135,12 @@ export function planGroup(book: Book, submissions: readonly Submission[]): Plan 
       return draft.apply(submission, index);
     }
     if (submissions[first]?.fingerprint === fingerprint) return { kind: "same", submission: first };
-    return reused({ transactionIds: [], createdAt: book.time });
+    return { ...reused({ transactionIds: [], createdAt: book.time }), submission: first };
   });
   return draft.plan(answers);
 }
 
-function reused({ transactionIds, createdAt }: Pick<StoredOutcome, "transactionIds" | "createdAt">): Answer {
+function reused({ transactionIds, createdAt }: Pick<StoredOutcome, "transactionIds" | "createdAt">): Extract<Answer, { kind: "reused" }> {
   return { kind: "reused", refusal: { reason: "IDEMPOTENCY_KEY_REUSED", transactionId: transactionIds[0], createdAt } };
 }
 

@@ -48,7 +48,9 @@ export async function sweepHolds(holds: Holds, journal: Journal): Promise<void> 
     const accounts = await holds.dueAccounts(SWEEP_SIZE);
     if (accounts.length === 0) return;
     const deadline = performance.now() + SWEEP_LIMIT_MS;
-    await Promise.all(accounts.flatMap(({ userId, currency }) => journal.submit([expiryOf(userId, currency)], deadline)));
+    // Each in a function of its own: where one is refused for lack of room, the failures of those before it still belong to somebody.
+    const expire = async ({ userId, currency }: (typeof accounts)[number]) => Promise.all(journal.submit([expiryOf(userId, currency)], deadline));
+    await Promise.all(accounts.map(expire));
   }
 }
 

@@ -27,7 +27,7 @@ const GROUP_LIMIT_MS = 10_000;
 /** The longest random pause before it does, doubled each time. */
 const FIRST_PAUSE_MS = 4;
 
-const nothingNamed: Named = { holdCurrencies: new Map(), originals: new Map() };
+const nothingNamed: Named = { holdAccounts: new Map(), originals: new Map() };
 const noRest: Rest = { outcomes: new Map(), expired: [] };
 
 /** Commits groups, one at a time, on a connection of its own, which it opens anew when it is lost. */
@@ -86,7 +86,7 @@ export class Committer {
         if (state === LOCK_NOT_AVAILABLE && mode === "wait") {
           mode = "skip";
         } else if (!lost && !startsOver(error, state)) {
-          throw state === QUERY_CANCELED && submissions.length === 1 ? conflict(error) : error;
+          throw waitedTooLong(state) && submissions.length === 1 ? conflict(error) : error;
         } else if (attempt >= ATTEMPTS || performance.now() > until) {
           throw lost ? new Failure("DATABASE_UNAVAILABLE", { cause: error }) : conflict(error);
         }
@@ -189,6 +189,11 @@ function startsOver(error: unknown, state: string | undefined): boolean {
   // Another group took a key or a reference meanwhile, under another account of the same user: it will be found now.
   const taken = error instanceof pg.DatabaseError && /^(idempotency_keys|unique_references)_pkey$/.test(error.constraint ?? "");
   return state === UNIQUE_VIOLATION && taken;
+}
+
+/** Whether a statement gave up on something that another session keeps: a key, say, that it may yet commit. */
+function waitedTooLong(state: string | undefined): boolean {
+  return state === LOCK_NOT_AVAILABLE || state === QUERY_CANCELED;
 }
 
 /** Ends the transaction of a failed pipeline, if its connection still lives. */

@@ -18,7 +18,7 @@ export interface AccountName {
 
 /** What never changes of the holds and transactions that commands name; it says which accounts to lock. */
 export interface Named {
-  readonly holdCurrencies: ReadonlyMap<bigint, string>;
+  readonly holdAccounts: ReadonlyMap<bigint, AccountName>;
   readonly originals: ReadonlyMap<bigint, Omit<Original, "refunded">>;
 }
 
@@ -42,12 +42,12 @@ export function transactionsNamedBy(submissions: readonly Submission[]): Names {
 export async function readNamed(send: Send, rows: Rows, submissions: readonly Submission[]): Promise<Named> {
   const [holds, transactions] = [holdsNamedBy(submissions), transactionsNamedBy(submissions)];
   const [foundHolds, foundOriginals] = await Promise.all([
-    holds.length === 0 ? [] : send(selectHoldCurrencies(holds)),
+    holds.length === 0 ? [] : send(selectHoldAccounts(holds)),
     transactions.length === 0 ? [] : send(selectOriginals(transactions)),
   ]);
   const originals = foundOriginals.map(({ id, user_id: userId, currency, type, amount }) => ({ id, userId, currency, type, amount: rows.minor(amount, currency) }));
   return {
-    holdCurrencies: new Map(foundHolds.map(({ id, currency }) => [id, currency])),
+    holdAccounts: new Map(foundHolds.map(({ id, user_id: userId, currency }) => [id, { userId, currency }])),
     originals: new Map(originals.map((original) => [original.id, original])),
   };
 }
@@ -73,10 +73,10 @@ function inLockOrder(a: AccountName, b: AccountName): number {
   return a.currency < b.currency ? -1 : 1;
 }
 
-function currencyOfCommand(command: Command, { holdCurrencies, originals }: Named): string {
-  if ("holdId" in command) return holdCurrencies.get(command.holdId) ?? command.currency;
-  if ("transactionId" in command) return originals.get(command.transactionId)?.currency ?? command.currency;
-  return command.currency;
+function currencyOfCommand(command: Command, { holdAccounts, originals }: Named): string {
+  const named = "holdId" in command ? holdAccounts.get(command.holdId) : "transactionId" in command ? originals.get(command.transactionId) : undefined;
+  // What another user's command named is as good as not there.
+  return named?.userId === command.userId ? named.currency : command.currency;
 }
 
 /** Makes the rows of accounts that don't exist yet, so that they can be locked. */
@@ -117,11 +117,11 @@ export function nameTable(names: Names) {
   return sql.fragment`unnest(${ids}, ${users}) AS n (id, user_id)`;
 }
 
-const holdCurrencyRow = z.object({ id: z.bigint(), currency: z.string() });
+const holdAccountRow = z.object({ id: z.bigint(), user_id: z.bigint(), currency: z.string() });
 
-function selectHoldCurrencies(names: Names) {
-  return sql.prepared("select_hold_currencies", holdCurrencyRow)`
-    SELECT n.id, f.currency
+function selectHoldAccounts(names: Names) {
+  return sql.prepared("select_hold_accounts", holdAccountRow)`
+    SELECT n.id, n.user_id, f.currency
     FROM ${nameTable(names)}
     CROSS JOIN LATERAL (SELECT h.currency FROM ledgerd.holds h WHERE h.id = n.id AND h.user_id = n.user_id LIMIT 1) AS f`;
 }

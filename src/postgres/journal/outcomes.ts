@@ -38,8 +38,11 @@ export function outcomesOf(plan: Plan, submissions: readonly Submission[], mater
       }
       case "refused":
         return { kind: "refused", stored: submission.key !== undefined, ...answer.refused };
-      case "reused":
-        return { kind: "refused", stored: false, refusal: answer.refusal, culprit: 0 };
+      case "reused": {
+        const first = answer.submission === undefined ? undefined : outcomes[answer.submission];
+        const refusal = first?.kind === "applied" ? { ...answer.refusal, transactionId: first.results[0]?.transactions[0]?.id } : answer.refusal;
+        return { kind: "refused", stored: false, refusal, culprit: 0 };
+      }
       case "stored": {
         const { refused, transactionIds } = answer.outcome;
         if (refused !== undefined) return { kind: "refused", stored: true, ...refused };

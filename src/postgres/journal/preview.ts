@@ -14,7 +14,7 @@ import { selectHoldsOf, selectTransactions } from "./write.ts";
 export async function preview(pool: DatabasePool, rows: Rows, submission: Submission): Promise<Outcome> {
   return pool.transaction(async (transaction) => {
     await transaction.query(sql.unsafe`SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY`);
-    const send: Send = (statement) => transaction.any(statement);
+    const send = inTurn((statement) => transaction.any(statement));
     const named = await readNamed(send, rows, [submission]);
     const accounts = accountsOfAll([submission], named);
     const found = await received(sendReads(send, rows, [submission], accounts, "look"));
@@ -31,14 +31,25 @@ export async function preview(pool: DatabasePool, rows: Rows, submission: Submis
   });
 }
 
-async function received(sent: ReturnType<typeof sendReads>): Promise<Found> {
-  const { accounts, probe, holds, refunded, references, newHoldIds } = sent;
-  return {
-    accounts: await accounts,
-    probe: await probe,
-    holds: await holds,
-    refunded: await refunded,
-    references: await references,
-    newHoldIds: await newHoldIds,
+/** Sends each statement once the one before it is answered, and none behind one that failed: Slonik rolls back at once, whatever is still sent. */
+function inTurn(send: Send): Send {
+  let last: Promise<unknown> = Promise.resolve();
+  return (statement) => {
+    const answer = last.then(() => send(statement));
+    last = answer;
+    return answer;
   };
+}
+
+/** What was sent, once it is answered; together, so that no failure is nobody's. */
+async function received(sent: ReturnType<typeof sendReads>): Promise<Found> {
+  const [accounts, probe, holds, refunded, references, newHoldIds] = await Promise.all([
+    sent.accounts,
+    sent.probe,
+    sent.holds,
+    sent.refunded,
+    sent.references,
+    sent.newHoldIds,
+  ]);
+  return { accounts, probe, holds, refunded, references, newHoldIds };
 }

@@ -1,0 +1,63 @@
+// The command line as a shell runs it: an OS process, what it prints, and how it ends.
+
+import { spawn, type ChildProcess } from "node:child_process";
+import { once } from "node:events";
+import { MAIN } from "./instance.ts";
+import { until } from "./until.ts";
+
+/** A command that was started. */
+export interface Command {
+  readonly process: ChildProcess;
+  /** What it has printed so far. */
+  readonly printed: { readonly stdout: string; readonly stderr: string };
+  /** Its exit code, once it has ended and all that it printed is here; null where a signal ended it. */
+  readonly ended: Promise<number | null>;
+  readonly [Symbol.asyncDispose]: () => Promise<void>;
+}
+
+/** How a command ended. */
+export interface Ended {
+  readonly code: number | null;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+
+/** A little less than a test may take: a command that never ends doesn't outlive the test that waits for it. */
+const LIMIT_MS = 55_000;
+
+/** Any free ports. */
+const addresses = { LEDGERD_GRPC_ADDR: "127.0.0.1:0", LEDGERD_HTTP_ADDR: "127.0.0.1:0" };
+
+/** Starts `ledgerd` with these arguments, in an environment of these settings alone; `group` gives it a process group of its own, as a shell does. */
+export function startLedgerd(args: readonly string[], settings: Readonly<Record<string, string>> = {}, group: "own" | "ours" = "ours"): Command {
+  const env = { PATH: process.env["PATH"] ?? "", ...addresses, ...settings };
+  const child = spawn(process.execPath, [MAIN, ...args], { env, stdio: ["ignore", "pipe", "pipe"], detached: group === "own", timeout: LIMIT_MS });
+  const printed = { stdout: "", stderr: "" };
+  child.stdout.setEncoding("utf8").on("data", (text: string) => (printed.stdout += text));
+  child.stderr.setEncoding("utf8").on("data", (text: string) => (printed.stderr += text));
+  const ended = once(child, "close").then(() => child.exitCode);
+  return {
+    process: child,
+    printed,
+    ended,
+    [Symbol.asyncDispose]: async () => {
+      child.kill("SIGKILL");
+      await ended;
+    },
+  };
+}
+
+/** Runs `ledgerd` to its end. */
+export async function runLedgerd(args: readonly string[], settings: Readonly<Record<string, string>> = {}): Promise<Ended> {
+  await using command = startLedgerd(args, settings);
+  const code = await command.ended;
+  return { code, ...command.printed };
+}
+
+/** Where a command serves, once it says so; throws if it ends before that. */
+export async function servesAt({ process: child, printed }: Command): Promise<{ readonly grpc: string; readonly http: string }> {
+  await until(() => printed.stdout.includes("\n") || child.exitCode !== null);
+  const [, grpc, http] = /gRPC on (\S+) and HTTP on (\S+);/.exec(printed.stdout) ?? [];
+  if (grpc === undefined || http === undefined) throw new Error(`it doesn't serve, but printed:\n${printed.stdout}${printed.stderr}`);
+  return { grpc, http };
+}
