@@ -7,6 +7,7 @@ import type { Transaction } from "../../src/gen/ledger/v1/account_pb.ts";
 import { TransactionType } from "../../src/gen/ledger/v1/account_pb.ts";
 import type { WatchTransactionsResponse } from "../../src/gen/ledger/v1/ledger_service_pb.ts";
 import { createDatabase, type TestDatabase } from "../harness/database.ts";
+import { journalsWaiting } from "../harness/blocker.ts";
 import { checkDatabase } from "../harness/inspect.ts";
 import { startInstance } from "../harness/instance.ts";
 import { clientsOf, failureOf, newKey, serve, type Clients, type TestService } from "../harness/service.ts";
@@ -124,7 +125,7 @@ describe("the feed", () => {
     await open.query("BEGIN");
     await open.query("INSERT INTO ledgerd.idempotency_keys (user_id, key, fingerprint, refusal, created_at) VALUES ($1, $2, '', '{}', now())", [slow, idempotencyKey]);
     const first = service.ledger.topUp({ userId: slow, amount: rub("1"), idempotencyKey });
-    await until(async () => (await database.query("SELECT FROM pg_locks WHERE NOT granted AND locktype = 'transactionid'")).length > 0);
+    await until(async () => (await journalsWaiting(database, "lock")) === 1);
 
     const seen = watch(service, { position }, ({ transactions }) => transactions.filter(({ userId }) => userId === quick).length === 2);
     const later = [await topUp(service, quick), await topUp(service, quick)];

@@ -46,15 +46,18 @@ export class Committer {
   }
 
   /**
-   * Commits a group, and answers each of its submissions. Those that need an account which another session keeps locked don't hold up
-   * the others: they get a second chance by themselves, and then `TRANSACTION_CONFLICT`.
+   * Commits a group, and answers each of its submissions, by its place. Those that need an account which another session keeps locked don't hold
+   * up the answers of the others: they get a second chance by themselves, and then `TRANSACTION_CONFLICT`.
    */
-  async commit(submissions: readonly Submission[]): Promise<readonly Committed[]> {
-    const first = await this.#tryAll(submissions);
-    const open = submissions.filter((_submission, index) => first[index] === undefined);
-    if (open.length === 0) return first.map((committed) => committed ?? conflict());
-    const second = new Map((await this.#tryAll(open)).map((committed, index) => [open[index], committed]));
-    return submissions.map((submission, index) => first[index] ?? second.get(submission) ?? conflict());
+  async commit(submissions: readonly Submission[], answer: (place: number, committed: Committed) => void): Promise<void> {
+    const open: number[] = [];
+    for (const [place, committed] of (await this.#tryAll(submissions)).entries()) {
+      if (committed === undefined) open.push(place);
+      else answer(place, committed);
+    }
+    if (open.length === 0) return;
+    const second = await this.#tryAll(open.flatMap((place) => submissions[place] ?? []));
+    for (const [index, place] of open.entries()) answer(place, second[index] ?? conflict());
   }
 
   /**

@@ -7,7 +7,7 @@ import { RUNTIME_ROLE, withSession } from "../pool.ts";
 import type { Rows } from "../rows.ts";
 import { Committer } from "./commit.ts";
 import { JournalConnection } from "./connection.ts";
-import { Lanes } from "./lanes.ts";
+import { Lanes, type GroupCommitter } from "./lanes.ts";
 import { preview } from "./preview.ts";
 
 /** How to open a journal. */
@@ -55,10 +55,9 @@ export function openJournal(options: JournalOptions, pool: DatabasePool): Journa
   const url = withSession(options.url, session);
   const committers = Array.from({ length: options.lanes }, () => new Committer(() => JournalConnection.open(url, connectTimeoutMs), rows));
   const waking = committers.map((committer) => ({
-    commit: async (submissions: readonly Submission[]) => {
-      const committed = await committer.commit(submissions);
+    commit: async (...group: Parameters<GroupCommitter["commit"]>) => {
+      await committer.commit(...group);
       onCommit();
-      return committed;
     },
   }));
   const lanes = new Lanes(waking, { group: options.groupLimit, queue: options.queueLimit });

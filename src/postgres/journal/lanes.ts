@@ -10,7 +10,8 @@ import type { Committed } from "./commit.ts";
 
 /** Commits one group. */
 export interface GroupCommitter {
-  commit(submissions: readonly Submission[]): Promise<readonly Committed[]>;
+  /** Answers each submission, by its place. */
+  commit(submissions: readonly Submission[], answer: (place: number, committed: Committed) => void): Promise<void>;
 }
 
 interface Waiting {
@@ -104,12 +105,13 @@ function weightOf({ commands }: Submission): number {
 
 async function answer(group: readonly Waiting[], committer: GroupCommitter): Promise<void> {
   try {
-    const committed = await committer.commit(group.map(({ submission }) => submission));
-    group.forEach(({ resolve, reject }, index) => {
-      const outcome = committed[index] ?? new Error("a submission was not answered");
-      if (outcome instanceof Error) reject(outcome);
-      else resolve(outcome);
-    });
+    await committer.commit(
+      group.map(({ submission }) => submission),
+      (place, outcome) => {
+        if (outcome instanceof Error) group[place]?.reject(outcome);
+        else group[place]?.resolve(outcome);
+      },
+    );
   } catch (error) {
     for (const { reject } of group) reject(error instanceof Error ? error : new Error(String(error)));
   }

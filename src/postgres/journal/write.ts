@@ -251,10 +251,10 @@ export function selectTransactions({ transaction }: Rows, ids: readonly bigint[]
 /** The holds that these rows moved. */
 export function selectHoldsOf({ hold }: Rows, transactionIds: readonly bigint[]) {
   return sql.prepared("select_holds_of", hold)`
-    SELECT ${holdColumns}
-    FROM ledgerd.transactions t
-    JOIN ledgerd.holds h ON h.id = t.hold_id AND h.user_id = t.user_id
-    WHERE t.id = ANY(${int8s(transactionIds)})`;
+    SELECT f.id, f.user_id, f.currency, f.amount, f.captured, f.state, f.job_id, f.expires_at, f.created_at
+    FROM unnest(${int8s(transactionIds)}) AS n (id)
+    CROSS JOIN LATERAL (SELECT t.hold_id, t.user_id FROM ledgerd.transactions t WHERE t.id = n.id LIMIT 1) AS t
+    CROSS JOIN LATERAL (SELECT ${holdColumns} FROM ledgerd.holds h WHERE h.id = t.hold_id AND h.user_id = t.user_id LIMIT 1) AS f`;
 }
 
 function json(metadata: Posting["metadata"]): string | undefined {
