@@ -64,7 +64,8 @@ const units = z
   .transform((text): readonly Currency[] =>
     text === "" ? [] : text.split(",").map((unit) => ({ code: unit.slice(0, 3), digits: Number(unit.slice(4)) })),
   )
-  .refine((list) => list.every((unit) => unit.digits <= MAX_DIGITS), `must have at most ${MAX_DIGITS} fraction digits, such as CRD:6`);
+  .refine((list) => list.every((unit) => unit.digits <= MAX_DIGITS), `must have at most ${MAX_DIGITS} fraction digits, such as CRD:6`)
+  .refine((list) => new Set(list.map(({ code }) => code)).size === list.length, "must name each code once, such as CRD:6,TOK:0");
 
 const databaseUrl = z
   .string()
@@ -121,25 +122,40 @@ export type Config = Omit<z.output<typeof environment>, "LEDGERD_UNITS"> & {
   readonly currencies: Currencies;
 };
 
+type Environment = Readonly<Record<string, string | undefined>>;
+
 /** The settings, or all that is wrong with them, each a line that names the variable. */
-export function readConfig(env: Readonly<Record<string, string | undefined>>): { config: Config } | { problems: readonly string[] } {
+export function readConfig(env: Environment = process.env): { config: Config } | { problems: readonly string[] } {
   // An empty variable is one that isn't set: that is how compose files and shells clear one.
   const given = Object.fromEntries(Object.entries(env).filter(([, value]) => value !== undefined && value !== ""));
   const parsed = environment.safeParse(given);
-  if (!parsed.success) {
-    return { problems: parsed.error.issues.map((issue) => `${issue.path.join(".")} ${issue.message}${quote(String(issue.path[0]), given)}`) };
-  }
+  const wrong = (parsed.error?.issues ?? []).map((issue) => `${issue.path.join(".")} ${issue.message}${quote(String(issue.path[0]), given)}`);
+  const problems = [...wrong, ...contradictions(given)];
+  if (!parsed.success || problems.length > 0) return { problems };
   const { LEDGERD_UNITS, ...rest } = parsed.data;
+  return { config: { ...rest, currencies: currenciesWith(LEDGERD_UNITS) } };
+}
+
+/** What is wrong between settings. Each check looks at its own ones alone: it is made whatever is wrong elsewhere. */
+function contradictions(given: Environment): readonly string[] {
   const problems: string[] = [];
-  if (rest.LEDGERD_POOL_MIN > rest.LEDGERD_POOL_MAX) problems.push("LEDGERD_POOL_MIN must not be above LEDGERD_POOL_MAX");
-  const currencies = tryCurrencies(LEDGERD_UNITS);
-  if (currencies instanceof Error) return { problems: [...problems, `LEDGERD_UNITS: ${currencies.message}`] };
-  if (!currencies.has(rest.LEDGERD_DEFAULT_CURRENCY)) problems.push("LEDGERD_DEFAULT_CURRENCY must be of ISO 4217 or in LEDGERD_UNITS, such as RUB");
-  return problems.length > 0 ? { problems } : { config: { ...rest, currencies } };
+  const pool = environment.pick({ LEDGERD_POOL_MIN: true, LEDGERD_POOL_MAX: true }).safeParse(given).data;
+  if (pool !== undefined && pool.LEDGERD_POOL_MIN > pool.LEDGERD_POOL_MAX) {
+    problems.push(`LEDGERD_POOL_MIN must not be above LEDGERD_POOL_MAX, such as ${pool.LEDGERD_POOL_MAX}; it is "${pool.LEDGERD_POOL_MIN}"`);
+  }
+  const money = environment.pick({ LEDGERD_UNITS: true, LEDGERD_DEFAULT_CURRENCY: true }).safeParse(given).data;
+  if (money === undefined) return problems;
+  const currencies = tryCurrencies(money.LEDGERD_UNITS);
+  if (currencies instanceof Error) {
+    problems.push(`LEDGERD_UNITS must not redefine a currency, such as CRD:6: ${currencies.message}${quote("LEDGERD_UNITS", given)}`);
+  } else if (!currencies.has(money.LEDGERD_DEFAULT_CURRENCY)) {
+    problems.push(`LEDGERD_DEFAULT_CURRENCY must be of ISO 4217 or in LEDGERD_UNITS, such as RUB${quote("LEDGERD_DEFAULT_CURRENCY", given)}`);
+  }
+  return problems;
 }
 
 /** What a variable is set to, but for the one that may contain a password. */
-function quote(name: string, given: Readonly<Record<string, string | undefined>>): string {
+function quote(name: string, given: Environment): string {
   return name === "DATABASE_URL" ? "" : `; it is ${JSON.stringify(given[name])}`;
 }
 
@@ -152,7 +168,7 @@ function tryCurrencies(list: readonly Currency[]): Currencies | Error {
 }
 
 /** Variables that look like ours but aren't: a typing error would otherwise go unnoticed. */
-export function unknownVariables(env: Readonly<Record<string, string | undefined>>): readonly string[] {
+export function unknownVariables(env: Environment = process.env): readonly string[] {
   return Object.keys(env).filter((name) => name.startsWith("LEDGERD_") && !(name in environment.shape));
 }
 

@@ -4,6 +4,7 @@ import type { Logger } from "pino";
 import type { Config } from "./config.ts";
 import { runningEmbedded, startEmbedded } from "./postgres/embedded.ts";
 import { migrate, pendingMigrations, SchemaProblem } from "./postgres/migrate.ts";
+import { checkReachable } from "./postgres/reachable.ts";
 
 /** A database that can be connected to. */
 export interface Database {
@@ -14,7 +15,11 @@ export interface Database {
 
 /** The database to serve from. An embedded one is started, and must not be running already. */
 export async function openDatabase(config: Config, log: Logger): Promise<Database> {
-  if (config.DATABASE_URL !== undefined) return { url: config.DATABASE_URL, close: () => Promise.resolve() };
+  const url = config.DATABASE_URL;
+  if (url !== undefined) {
+    await checkReachable(url, config.LEDGERD_CONNECT_TIMEOUT, "see that PostgreSQL runs there and that DATABASE_URL is right");
+    return { url, close: () => Promise.resolve() };
+  }
   const server = await startEmbedded({ folder: config.LEDGERD_DATA_DIR, log: (message) => log.warn(message) });
   return { url: server.url, close: () => server.stop() };
 }
@@ -22,7 +27,9 @@ export async function openDatabase(config: Config, log: Logger): Promise<Databas
 /** The database to administer: if a `ledgerd serve` runs an embedded one, that. */
 export async function openDatabaseBeside(config: Config, log: Logger): Promise<Database> {
   const running = config.DATABASE_URL === undefined ? runningEmbedded(config.LEDGERD_DATA_DIR) : undefined;
-  return running === undefined ? openDatabase(config, log) : { url: running, close: () => Promise.resolve() };
+  if (running === undefined) return openDatabase(config, log);
+  await checkReachable(running, config.LEDGERD_CONNECT_TIMEOUT, "the ledgerd that runs it may still be starting; try again");
+  return { url: running, close: () => Promise.resolve() };
 }
 
 /** Applies pending migrations, or throws if that isn't wanted. */

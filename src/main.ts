@@ -5,8 +5,9 @@ import { parseArgs } from "node:util";
 import { pino, type Logger } from "pino";
 import { readConfig, unknownVariables, type Config } from "./config.ts";
 import { openDatabaseBeside } from "./database.ts";
-import { FolderInUse } from "./postgres/embedded-folder.ts";
+import { FolderProblem } from "./postgres/embedded-folder.ts";
 import { migrate, pendingMigrations, SchemaProblem } from "./postgres/migrate.ts";
+import { DatabaseUnreachable } from "./postgres/reachable.ts";
 import { startService, StartupProblem, version } from "./service.ts";
 
 const HELP = `ledgerd ${version()}: a ledger of balances and holds behind gRPC, on PostgreSQL
@@ -26,20 +27,23 @@ It is configured by environment variables; README.md has the table.
 const FAILED = 1;
 const MISUSED = 2;
 
+/** What an operator can mend is said in one line. */
+const mendable = [SchemaProblem, StartupProblem, FolderProblem, DatabaseUnreachable];
+
 async function main(args: readonly string[]): Promise<number> {
   const line = readCommandLine(args);
   if (typeof line === "string") return complain([line, "see `ledgerd help`"]);
   if (line.command === "help") return print(HELP);
   if (line.command === "version") return print(`${version()}\n`);
-  const read = readConfig(process.env);
+  const read = readConfig();
   if ("problems" in read) return complain(read.problems);
   const log = pino({ level: read.config.LEDGERD_LOG_LEVEL }, pino.destination(2));
-  for (const variable of unknownVariables(process.env)) log.warn({ variable }, "no such setting; is it misspelt?");
+  for (const variable of unknownVariables()) log.warn({ variable }, "no such setting; is it misspelt?");
   try {
     return line.command === "migrate" ? await runMigrate(read.config, log, line.plan) : await runServe(read.config, log);
   } catch (error) {
-    // What an operator can mend is said in one line; for the rest, the stack is what helps.
-    if (error instanceof SchemaProblem || error instanceof StartupProblem || error instanceof FolderInUse) return complain([error.message], FAILED);
+    // For the rest, the stack is what helps.
+    if (error instanceof Error && mendable.some((problem) => error instanceof problem)) return complain([error.message], FAILED);
     throw error;
   }
 }

@@ -25,7 +25,7 @@ import { transactionsOf } from "./postgres/transactions.ts";
 import { addPartitions, repeat, sweepHolds } from "./postgres/upkeep.ts";
 import { adminHandlers } from "./rpc/admin-service.ts";
 import { answersFor } from "./rpc/answers.ts";
-import { openGrpcDoor } from "./rpc/grpc-door.ts";
+import { openGrpcDoor, type Door } from "./rpc/grpc-door.ts";
 import { createGuard } from "./rpc/handlers.ts";
 import { ledgerHandlers } from "./rpc/ledger-service.ts";
 import { readSchemas } from "./rpc/read-requests.ts";
@@ -76,7 +76,7 @@ export async function startService(config: Config, log: Logger): Promise<Service
   startUpkeep(config, storage, readiness, log, opened);
 
   const messageLimit = config.LEDGERD_MESSAGE_LIMIT;
-  const grpcDoor = await openGrpcDoor({ address: config.LEDGERD_GRPC_ADDR, entries, health: readiness.health, messageLimit });
+  const grpcDoor = await placed("LEDGERD_GRPC_ADDR", openGrpcDoor({ address: config.LEDGERD_GRPC_ADDR, entries, health: readiness.health, messageLimit }));
   const doors = [grpcDoor];
   opened.defer(async () => {
     readiness.drain();
@@ -84,17 +84,22 @@ export async function startService(config: Config, log: Logger): Promise<Service
     const left = Promise.race([empty(), delay(config.LEDGERD_DRAIN_TIMEOUT, undefined, { ref: false })]);
     await Promise.all(doors.map((door) => door.close(left)));
   });
-  const webDoor = await openWebDoor({
-    address: config.LEDGERD_HTTP_ADDR,
-    entries,
-    messageLimit,
-    problem: readiness.problem,
-    log: logged("answering", log),
-  });
+  const web = { address: config.LEDGERD_HTTP_ADDR, entries, messageLimit, problem: readiness.problem, log: logged("answering", log) };
+  const webDoor = await placed("LEDGERD_HTTP_ADDR", openWebDoor(web));
   doors.push(webDoor);
 
   const running = opened.move();
   return { grpcAddress: grpcDoor.address, httpAddress: webDoor.address, close: () => running.disposeAsync() };
+}
+
+/** A door that opens; one that can't listen where it was told to names the setting. */
+async function placed(setting: keyof Config, opening: Promise<Door>): Promise<Door> {
+  try {
+    return await opening;
+  } catch (cause) {
+    if (!(cause instanceof Error && "syscall" in cause)) throw cause;
+    throw new StartupProblem(`${setting} must be a free address of this machine, such as 127.0.0.1:0 for any free port: ${cause.message}`, { cause });
+  }
 }
 
 type Storage = Awaited<ReturnType<typeof openStorage>>;

@@ -42,7 +42,11 @@ export function balancesOf(pool: DatabasePool, rows: Rows) {
     const found = await pool.any(sql.type(rows.transaction)`
       SELECT ${transactionColumns}
       FROM (SELECT DISTINCT user_id FROM unnest(${sql.array(userIds, "int8")}) AS a (user_id)) AS a
-      JOIN ledgerd.transactions t ON t.user_id = a.user_id AND t.currency = ${currency} AND t.sequence = ${sequence}`);
+      CROSS JOIN LATERAL (SELECT ${sequence} AS sequence OFFSET 0) AS s
+      CROSS JOIN LATERAL (
+        SELECT t.id FROM ledgerd.transactions t WHERE t.user_id = a.user_id AND t.currency = ${currency} AND t.sequence = s.sequence LIMIT 1
+      ) AS f
+      JOIN ledgerd.transactions t ON t.id = f.id`);
     return inOrder(userIds, currency, found.map(accountAfter));
   }
 

@@ -19,15 +19,8 @@ export interface Owner {
   readonly socketFolder: string;
 }
 
-/** The folder belongs to a process that lives. */
-export class FolderInUse extends Error {
-  readonly owner: Owner;
-
-  constructor(folder: string, owner: Owner) {
-    super(`process ${owner.pid} serves the data in ${folder}; stop it first, or set LEDGERD_DATA_DIR to another folder`);
-    this.owner = owner;
-  }
-}
+/** The folder can't be served from. */
+export class FolderProblem extends Error {}
 
 /** The user for the server: root's stand-in is `postgres` where there is one, else `nobody`. */
 export function runAs(): RunAs {
@@ -62,26 +55,52 @@ export function liveOwner(folder: string): Owner | undefined {
   return owner !== undefined && isAlive(owner) ? owner : undefined;
 }
 
-/** Makes this process the owner of the folder, or throws `FolderInUse`. Answers the dead owner that it takes over from. */
-export function takeFolder(folder: string, socketFolder: string): Owner | undefined {
+/**
+ * Makes this process the owner of the folder, or throws `FolderProblem`: it may belong to a process that lives, or be closed to the server's
+ * user. Answers the dead owner that it takes over from.
+ */
+export function takeFolder(folder: string, user: RunAs, socketFolder: string): Owner | undefined {
   mkdirSync(folder, { recursive: true, mode: 0o755 });
+  if (!canEnter(folder, user)) {
+    throw new FolderProblem(
+      `PostgreSQL runs as user ${user.uid} here, who can't enter ${folder}: open it and the folders above it, or set LEDGERD_DATA_DIR to one such as /var/lib/ledgerd`,
+    );
+  }
   const file = ownerFile(folder);
   const mine: Owner = { pid: process.pid, started: startOf(process.pid), socketFolder };
-  let dead: Owner | undefined;
-  while (!writeNew(file, JSON.stringify(mine))) {
-    const owner = liveOwner(folder);
-    if (owner !== undefined) throw new FolderInUse(folder, owner);
-    // Whoever moves the dead one's file away takes over; it may have been replaced by a live one's since it was read.
-    const aside = `${file}.${process.pid}.old`;
-    if (!tryRename(file, aside)) continue;
-    dead = readOwner(aside);
-    if (dead !== undefined && isAlive(dead)) {
-      renameSync(aside, file);
-      throw new FolderInUse(folder, dead);
-    }
-    rmSync(aside);
+  const turn = takeTurn(folder, mine);
+  try {
+    const last = readOwner(file);
+    if (last !== undefined && isAlive(last)) throw inUse(folder, last);
+    const whole = writeWhole(file, mine);
+    renameSync(whole, file);
+    return last;
+  } finally {
+    rmSync(turn);
   }
-  return dead;
+}
+
+/** Only one process at a time looks at the owner's file and replaces it: a slow one would otherwise replace that of a faster one. */
+function takeTurn(folder: string, mine: Owner): string {
+  const turn = `${ownerFile(folder)}.turn`;
+  const whole = writeWhole(turn, mine);
+  try {
+    while (!tryLink(whole, turn)) {
+      const other = readOwner(turn);
+      // Its turn has just ended.
+      if (other === undefined) continue;
+      if (isAlive(other)) throw inUse(folder, other);
+      // It was killed in its turn.
+      rmSync(turn, { force: true });
+    }
+    return turn;
+  } finally {
+    rmSync(whole);
+  }
+}
+
+function inUse(folder: string, owner: Owner): FolderProblem {
+  return new FolderProblem(`process ${owner.pid} serves the data in ${folder}; stop it first, or set LEDGERD_DATA_DIR to another folder`);
 }
 
 /** Gives the folder up. */
@@ -95,11 +114,12 @@ function ownerFile(folder: string): string {
 
 function readOwner(file: string): Owner | undefined {
   try {
-    const { pid, started, socketFolder } = JSON.parse(readFileSync(file, "utf8")) as Partial<Owner>;
-    return pid === undefined || started === undefined || socketFolder === undefined ? undefined : { pid, started, socketFolder };
+    const { pid = 0, started = "", socketFolder = "" } = JSON.parse(readFileSync(file, "utf8")) as Partial<Owner>;
+    return { pid, started, socketFolder };
   } catch (error) {
-    // No file: no owner. Half a file: its writer died while writing it.
-    if (error instanceof SyntaxError || isCode(error, "ENOENT")) return undefined;
+    if (isCode(error, "ENOENT")) return undefined;
+    // A machine that lost its power may leave an empty file: nobody's.
+    if (error instanceof SyntaxError) return { pid: 0, started: "", socketFolder: "" };
     throw error;
   }
 }
@@ -119,35 +139,30 @@ function startOf(pid: number): string {
   if (!existsSync("/proc/self/stat")) return "unknown";
   try {
     const stat = readFileSync(`/proc/${pid}/stat`, "utf8");
-    // The second field, a name in parentheses, may contain anything; the start is the 22nd.
-    return stat.slice(stat.lastIndexOf(")") + 2).split(" ")[19] ?? "unknown";
+    // The second field, a name in parentheses, may contain anything; the third is the state, the 22nd the start.
+    const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
+    // A zombie is dead, and only not yet mourned: in a container nobody may ever do it.
+    return fields[0] === "Z" ? "gone" : (fields[19] ?? "unknown");
   } catch (error) {
     if (isCode(error, "ENOENT") || isCode(error, "ESRCH")) return "gone";
     throw error;
   }
 }
 
-/** Writes a file that isn't there yet; it appears with all of its text at once. */
-function writeNew(file: string, text: string): boolean {
+/** Writes the text for a file beside it, so that the file can appear with all of it at once. */
+function writeWhole(file: string, owner: Owner): string {
   const whole = `${file}.${process.pid}.new`;
-  writeFileSync(whole, text);
+  writeFileSync(whole, JSON.stringify(owner));
+  return whole;
+}
+
+/** Gives a file this name too, unless there is one of that name already. */
+function tryLink(from: string, to: string): boolean {
   try {
-    linkSync(whole, file);
+    linkSync(from, to);
     return true;
   } catch (error) {
     if (isCode(error, "EEXIST")) return false;
-    throw error;
-  } finally {
-    rmSync(whole);
-  }
-}
-
-function tryRename(from: string, to: string): boolean {
-  try {
-    renameSync(from, to);
-    return true;
-  } catch (error) {
-    if (isCode(error, "ENOENT")) return false;
     throw error;
   }
 }

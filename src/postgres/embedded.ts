@@ -4,14 +4,14 @@
 // service has drained, and can't run where the binaries lie below a closed /root. The server listens on a unix socket alone, in a folder that only
 // its user may enter, which is why it trusts whoever reaches it.
 
-import { execFile, spawn, spawnSync, type ChildProcess } from "node:child_process";
+import { spawn, spawnSync, type ChildProcess, type ChildProcessByStdio } from "node:child_process";
 import { once } from "node:events";
-import { chownSync, cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, readlinkSync, realpathSync, renameSync, rmSync } from "node:fs";
+import { chownSync, cpSync, existsSync, mkdtempSync, readdirSync, readFileSync, readlinkSync, realpathSync, renameSync, rmSync } from "node:fs";
 import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import path from "node:path";
+import type { Readable } from "node:stream";
 import { setTimeout as delay } from "node:timers/promises";
-import { promisify } from "node:util";
 import pg from "pg";
 import { defaultFolder, leaveFolder, liveOwner, runAs, takeFolder, type RunAs } from "./embedded-folder.ts";
 
@@ -46,7 +46,7 @@ export async function startEmbedded(options: EmbeddedOptions): Promise<EmbeddedP
   const socketFolder = mkdtempSync(path.join(tmpdir(), "ledgerd-"));
   const server = new Server(folder, socketFolder, user, options);
   try {
-    const dead = takeFolder(folder, socketFolder);
+    const dead = takeFolder(folder, user, socketFolder);
     if (dead !== undefined) rmSync(dead.socketFolder, { recursive: true, force: true });
   } catch (error) {
     rmSync(socketFolder, { recursive: true });
@@ -105,50 +105,55 @@ class Server implements EmbeddedPostgres {
 
   async stop(): Promise<void> {
     this.#stopping = true;
+    const child = this.#child;
+    const ended = child === undefined || hasEnded(child) ? undefined : once(child, "exit");
     // By its data folder rather than by our child: an operator may have restarted it with pg_ctl.
     if (this.#programs !== "" && this.#postmaster() !== undefined) {
       await this.#control("stop", "-m", "fast").catch(() => this.#control("stop", "-m", "immediate"));
     }
+    // One that has only just been started again isn't known by its data folder yet.
+    child?.kill("SIGINT");
+    await ended;
     rmSync(this.#socketFolder, { recursive: true, force: true });
     leaveFolder(this.#folder);
   }
 
   /** Makes the data folder beside its place and moves it there, so that a start that is killed leaves no half one. */
   async #initialize(): Promise<void> {
-    const unfinished = `${this.#data}.new`;
-    rmSync(unfinished, { recursive: true, force: true });
-    mkdirSync(unfinished, { mode: 0o700 });
-    this.#give(unfinished);
-    await this.#run("initdb", ["-D", unfinished, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-instructions"]);
-    renameSync(unfinished, this.#data);
+    const prefix = `${path.basename(this.#data)}.new-`;
+    // Each start has a name of its own for it: the initdb of one that was killed may still be at work.
+    const unfinished = mkdtempSync(path.join(this.#folder, prefix));
+    try {
+      this.#give(unfinished);
+      await this.#run("initdb", ["-D", unfinished, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-instructions"]);
+      renameSync(unfinished, this.#data);
+    } finally {
+      const left = readdirSync(this.#folder).filter((name) => name.startsWith(prefix));
+      for (const name of left) rmSync(path.join(this.#folder, name), { recursive: true, force: true, maxRetries: 10, retryDelay: 100 });
+    }
   }
 
   async #launch(): Promise<void> {
     const settings = { listen_addresses: "", unix_socket_directories: this.#socketFolder, unix_socket_permissions: "0700", ...this.#options.settings };
     const flags = Object.entries(settings).flatMap(([name, value]) => ["-c", `${name}=${value}`]);
-    // Detached, in a process group of its own: Ctrl-C reaches ledgerd alone, which drains before the database goes.
-    const child = spawn(path.join(this.#programs, "postgres"), ["-D", this.#data, "-p", String(PORT), ...flags], {
-      ...this.#user,
-      cwd: "/",
-      detached: true,
-      stdio: ["ignore", "ignore", "pipe"],
-    });
-    let lastLines = "";
-    child.stderr.setEncoding("utf8").on("data", (text: string) => (lastLines = (lastLines + text).slice(-4000)));
+    const child = this.#spawn("postgres", ["-D", this.#data, "-p", String(PORT), ...flags]);
+    const printed = lastLines(child);
     this.#child = child;
     await once(child, "spawn");
-    child.once("exit", (code, signal) => void this.#onExit(child, code ?? signal));
     const until = Date.now() + READY_WITHIN_MS;
     while (!(await this.#accepts())) {
-      if (child.exitCode !== null || Date.now() > until) throw new Error(`PostgreSQL did not start on ${this.#data}:\n${lastLines}`);
+      if (hasEnded(child) || Date.now() > until) throw new Error(`PostgreSQL did not start on ${this.#data}:\n${printed()}`);
       await delay(20);
     }
+    // Only one that was ready ends by itself; of one that never was, whoever launches it knows already.
+    if (hasEnded(child)) void this.#onExit(child);
+    else child.once("exit", () => void this.#onExit(child));
   }
 
   /** The server ended though nobody asked us: unless an operator restarts it, we do. */
-  async #onExit(child: ChildProcess, cause: number | NodeJS.Signals | null): Promise<void> {
-    if (this.#stopping || child !== this.#child) return;
-    this.#options.log(`PostgreSQL ended by itself (${cause}); starting it again unless somebody else does`);
+  async #onExit({ exitCode, signalCode }: ChildProcess): Promise<void> {
+    if (this.#stopping) return;
+    this.#options.log(`PostgreSQL ended by itself (${exitCode ?? signalCode}); starting it again unless somebody else does`);
     for (;;) {
       await delay(RESTART_AFTER_MS);
       if (this.#stopping) return;
@@ -204,13 +209,32 @@ class Server implements EmbeddedPostgres {
   }
 
   async #run(program: string, args: string[]): Promise<void> {
-    await promisify(execFile)(path.join(this.#programs, program), args, { ...this.#user, cwd: "/" });
+    const child = this.#spawn(program, args);
+    const printed = lastLines(child);
+    const [code, signal] = (await once(child, "close")) as [number | null, NodeJS.Signals | null];
+    if (code !== 0) throw new Error(`${program} failed (${code ?? signal}):\n${printed()}`);
+  }
+
+  /** Detached, in a process group of its own: Ctrl-C reaches ledgerd alone, which drains before the database goes. */
+  #spawn(program: string, args: string[]): ChildProcessByStdio<null, Readable, Readable> {
+    return spawn(path.join(this.#programs, program), args, { ...this.#user, cwd: "/", detached: true, stdio: ["ignore", "pipe", "pipe"] });
   }
 
   #give(folder: string): void {
     const { uid, gid } = this.#user;
     if (uid !== undefined && gid !== undefined) chownSync(folder, uid, gid);
   }
+}
+
+/** What a process printed last. */
+function lastLines({ stdout, stderr }: ChildProcessByStdio<null, Readable, Readable>): () => string {
+  let text = "";
+  for (const stream of [stdout, stderr]) stream.setEncoding("utf8").on("data", (more: string) => (text = (text + more).slice(-4000)));
+  return () => text;
+}
+
+function hasEnded(child: ChildProcess): boolean {
+  return child.exitCode !== null || child.signalCode !== null;
 }
 
 /** The server's programs, copied beside the data (60 MB) where its user can't get at those in node_modules. */

@@ -78,6 +78,7 @@ export class Feed {
       for (;;) {
         const { moved } = tail;
         while (at < tail.settled) {
+          signal.throwIfAborted();
           const { rows, upTo } = await this.#page(tail, at, filter);
           if (rows.length > 0) yield { kind: "rows", rows: rows.map((transaction) => ({ transaction, position: positionOf(transaction) })) };
           at = upTo;

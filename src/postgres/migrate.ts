@@ -26,6 +26,8 @@ const LOCK_TIMEOUT = "10s";
 /** Any number, the same in all versions: who holds its advisory lock migrates this database. */
 const MIGRATION_LOCK = 7_091_223_344_115_001n;
 
+const INSUFFICIENT_PRIVILEGE = "42501";
+
 /** All migrations that this version knows, in order. */
 export function knownMigrations(): readonly Migration[] {
   const files = readdirSync(FOLDER).filter((file) => file.endsWith(".sql")).toSorted();
@@ -78,7 +80,11 @@ async function apply(client: pg.Client, migration: Migration): Promise<boolean> 
 
 async function pending(client: pg.Client): Promise<readonly Migration[]> {
   const known = knownMigrations();
-  const applied = await appliedChecksums(client);
+  const applied = await appliedChecksums(client).catch((cause: unknown) => {
+    if (!(cause instanceof pg.DatabaseError && cause.code === INSUFFICIENT_PRIVILEGE)) throw cause;
+    const login = client.user ?? "it";
+    throw new SchemaProblem(`${login} may not use this database (let an administrator run: GRANT ledgerd_runtime TO ${login};): ${cause.message}`, { cause });
+  });
   const newest = Math.max(0, ...applied.keys());
   if (newest > known.length) {
     throw new SchemaProblem(

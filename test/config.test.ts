@@ -1,0 +1,177 @@
+// Configuration: what the environment may say, what counts where it says nothing, and how all that is wrong is told at once.
+
+import { describe, expect, test } from "vitest";
+import { describeSettings, readConfig, unknownVariables, type Config } from "../src/config.ts";
+
+type Environment = Readonly<Record<string, string | undefined>>;
+
+function configOf(env: Environment): Config {
+  const read = readConfig(env);
+  if ("problems" in read) throw new Error(read.problems.join("\n"));
+  return read.config;
+}
+
+function problemsOf(env: Environment): readonly string[] {
+  const read = readConfig(env);
+  return "problems" in read ? read.problems : [];
+}
+
+describe("an empty environment", () => {
+  test("gives the defaults of the design", () => {
+    const { currencies, ...settings } = configOf({});
+    expect(settings).toEqual({
+      LEDGERD_GRPC_ADDR: { host: "127.0.0.1", port: 50_051 },
+      LEDGERD_HTTP_ADDR: { host: "127.0.0.1", port: 8080 },
+      LEDGERD_LOG_LEVEL: "info",
+      LEDGERD_DEFAULT_CURRENCY: "RUB",
+      LEDGERD_POOL_MIN: 2,
+      LEDGERD_POOL_MAX: 20,
+      LEDGERD_CONNECT_TIMEOUT: 10_000,
+      LEDGERD_QUERY_TIMEOUT: 30_000,
+      LEDGERD_IDLE_TIMEOUT: 600_000,
+      LEDGERD_LANES: 2,
+      LEDGERD_GROUP_LIMIT: 500,
+      LEDGERD_QUEUE_LIMIT: 10_000,
+      LEDGERD_DEFAULT_DEADLINE: 5000,
+      LEDGERD_MAX_DEADLINE: 60_000,
+      LEDGERD_STREAM_MAX_AGE: 3_600_000,
+      LEDGERD_STREAM_LIMIT: 1000,
+      LEDGERD_MESSAGE_LIMIT: 4_194_304,
+      LEDGERD_FEED_POLL: 100,
+      LEDGERD_SWEEP_INTERVAL: 1000,
+      LEDGERD_DRAIN_TIMEOUT: 20_000,
+      LEDGERD_MIGRATE: "auto",
+      LEDGERD_DURABILITY: "required",
+    });
+    expect(currencies.get("RUB")).toEqual({ code: "RUB", digits: 2 });
+    expect(currencies.has("CRD")).toBe(false);
+  });
+
+  test("is what variables that are set to an empty text amount to", () => {
+    const empty = Object.fromEntries(describeSettings().map(({ name }) => [name, ""]));
+    expect(configOf(empty)).toEqual(configOf({}));
+    expect(configOf({ DATABASE_URL: undefined }).DATABASE_URL).toBeUndefined();
+  });
+});
+
+describe("a setting", () => {
+  test.each([
+    ["LEDGERD_GRPC_ADDR", "0.0.0.0:1", { host: "0.0.0.0", port: 1 }],
+    ["LEDGERD_GRPC_ADDR", "[::1]:0", { host: "::1", port: 0 }],
+    ["LEDGERD_HTTP_ADDR", "ledger.internal:65535", { host: "ledger.internal", port: 65_535 }],
+    ["LEDGERD_CONNECT_TIMEOUT", "250ms", 250],
+    ["LEDGERD_QUERY_TIMEOUT", "45s", 45_000],
+    ["LEDGERD_IDLE_TIMEOUT", "5m", 300_000],
+    ["LEDGERD_STREAM_MAX_AGE", "24h", 86_400_000],
+    ["LEDGERD_DRAIN_TIMEOUT", "0s", 0],
+    ["LEDGERD_LANES", "64", 64],
+    ["LEDGERD_POOL_MIN", "0", 0],
+    ["LEDGERD_LOG_LEVEL", "silent", "silent"],
+    ["LEDGERD_MIGRATE", "never", "never"],
+    ["LEDGERD_DURABILITY", "relaxed", "relaxed"],
+    ["LEDGERD_DEFAULT_CURRENCY", "JPY", "JPY"],
+    ["LEDGERD_DATA_DIR", "data here", "data here"],
+    ["DATABASE_URL", "postgresql://u:p@h/d?sslmode=require", "postgresql://u:p@h/d?sslmode=require"],
+  ] as const)("%s=%s is read", (name, text, value) => {
+    expect(configOf({ [name]: text })[name]).toEqual(value);
+  });
+
+  test.each([
+    ["LEDGERD_GRPC_ADDR", "50051", "host:port"],
+    ["LEDGERD_GRPC_ADDR", ":50051", "host:port"],
+    ["LEDGERD_GRPC_ADDR", "::1:50051", "host:port"],
+    ["LEDGERD_HTTP_ADDR", "http://localhost:80", "host:port"],
+    ["LEDGERD_HTTP_ADDR", "localhost:65536", "65535"],
+    ["LEDGERD_LANES", "0", "from 1 to 64"],
+    ["LEDGERD_LANES", "65", "from 1 to 64"],
+    ["LEDGERD_LANES", "1e1", "whole number"],
+    ["LEDGERD_POOL_MAX", "-1", "whole number"],
+    ["LEDGERD_POOL_MAX", "2.5", "whole number"],
+    ["LEDGERD_QUERY_TIMEOUT", "30", "500ms, 10s, 5m or 1h"],
+    ["LEDGERD_QUERY_TIMEOUT", "99ms", "from 100ms to 600s"],
+    ["LEDGERD_QUERY_TIMEOUT", "11m", "from 100ms to 600s"],
+    ["LEDGERD_STREAM_MAX_AGE", "1d", "500ms, 10s, 5m or 1h"],
+    ["LEDGERD_LOG_LEVEL", "verbose", "debug, info, warn, error or silent"],
+    ["LEDGERD_MIGRATE", "yes", "auto or never"],
+    ["LEDGERD_DURABILITY", "none", "required or relaxed"],
+    ["LEDGERD_DEFAULT_CURRENCY", "rub", "upper-case"],
+    ["LEDGERD_DEFAULT_CURRENCY", "CRD", "LEDGERD_UNITS"],
+    ["LEDGERD_UNITS", "CRD", "CRD:6,TOK:0"],
+    ["LEDGERD_UNITS", "crd:6", "CRD:6,TOK:0"],
+    ["LEDGERD_UNITS", "CRD:6,", "CRD:6,TOK:0"],
+    ["LEDGERD_UNITS", "CRD:13", "at most 12 fraction digits"],
+    ["LEDGERD_UNITS", "CRD:6,CRD:2", "each code once"],
+    ["LEDGERD_UNITS", "JPY:2", "JPY has 0 fraction digits"],
+  ])("%s=%s is refused by one line with its name, what is wrong, what is right, and what it is", (name, text, wrong) => {
+    expect(problemsOf({ [name]: text })).toEqual([expect.stringMatching(/ must (be|have|name|not) .*(such as|or) /) as string]);
+    const [line = ""] = problemsOf({ [name]: text });
+    expect(line.startsWith(`${name} must `), line).toBe(true);
+    expect(line).toContain(wrong);
+    expect(line.endsWith(`; it is ${JSON.stringify(text)}`), line).toBe(true);
+  });
+
+  test.each(["mysql://u:s3cret@h/d", "u:s3cret@h/d", "postgres://u:s3cret@h:port/d", "postgres://u:s3#cret@h/d"])(
+    "DATABASE_URL is never quoted, for its password's sake: %s",
+    (url) => {
+      expect(problemsOf({ DATABASE_URL: url })).toEqual(["DATABASE_URL must be a URL such as postgres://user:password@host:5432/database"]);
+    },
+  );
+});
+
+describe("settings together", () => {
+  test("are told all that is wrong with them at once, that between them too", () => {
+    const problems = problemsOf({
+      DATABASE_URL: "nonsense",
+      LEDGERD_GRPC_ADDR: "nonsense",
+      LEDGERD_LANES: "0",
+      LEDGERD_POOL_MIN: "30",
+      LEDGERD_UNITS: "USD:3",
+      LEDGERD_MIGRATE: "nonsense",
+    });
+    expect(problems.map((line) => line.slice(0, line.indexOf(" "))).toSorted()).toEqual([
+      "DATABASE_URL",
+      "LEDGERD_GRPC_ADDR",
+      "LEDGERD_LANES",
+      "LEDGERD_MIGRATE",
+      "LEDGERD_POOL_MIN",
+      "LEDGERD_UNITS",
+    ]);
+  });
+
+  test("keep the pool's minimum within its maximum", () => {
+    expect(configOf({ LEDGERD_POOL_MIN: "5", LEDGERD_POOL_MAX: "5" })).toMatchObject({ LEDGERD_POOL_MIN: 5, LEDGERD_POOL_MAX: 5 });
+    expect(problemsOf({ LEDGERD_POOL_MIN: "6", LEDGERD_POOL_MAX: "5" })).toEqual(['LEDGERD_POOL_MIN must not be above LEDGERD_POOL_MAX, such as 5; it is "6"']);
+    expect(problemsOf({ LEDGERD_POOL_MAX: "1" }), "the default counts as well").toHaveLength(1);
+  });
+
+  test("give the units beside ISO 4217, one of which may be the default currency", () => {
+    const { currencies, LEDGERD_DEFAULT_CURRENCY: fallback } = configOf({ LEDGERD_UNITS: "CRD:6,TOK:0,USD:2", LEDGERD_DEFAULT_CURRENCY: "CRD" });
+    expect(fallback).toBe("CRD");
+    expect(["CRD", "TOK", "USD", "KWD"].map((code) => currencies.get(code)?.digits)).toEqual([6, 0, 2, 3]);
+  });
+});
+
+describe("the environment's other variables", () => {
+  test("are no problem, and those that look like ours are reported", () => {
+    const env = { PATH: "/bin", PGHOST: "h", LEDGERD_LANE: "4", LEDGERD_POOL_MAX: "3", ledgerd_lanes: "4", LEDGERD_DATABASE_URL: "x" };
+    expect(configOf(env).LEDGERD_LANES).toBe(2);
+    expect(unknownVariables(env)).toEqual(["LEDGERD_LANE", "LEDGERD_DATABASE_URL"]);
+  });
+});
+
+describe("the description of the settings", () => {
+  test("says of each what it is for", () => {
+    for (const { name, description } of describeSettings()) expect(description, name).toMatch(/^[`A-Z].{10}/);
+    expect(new Set(describeSettings().map(({ description }) => description)).size, "each its own").toBe(describeSettings().length);
+  });
+
+  test("names exactly those that there are, with defaults that mean what the code takes", () => {
+    const settings = describeSettings();
+    const defaults = Object.fromEntries(settings.map((setting) => [setting.name, setting.default]));
+    expect(configOf(defaults)).toEqual(configOf({}));
+    expect(settings.filter((setting) => setting.default === "").map(({ name }) => name)).toEqual(["DATABASE_URL", "LEDGERD_DATA_DIR", "LEDGERD_UNITS"]);
+    expect(unknownVariables(defaults)).toEqual([]);
+    const read = Object.keys(configOf({})).filter((name) => name !== "currencies");
+    expect(settings.map(({ name }) => name)).toEqual(expect.arrayContaining(read));
+  });
+});
