@@ -45,7 +45,7 @@ const mutants: readonly Mutant[] = [
   {
     name: "a group waits for one locked account",
     change: [commit, 'state === LOCK_NOT_AVAILABLE && mode === "wait"', "false"],
-    killer: [lockTests, "keeps an account locked, the other calls of its group are answered"],
+    killer: [lockTests, "keeps an account locked, the other calls of its group are answered, and before it"],
   },
   {
     name: "a lock that isn't given up taken for a bug",

@@ -1,0 +1,37 @@
+// A watcher that has gone costs nothing more, however much of the log it had before it.
+
+import { expect, test } from "vitest";
+import type { WatchTransactionsResponse } from "../../src/gen/ledger/v1/ledger_service_pb.ts";
+import { createDatabase, type TestDatabase } from "../harness/database.ts";
+import { serve } from "../harness/service.ts";
+import { until } from "../harness/until.ts";
+
+/** How many pages, of up to 1,000 rows, of the log have been read for watchers. */
+async function pagesRead({ query }: TestDatabase): Promise<number> {
+  const [found] = await query<{ pages: number }>(
+    `SELECT coalesce(sum(calls), 0)::int AS pages FROM pg_stat_statements
+     WHERE dbid = (SELECT oid FROM pg_database WHERE datname = current_database()) AND query ~ 't.id > \\$1 AND t.id <= \\$2 AND '`,
+  );
+  return found?.pages ?? 0;
+}
+
+test("a watch that its caller has cancelled stops paging through the past", async () => {
+  await using database = await createDatabase();
+  await database.query("CREATE EXTENSION pg_stat_statements");
+  await database.query(
+    `INSERT INTO ledgerd.transactions (user_id, sequence, type, amount, balance_after, held_after, credit_limit_after, hash)
+     SELECT i, 1, 'topup', 1, 1, 0, 0, sha256(i::text::bytea) FROM generate_series(1, 20000) i`,
+  );
+  await using service = await serve(database.url, { LEDGERD_STREAM_LIMIT: "1" });
+  const firstOf = async (userId: bigint): Promise<string | undefined> => {
+    const gone = new AbortController();
+    const { value } = await service.ledger.watchTransactions({ userId }, { signal: gone.signal, timeoutMs: 0 })[Symbol.asyncIterator]().next();
+    gone.abort();
+    return (value as WatchTransactionsResponse | undefined)?.event.case;
+  };
+  expect(await firstOf(0n)).toBe("transaction");
+  // There is room for the next stream when the first one's handler has ended.
+  await until(() => firstOf(1n).then(() => true, () => false));
+  // The page that it saw something of, and one that may have been asked for when it left.
+  expect([1, 2]).toContain(await pagesRead(database));
+});
