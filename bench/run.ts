@@ -1,6 +1,7 @@
 // How fast a Deduct is, beside the seed's own way, on the same server in the same run: `npm run bench`.
 //
 //   unary   256 concurrent Deducts on 100,000 users, against the seed's five statements under pgbench at its best of 8 to 64 clients
+//   jobs    jobs created, claimed by fifties and completed, with their money, against the seed's three statements one by one, without any
 //   lone    one Deduct at a time, against the seed's five statements one by one, by plain pg in a Node process
 //
 // Each round measures all of them in turn; the medians are compared. PostgreSQL runs with full durability. The log is summed up at the end: what
@@ -29,6 +30,8 @@ interface Round {
   readonly pgbench: number | undefined;
   readonly lone: Load;
   readonly seedLone: Load;
+  readonly jobs: Load;
+  readonly jobsSingly: Load;
 }
 
 async function main(): Promise<void> {
@@ -49,6 +52,8 @@ async function main(): Promise<void> {
         pgbench: clients === undefined ? undefined : runPgbench(clients.pgbench, seedUrl, clients.count, SECONDS, USERS),
         lone: await measure("caller.ts", service.address, "1", String(SECONDS), String(USERS), `lone${round}`),
         seedLone: await measure("seed-lone.ts", seedUrl, String(SECONDS), String(USERS)),
+        jobs: await measure("jobs-caller.ts", service.address, String(SECONDS), String(USERS), `jobs${round}`),
+        jobsSingly: await measure("jobs-singly.ts", seedUrl, String(SECONDS)),
       });
     }
     await service.stop();
@@ -112,7 +117,7 @@ async function checkLog(url: string, rounds: readonly Round[]): Promise<void> {
   const client = new pg.Client({ connectionString: url });
   await client.connect();
   const { rows } = await client.query<{ count: string; sum: string }>(
-    "SELECT count(*), coalesce(sum(amount), 0) AS sum FROM ledgerd.transactions WHERE type = 'deduction'",
+    "SELECT count(*), coalesce(sum(amount), 0) AS sum FROM ledgerd.transactions WHERE type IN ('deduction', 'capture')",
   );
   const { rows: drift } = await client.query(
     `SELECT b.user_id FROM ledgerd.user_balances b
@@ -120,10 +125,10 @@ async function checkLog(url: string, rounds: readonly Round[]): Promise<void> {
      WHERE t.balance <> b.balance LIMIT 1`,
   );
   await client.end();
-  const calls = rounds.reduce((total, { unary, lone }) => total + unary.calls + lone.calls, 0);
+  const calls = rounds.reduce((total, { unary, lone, jobs }) => total + unary.calls + lone.calls + jobs.calls, 0);
   const found = rows[0];
   if (Number(found?.count) !== calls || Number(found?.sum) !== -calls / 100 || drift.length > 0) {
-    throw new Error(`${calls} calls were answered, the log has ${found?.count} deductions of ${found?.sum}; ${drift.length} balances are off`);
+    throw new Error(`${calls} calls were answered, the log has ${found?.count} deductions and captures of ${found?.sum}; ${drift.length} balances are off`);
   }
   say(`${calls} calls were answered, and the log has each of them once`);
 }
@@ -133,6 +138,9 @@ function print(rounds: readonly Round[], clients: number | undefined): void {
   const lone = figures(rounds.map((round) => round.lone.p50));
   const seedLone = figures(rounds.map((round) => round.seedLone.p50));
   const caller = figures(rounds.map((round) => round.unary.cpu));
+  const jobs = figures(rounds.map((round) => round.jobs.perSecond));
+  const singly = figures(rounds.map((round) => round.jobsSingly.perSecond));
+  const jobsRatio = figures(rounds.map((round) => round.jobs.perSecond / round.jobsSingly.perSecond));
   const lines = [`${rounds.length} rounds of ${SECONDS} s; medians, in brackets the least and the most`, ""];
   if (clients === undefined) {
     lines.push(`unary   ledgerd ${show(unary, 0)}/s; no pgbench on this machine to compare with`);
@@ -143,6 +151,7 @@ function print(rounds: readonly Round[], clients: number | undefined): void {
   }
   const ratio = figures(rounds.map((round) => round.lone.p50 / round.seedLone.p50));
   lines.push(`lone    ledgerd ${show(lone, 2)} ms, the seed's way ${show(seedLone, 2)} ms (pg in Node): ratio ${show(ratio, 2)}`);
+  lines.push(`jobs    ledgerd ${show(jobs, 0)}/s with their money, singly ${show(singly, 0)}/s without (pg in Node): ratio ${show(jobsRatio, 2)}`);
   lines.push(`        the caller used ${show(caller, 2)} of a core under unary`);
   process.stdout.write(`${lines.join("\n")}\n`);
 }

@@ -15,7 +15,14 @@ const TABLES = `
     id SERIAL PRIMARY KEY, user_id BIGINT NOT NULL, amount NUMERIC(10, 2) NOT NULL, currency VARCHAR(3) DEFAULT 'RUB',
     type VARCHAR(20) NOT NULL, description TEXT, created_at TIMESTAMP DEFAULT NOW());
   CREATE INDEX IF NOT EXISTS idx_transactions_user_id ON transactions (user_id);
-  CREATE INDEX IF NOT EXISTS idx_transactions_created_at ON transactions (created_at);`;
+  CREATE INDEX IF NOT EXISTS idx_transactions_created_at ON transactions (created_at);
+  CREATE TABLE IF NOT EXISTS jobs (
+    id SERIAL PRIMARY KEY, user_id BIGINT NOT NULL, model_id VARCHAR(100) NOT NULL, prompt TEXT, parameters JSONB,
+    status VARCHAR(20) DEFAULT 'pending', result_url TEXT, error_message TEXT, cost NUMERIC(10, 2), created_at TIMESTAMP DEFAULT NOW(),
+    completed_at TIMESTAMP);
+  CREATE INDEX IF NOT EXISTS idx_jobs_user_id ON jobs (user_id);
+  CREATE INDEX IF NOT EXISTS idx_jobs_status ON jobs (status);
+  CREATE INDEX IF NOT EXISTS idx_jobs_created_at ON jobs (created_at);`;
 
 const DEDUCTION = `
 \\set user_id random(1, :users)

@@ -105,6 +105,8 @@ const environment = z.object({
   LEDGERD_MESSAGE_LIMIT: count(1024, 64 * 1024 * 1024).prefault("4194304").describe("The largest request, in bytes"),
   LEDGERD_FEED_POLL: duration(5, MINUTE).prefault("100ms").describe("How often watchers look for what other instances wrote"),
   LEDGERD_SWEEP_INTERVAL: duration(10, HOUR).prefault("1s").describe("How often expired holds are looked for"),
+  LEDGERD_JOB_SWEEP_INTERVAL: duration(10, HOUR).prefault("5s").describe("How often jobs are looked for whose worker's lease is over"),
+  LEDGERD_WAIT_POLL: duration(5, MINUTE).prefault("100ms").describe("How often those who wait for jobs or locks, or watch them, see what other instances did"),
   LEDGERD_DRAIN_TIMEOUT: duration(0, 10 * MINUTE).prefault("20s").describe("How long calls may go on after SIGTERM"),
   LEDGERD_MIGRATE: z
     .enum(["auto", "never"], "must be auto or never")

@@ -1,33 +1,49 @@
 // The one place where the parts are put together: configuration, database, journal, handlers, doors. Whoever starts a service, a test too, does
 // it here.
 
+import { randomUUID } from "node:crypto";
 import { readFileSync } from "node:fs";
+import { hostname } from "node:os";
 import path from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import type { Logger } from "pino";
 import type { DatabasePool } from "slonik";
 import type { Config } from "./config.ts";
 import { bringUpToDate, openDatabase } from "./database.ts";
+import { ownLocks } from "./domain/lock.ts";
 import { AdminService } from "./gen/ledger/v1/admin_service_pb.ts";
+import { JobService } from "./gen/ledger/v1/job_service_pb.ts";
 import { LedgerService } from "./gen/ledger/v1/ledger_service_pb.ts";
+import { LockService } from "./gen/ledger/v1/lock_service_pb.ts";
 import { balancesOf } from "./postgres/balances.ts";
+import { claimsOf } from "./postgres/claims.ts";
 import { failureOf } from "./postgres/errors.ts";
 import { Feed } from "./postgres/feed.ts";
 import { historyOf } from "./postgres/history.ts";
 import { holdsOf } from "./postgres/holds.ts";
+import { JobQueue } from "./postgres/job-queue.ts";
+import { JobWatch } from "./postgres/job-watch.ts";
+import { jobsOf } from "./postgres/jobs.ts";
 import { openJournal } from "./postgres/journal/journal.ts";
+import { Leadership } from "./postgres/leadership.ts";
+import { LockWaits } from "./postgres/lock-waits.ts";
+import { locksOf } from "./postgres/locks.ts";
 import { knownMigrations } from "./postgres/migrate.ts";
 import { openPool, RUNTIME_ROLE, withSession } from "./postgres/pool.ts";
 import { rowsFor } from "./postgres/rows.ts";
 import { safetyProblems } from "./postgres/safety.ts";
 import { statusOf, type Status } from "./postgres/status.ts";
 import { transactionsOf } from "./postgres/transactions.ts";
-import { addPartitions, repeat, sweepHolds } from "./postgres/upkeep.ts";
+import { addPartitions, repeat, rescueJobs, sweepHolds } from "./postgres/upkeep.ts";
 import { adminHandlers } from "./rpc/admin-service.ts";
 import { answersFor } from "./rpc/answers.ts";
 import { openGrpcDoor, type Door } from "./rpc/grpc-door.ts";
 import { createGuard } from "./rpc/handlers.ts";
+import { jobSchemas } from "./rpc/job-requests.ts";
+import { jobHandlers } from "./rpc/job-service.ts";
 import { ledgerHandlers } from "./rpc/ledger-service.ts";
+import { lockHandlers } from "./rpc/lock-service.ts";
+import { Payers } from "./rpc/payers.ts";
 import { readSchemas } from "./rpc/read-requests.ts";
 import { createReadiness, type Readiness } from "./rpc/readiness.ts";
 import { createTranslate } from "./rpc/status.ts";
@@ -50,7 +66,7 @@ const READINESS_PAUSE_MS = 500;
 const READINESS_LIMIT_MS = 2000;
 const PARTITIONS_PAUSE_MS = 10_000;
 /** Connections for the background's own looks: they must not wait behind the callers' reads. */
-const BACKGROUND_CONNECTIONS = 3;
+const BACKGROUND_CONNECTIONS = 4;
 
 /** Starts a service, ready to take calls when this returns. */
 export async function startService(config: Config, log: Logger): Promise<Service> {
@@ -67,7 +83,12 @@ export async function startService(config: Config, log: Logger): Promise<Service
     translate,
   });
   const parts = { ...storage, ...contractParts(config), translate, version: version() };
-  const entries = [guard(LedgerService, ledgerHandlers(parts)), guard(AdminService, adminHandlers(parts))];
+  const entries = [
+    guard(LedgerService, ledgerHandlers(parts)),
+    guard(JobService, jobHandlers(parts)),
+    guard(LockService, lockHandlers(parts)),
+    guard(AdminService, adminHandlers(parts)),
+  ];
   const readiness = createReadiness(
     entries.map(({ service }) => service.typeName),
     (problem) => (problem === undefined ? log.info("ready") : log.warn({ problem }, "not ready")),
@@ -76,7 +97,7 @@ export async function startService(config: Config, log: Logger): Promise<Service
   startUpkeep(config, storage, readiness, log, opened);
 
   const messageLimit = config.LEDGERD_MESSAGE_LIMIT;
-  const grpcDoor = await placed("LEDGERD_GRPC_ADDR", openGrpcDoor({ address: config.LEDGERD_GRPC_ADDR, entries, health: readiness.health, messageLimit }));
+  const grpcDoor = await placed("LEDGERD_GRPC_ADDR", openGrpcDoor({ address: config.LEDGERD_GRPC_ADDR, entries, health: readiness.health, messageLimit, shutdown: shutdown.signal }));
   const doors = [grpcDoor];
   opened.defer(async () => {
     readiness.drain();
@@ -116,6 +137,10 @@ async function openStorage(config: Config, log: Logger, opened: AsyncDisposableS
 
   const rows = rowsFor(config.currencies);
   const feed = new Feed(background, rows, config.LEDGERD_FEED_POLL);
+  const jobs = jobsOf(pool, rows);
+  const locks = locksOf(pool);
+  const jobQueue = new JobQueue(claimsOf(background, rows), config.LEDGERD_WAIT_POLL);
+  const jobWatch = new JobWatch(jobsOf(background, rows), config.LEDGERD_WAIT_POLL);
   const journal = openJournal(
     {
       url: database.url,
@@ -124,7 +149,12 @@ async function openStorage(config: Config, log: Logger, opened: AsyncDisposableS
       groupLimit: config.LEDGERD_GROUP_LIMIT,
       queueLimit: config.LEDGERD_QUEUE_LIMIT,
       connectTimeoutMs: config.LEDGERD_CONNECT_TIMEOUT,
-      onCommit: () => feed.wake(),
+      onCommit: (aboutJobs) => {
+        feed.wake();
+        if (!aboutJobs) return;
+        jobQueue.wake();
+        jobWatch.wake();
+      },
     },
     pool,
   );
@@ -138,14 +168,22 @@ async function openStorage(config: Config, log: Logger, opened: AsyncDisposableS
     transactions: transactionsOf(pool, rows),
     history: historyOf(pool, rows),
     holds: holdsOf(pool, rows),
+    jobs,
+    claims: claimsOf(pool, rows),
+    jobQueue,
+    jobWatch,
+    payers: new Payers(jobs),
+    locks,
+    lockWaits: new LockWaits(locks, config.LEDGERD_WAIT_POLL),
     status: statusOf(pool, background, feed),
   };
 }
 
 function connect(url: string, config: Config, log: Logger, max: number): Promise<DatabasePool> {
   return openPool({
-    // Everything that is read has an index; a plan that is kept from when a table was small must not scan it when it is large.
-    url: withSession(url, { role: RUNTIME_ROLE, application_name: "ledgerd", enable_seqscan: "off" }),
+    // Everything that is read has an index; a plan that is kept from when a table was small must not scan it when it is large,
+    // nor read all of a user's rows to sort them where an index has their order.
+    url: withSession(url, { role: RUNTIME_ROLE, application_name: "ledgerd", enable_seqscan: "off", enable_sort: "off" }),
     min: Math.min(config.LEDGERD_POOL_MIN, max),
     max,
     connectTimeoutMs: config.LEDGERD_CONNECT_TIMEOUT,
@@ -160,6 +198,7 @@ function contractParts({ currencies, LEDGERD_DEFAULT_CURRENCY: fallback }: Confi
     currencies,
     writes: writeSchemas(currencies, fallback),
     reads: readSchemas(currencies, fallback),
+    jobRequests: jobSchemas(currencies, fallback),
     answers: answersFor(currencies),
   };
 }
@@ -167,14 +206,20 @@ function contractParts({ currencies, LEDGERD_DEFAULT_CURRENCY: fallback }: Confi
 /** The work in the background; each part is safe to run on every instance at once. */
 function startUpkeep(config: Config, { background, rows, journal, status }: Storage, readiness: Readiness, log: Logger, opened: AsyncDisposableStack): void {
   const holds = holdsOf(background, rows);
-  const work: readonly [string, number, () => Promise<unknown>][] = [
-    ["sweeping expired holds", config.LEDGERD_SWEEP_INTERVAL, () => sweepHolds(holds, journal)],
-    ["adding partitions", PARTITIONS_PAUSE_MS, () => addPartitions(background)],
-    ["looking at the database", READINESS_PAUSE_MS, () => look(status, readiness)],
+  const claims = claimsOf(background, rows);
+  const shared: readonly [string, number, bigint, () => Promise<unknown>][] = [
+    ["sweeping expired holds", config.LEDGERD_SWEEP_INTERVAL, ownLocks.expireHolds, () => sweepHolds(holds, journal)],
+    ["rescuing jobs", config.LEDGERD_JOB_SWEEP_INTERVAL, ownLocks.rescueJobs, () => rescueJobs(claims, journal)],
+    ["adding partitions", PARTITIONS_PAUSE_MS, ownLocks.addPartitions, () => addPartitions(background)],
   ];
-  for (const [what, pauseMs, round] of work) {
-    opened.adopt(repeat(pauseMs, round, logged(what, log)), ({ stop }) => stop());
+  const instanceId = `${hostname()}:${process.pid}:${randomUUID().slice(0, 8)}`;
+  const locks = locksOf(background);
+  for (const [what, pauseMs, key, round] of shared) {
+    const leadership = new Leadership(locks, key, instanceId, pauseMs);
+    opened.defer(() => leadership.resign().catch(logged(`resigning from ${what}`, log)));
+    opened.adopt(repeat(pauseMs, () => leadership.lead(round), logged(what, log)), ({ stop }) => stop());
   }
+  opened.adopt(repeat(READINESS_PAUSE_MS, () => look(status, readiness), logged("looking at the database", log)), ({ stop }) => stop());
 }
 
 /** Takes a look at the database, and reports what it found. */

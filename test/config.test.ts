@@ -39,6 +39,8 @@ describe("an empty environment", () => {
       LEDGERD_MESSAGE_LIMIT: 4_194_304,
       LEDGERD_FEED_POLL: 100,
       LEDGERD_SWEEP_INTERVAL: 1000,
+      LEDGERD_JOB_SWEEP_INTERVAL: 5000,
+      LEDGERD_WAIT_POLL: 100,
       LEDGERD_DRAIN_TIMEOUT: 20_000,
       LEDGERD_MIGRATE: "auto",
       LEDGERD_DURABILITY: "required",

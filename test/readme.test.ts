@@ -102,7 +102,7 @@ test("the table of settings is that of the code", () => {
 test("the table of calls is that of the contract", () => {
   const proto = protoFiles().map((file) => readFileSync(path.join(root, file), "utf8")).join("\n");
   const declared = [...proto.matchAll(/^ {2}rpc (\w+)\(/gm)].map(([, name = ""]) => name);
-  const table = readme.split("\n").filter((line) => /^\| `(LedgerService|AdminService)`/.test(line)).join("\n");
+  const table = readme.split("\n").filter((line) => /^\| `(Ledger|Job|Lock|Admin)Service`/.test(line)).join("\n");
   const listed = [...table.matchAll(/`([A-Z]\w+)`/g)].map(([, name = ""]) => name).filter((name) => !name.endsWith("Service"));
   expect(listed.toSorted()).toEqual(declared.toSorted());
 });

@@ -1,5 +1,7 @@
 // What callers ask of the ledger, as plain values.
 
+import type { JobAsk } from "./job.ts";
+
 /** What the caller says about a write; kept with its transactions as it came. */
 export interface Note {
   readonly description: string;
@@ -44,6 +46,7 @@ export type Command = Common &
     | { readonly kind: "set_credit_limit"; readonly limit: bigint }
     /** ledgerd's own: nothing by itself, since a group first sets free the expired holds of all accounts it locks. */
     | { readonly kind: "expire_holds" }
+    | JobAsk
   );
 
 /** A kind of command. */

@@ -5,14 +5,17 @@
 import { evolve, type Account, type Entry, type Hold, type TransactionType } from "./account.ts";
 import type { Command, Note } from "./command.ts";
 import { decide, expire, typeOfKind, type Original, type Situation } from "./ledger.ts";
+import type { Job, Lease } from "./job.ts";
 import type { Refusal } from "./refusal.ts";
 
 /** Commands under one idempotency key: applied together or not at all. */
 export interface Submission {
   /** The scope of the key: who pays for the first command. */
   readonly userId: bigint;
-  /** Absent only for ledgerd's own work, whose repetition is harmless. */
+  /** Absent only where a repetition is harmless. */
   readonly key: string | undefined;
+  /** The lease under which it is sent. Its key is then made of it, which nobody can send, and a refusal is not kept: the caller may mend the request. */
+  readonly lease: Lease | undefined;
   /** Digest of the request: under one key, requests that differ in it are refused. */
   readonly fingerprint: string;
   readonly commands: readonly Command[];
@@ -22,11 +25,12 @@ export interface Submission {
   readonly groupId: string;
 }
 
-/** What is stored under a key: the log rows that were written, or the refusal of the command at `culprit`. */
+/** What is stored under a key: the log rows that were written and the job as it then was, or the refusal of the command at `culprit`. */
 export interface StoredOutcome {
   readonly fingerprint: string;
   readonly createdAt: bigint;
   readonly transactionIds: readonly bigint[];
+  readonly job: Job | undefined;
   readonly refused: Refused | undefined;
 }
 
@@ -50,8 +54,12 @@ export interface Book {
   readonly outcomes: ReadonlyMap<string, StoredOutcome>;
   /** By `referenceId`: the unique references that are taken. */
   readonly references: ReadonlySet<string>;
+  /** By id: the jobs that commands name. */
+  readonly jobs: ReadonlyMap<bigint, Job>;
   /** Ids for the holds that may be placed, one for each such command. */
   readonly newHoldIds: readonly bigint[];
+  /** Ids for the jobs that may be created, one for each such command. */
+  readonly newJobIds: readonly bigint[];
 }
 
 /** A reference that no other transaction of this user and type may be written with. */
@@ -77,15 +85,15 @@ type RowOrigin = Pick<PlannedRow, "note"> & Partial<Pick<PlannedRow, "key" | "gr
 
 /** What one submission is answered. */
 export type Answer =
-  /** The rows at these places of the plan were written, a list for each command. */
-  | { readonly kind: "applied"; readonly rows: readonly (readonly number[])[] }
+  /** The rows at these places of the plan were written, a list for each command; the job, of the last one, is as it was right after. */
+  | { readonly kind: "applied"; readonly rows: readonly (readonly number[])[]; readonly job: Job | undefined }
   | { readonly kind: "refused"; readonly refused: Refused }
   /** The key was used for the same request before. */
   | { readonly kind: "stored"; readonly outcome: StoredOutcome }
   /** The key was used for the same request by an earlier submission of this group. */
   | { readonly kind: "same"; readonly submission: number }
   /** The key was used for another request, before or by an earlier `submission` of this group, whose transaction has no id yet. */
-  | { readonly kind: "reused"; readonly refusal: Extract<Refusal, { reason: "IDEMPOTENCY_KEY_REUSED" }>; readonly submission?: number };
+  | { readonly kind: "reused"; readonly refusal: Extract<Refusal, { reason: "IDEMPOTENCY_KEY_REUSED" | "LEASE_LOST" }>; readonly submission?: number };
 
 /** All that one group commit writes and answers. */
 export interface Plan {
@@ -94,6 +102,8 @@ export interface Plan {
   readonly accounts: readonly { readonly after: Account; readonly sequenceBefore: bigint }[];
   /** The holds that were placed or changed, as they are afterwards. */
   readonly holds: readonly Hold[];
+  /** The jobs that were created or changed, as they are afterwards. */
+  readonly jobs: readonly Job[];
   /** The unique references that were taken. */
   readonly references: readonly UniqueReference[];
   /** One for each submission, in their order. */
@@ -128,19 +138,21 @@ export function planGroup(book: Book, submissions: readonly Submission[]): Plan 
     if (key === undefined) return draft.apply(submission, index);
     const id = keyId(userId, key);
     const outcome = book.outcomes.get(id);
-    if (outcome !== undefined) return outcome.fingerprint === fingerprint ? { kind: "stored", outcome } : reused(outcome);
+    if (outcome !== undefined) return outcome.fingerprint === fingerprint ? { kind: "stored", outcome } : reused(submission, outcome);
     const first = firstWithKey.get(id);
     if (first === undefined) {
       firstWithKey.set(id, index);
       return draft.apply(submission, index);
     }
     if (submissions[first]?.fingerprint === fingerprint) return { kind: "same", submission: first };
-    return { ...reused({ transactionIds: [], createdAt: book.time }), submission: first };
+    return { ...reused(submission, { transactionIds: [], createdAt: book.time }), submission: first };
   });
   return draft.plan(answers);
 }
 
-function reused({ transactionIds, createdAt }: Pick<StoredOutcome, "transactionIds" | "createdAt">): Extract<Answer, { kind: "reused" }> {
+function reused({ lease }: Submission, { transactionIds, createdAt }: Pick<StoredOutcome, "transactionIds" | "createdAt">): Extract<Answer, { kind: "reused" }> {
+  // Another request under the same lease: the first one has ended it.
+  if (lease !== undefined) return { kind: "reused", refusal: { reason: "LEASE_LOST", ...lease } };
   return { kind: "reused", refusal: { reason: "IDEMPOTENCY_KEY_REUSED", transactionId: transactionIds[0], createdAt } };
 }
 
@@ -150,9 +162,11 @@ class Draft {
   readonly #accounts: Map<string, Account>;
   readonly #holds: Map<bigint, Hold>;
   readonly #originals: Map<bigint, Original>;
+  readonly #jobs: Map<bigint, Job>;
   readonly #references = new Map<string, UniqueReference>();
   readonly #rows: PlannedRow[] = [];
   #holdsPlaced = 0;
+  #jobsCreated = 0;
   /** How to take back what the atomic batch at hand has done so far, the latest last. */
   #undo: (() => void)[] | undefined;
 
@@ -161,6 +175,7 @@ class Draft {
     this.#accounts = new Map(book.accounts);
     this.#holds = new Map(book.holds);
     this.#originals = new Map(book.originals);
+    this.#jobs = new Map(book.jobs);
   }
 
   /** Sets free what open holds reserve whose time is over, in the order in which they expired. */
@@ -173,9 +188,10 @@ class Draft {
 
   /** Applies all commands of a submission, or none and says which one was refused. */
   apply(submission: Submission, index: number): Answer {
-    const { commands, key, groupId, batch } = submission;
+    const { commands, key, groupId, batch, lease } = submission;
     this.#undo = batch ? [] : undefined;
     const rows: number[][] = [];
+    let job: Job | undefined;
     for (const [culprit, command] of commands.entries()) {
       const decision = decide(this.#situation(command), command);
       if ("refusal" in decision) {
@@ -185,15 +201,17 @@ class Draft {
       const grouped = batch || decision.entries.length > 1;
       const origin = { note: command.note, groupId: grouped ? groupId : undefined, submission: index };
       // The key is its user's: not on the rows of others, and of an atomic batch on none.
-      const keyOf = ({ userId }: Entry): string | undefined => (batch || userId !== submission.userId ? undefined : key);
+      const keyOf = ({ userId }: Entry): string | undefined => (batch || lease !== undefined || userId !== submission.userId ? undefined : key);
       rows.push(decision.entries.map((entry) => this.#write(entry, { ...origin, key: keyOf(entry) })));
       this.#takeReference(command);
+      if (command.kind === "create_job") this.#jobsCreated += 1;
+      if (decision.job !== undefined) this.#set(this.#jobs, decision.job.id, (job = decision.job));
     }
-    return { kind: "applied", rows };
+    return { kind: "applied", rows, job };
   }
 
   plan(answers: readonly Answer[]): Plan {
-    const { accounts, holds } = this.#book;
+    const { accounts, holds, jobs } = this.#book;
     return {
       rows: this.#rows,
       accounts: changed(this.#accounts, accounts).map((after) => ({
@@ -201,6 +219,7 @@ class Draft {
         sequenceBefore: accounts.get(accountId(after.userId, after.currency))?.sequence ?? 0n,
       })),
       holds: changed(this.#holds, holds),
+      jobs: changed(this.#jobs, jobs),
       references: [...this.#references.values()],
       answers,
     };
@@ -208,14 +227,17 @@ class Draft {
 
   #situation(command: Command): Situation {
     const { userId, note } = command;
-    const hold = "holdId" in command ? ofUser(userId, this.#holds.get(command.holdId)) : undefined;
+    const job = "jobId" in command ? this.#jobs.get(command.jobId) : undefined;
+    const holdId = "holdId" in command ? command.holdId : job?.holdId;
+    const hold = holdId === undefined ? undefined : ofUser(userId, this.#holds.get(holdId));
     const original = "transactionId" in command ? ofUser(userId, this.#originals.get(command.transactionId)) : undefined;
     const currency = hold?.currency ?? original?.currency ?? command.currency;
     const account = this.#account(userId, currency);
     const recipient = command.kind === "transfer" ? this.#account(command.toUserId, currency) : undefined;
     const referenceUsed = note.uniqueReference && this.#isTaken(referenceId(uniqueReferenceOf(command)));
     const newHoldId = this.#book.newHoldIds[this.#holdsPlaced] ?? 0n;
-    return { account, recipient, hold, original, referenceUsed, newHoldId, time: this.#timeOn(account) };
+    const newJobId = this.#book.newJobIds[this.#jobsCreated] ?? 0n;
+    return { account, recipient, hold, original, job, referenceUsed, newHoldId, newJobId, time: this.#timeOn(account) };
   }
 
   #account(userId: bigint, currency: string): Account {

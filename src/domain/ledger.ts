@@ -3,7 +3,6 @@
 // Pure: no clock, no randomness, no I/O. The journal gives the facts that it read under lock, and writes what is decided.
 
 import {
-  available,
   captureHold,
   endHold,
   evolve,
@@ -14,6 +13,9 @@ import {
   type TransactionType,
 } from "./account.ts";
 import type { Command, CommandKind, CommandOf } from "./command.ts";
+import { refuseSpending } from "./floor.ts";
+import type { Job } from "./job.ts";
+import { decideJob, type JobDecision } from "./jobs.ts";
 import { withinBounds } from "./money.ts";
 import type { Refusal } from "./refusal.ts";
 
@@ -35,22 +37,26 @@ export interface Situation {
   readonly account: Account;
   /** A transfer's other side. */
   readonly recipient: Account | undefined;
-  /** The hold that is captured or released, if the user has it. */
+  /** The hold that is captured or released, if the user has it; of a job, its own. */
   readonly hold: Hold | undefined;
   /** The transaction that is refunded, if the user has it. */
   readonly original: Original | undefined;
   /** Whether a unique reference of the command is taken. */
   readonly referenceUsed: boolean;
+  /** The job that is named, if it is there. */
+  readonly job: Job | undefined;
   /** The id for a hold that is placed. */
   readonly newHoldId: bigint;
+  /** The id for a job that is created. */
+  readonly newJobId: bigint;
   /** The time of the write, in microseconds; not before the account's last transaction. */
   readonly time: bigint;
 }
 
-/** The entries to write, in order, or the first refusal in order of precedence. */
-export type Decision = { readonly entries: readonly Entry[] } | { readonly refusal: Refusal };
+/** The entries to write, in order, and the job that changed with them; or the first refusal in order of precedence. */
+export type Decision = { readonly entries: readonly Entry[]; readonly job: Job | undefined } | { readonly refusal: Refusal };
 
-/** The type of the transaction that a command of this kind writes on its user's account. */
+/** The type of the transaction that a command of this kind writes on its user's account; of a job's, the one that it writes for the most part. */
 export const typeOfKind = {
   top_up: "topup",
   deduct: "deduction",
@@ -62,6 +68,13 @@ export const typeOfKind = {
   adjust: "adjustment",
   set_credit_limit: "credit_limit",
   expire_holds: "expiry",
+  create_job: "hold",
+  complete_job: "capture",
+  fail_job: "release",
+  cancel_job: "release",
+  retry_job: "hold",
+  update_job: "capture",
+  rescue_job: "release",
 } as const satisfies Record<CommandKind, TransactionType>;
 
 /** Decides one command. */
@@ -70,9 +83,9 @@ export function decide(situation: Situation, command: Command): Decision {
   if (refused !== undefined) return { refusal: refused };
   const decided = decideKind(situation, command);
   if ("reason" in decided) return { refusal: decided };
-  const outOfRange = refuseByBounds(situation, decided);
-  if (outOfRange !== undefined) return { refusal: outOfRange };
-  return { entries: decided };
+  const { entries, job } = "job" in decided ? decided : { entries: decided, job: undefined };
+  const outOfRange = refuseByBounds(situation, entries);
+  return outOfRange === undefined ? { entries, job } : { refusal: outOfRange };
 }
 
 /** The entry that sets free what an open hold still reserves once its time is over. */
@@ -81,7 +94,7 @@ export function expire(hold: Hold): Entry {
   return { type: "expiry", userId, currency, amount: 0n, heldChange: -remaining(hold), hold: endHold(hold, "expired") };
 }
 
-type Decided = readonly Entry[] | Refusal;
+type Decided = readonly Entry[] | JobDecision | Refusal;
 
 function decideKind(situation: Situation, command: Command): Decided {
   switch (command.kind) {
@@ -105,6 +118,8 @@ function decideKind(situation: Situation, command: Command): Decided {
       return [{ ...entry(command, 0n), creditLimit: command.limit }];
     case "expire_holds":
       return [];
+    default:
+      return decideJob(situation, command);
   }
 }
 
@@ -195,13 +210,6 @@ function refuseHold(hold: Hold): Refusal | undefined {
     case "expired":
       return { reason: "HOLD_EXPIRED", holdId: hold.id, expiresAt: hold.expiresAt };
   }
-}
-
-function refuseSpending(account: Account, amount: bigint): Refusal | undefined {
-  const { currency } = account;
-  const minor = available(account);
-  if (amount <= minor) return undefined;
-  return { reason: "INSUFFICIENT_FUNDS", available: { currency, minor }, requested: { currency, minor: amount } };
 }
 
 function refuseByBounds({ account, recipient, time }: Situation, entries: readonly Entry[]): Refusal | undefined {

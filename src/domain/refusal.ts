@@ -1,6 +1,7 @@
 // Why a write isn't applied: expected answers, as values. Bugs and broken infrastructure throw instead.
 
 import type { TransactionType } from "./account.ts";
+import type { JobStatus } from "./job.ts";
 import type { Money } from "./money.ts";
 
 /** A refusal with its variable parts, in order of precedence: where several apply, the first one is the answer. */
@@ -14,6 +15,11 @@ export type Refusal =
   | { readonly reason: "TRANSACTION_NOT_FOUND"; readonly transactionId: bigint }
   | { readonly reason: "TRANSACTION_NOT_REFUNDABLE"; readonly transactionId: bigint; readonly type: TransactionType }
   | { readonly reason: "REFUND_EXCEEDS_ORIGINAL"; readonly transactionId: bigint; readonly refundable: Money }
+  | { readonly reason: "JOB_NOT_FOUND"; readonly jobId: bigint }
+  | { readonly reason: "JOB_STATE_CONFLICT"; readonly jobId: bigint; readonly status: JobStatus; readonly leaseExpiresAt: bigint | undefined }
+  | { readonly reason: "LEASE_LOST"; readonly jobId: bigint; readonly fencingToken: bigint }
+  | { readonly reason: "LOCK_HELD"; readonly lockKey: bigint; readonly instanceId: string; readonly expiresAt: bigint }
+  | { readonly reason: "LOCK_LOST"; readonly lockKey: bigint; readonly fencingToken: bigint }
   | { readonly reason: "HOLD_NOT_FOUND"; readonly holdId: bigint }
   | { readonly reason: "HOLD_OWNED_BY_JOB"; readonly holdId: bigint; readonly jobId: bigint }
   | { readonly reason: "HOLD_ALREADY_CAPTURED"; readonly holdId: bigint }

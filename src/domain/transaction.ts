@@ -2,6 +2,7 @@
 
 import { captureHold, endHold, type Account, type Hold, type TransactionType } from "./account.ts";
 import type { CommandKind, Note } from "./command.ts";
+import type { Job } from "./job.ts";
 import type { PlannedRow, Refused } from "./group.ts";
 
 /** A row of the log without what the database or the chain adds: `id` and `hash`. Times are microseconds since 1970. */
@@ -40,6 +41,8 @@ export interface Result {
   readonly transactions: readonly Transaction[];
   /** The hold that it placed, captured or released, as it was right after. */
   readonly hold: Hold | undefined;
+  /** The job that it created or changed, as it was right after. */
+  readonly job: Job | undefined;
 }
 
 /** What a submission is answered: a result for each command, or which one was refused and why. */
@@ -106,7 +109,7 @@ export function holdAfter(row: Posting, hold: Hold): Hold {
   }
 }
 
-/** How many rows a command of this kind writes. */
+/** How many rows a command of this kind writes; one that concerns a job writes one or none, and stands alone in its submission. */
 export function rowsOf(kind: CommandKind): number {
   return kind === "transfer" ? 2 : 1;
 }

@@ -6,6 +6,7 @@ import type { Account, Hold, HoldState, TransactionType } from "../domain/accoun
 import { currencyOf, type Currencies } from "../domain/currency.ts";
 import type { Refused } from "../domain/group.ts";
 import type { Transaction } from "../domain/transaction.ts";
+import { jobRowFor, type KeptJob } from "./job-rows.ts";
 
 /** Converts what statements answer into domain values. */
 export type Rows = ReturnType<typeof rowsFor>;
@@ -139,7 +140,7 @@ export function rowsFor(currencies: Currencies) {
     hash: row.hash,
   }));
 
-  return { currencies, minor, account, lockedAccount, hold, transaction };
+  return { currencies, minor, account, lockedAccount, hold, transaction, job: jobRowFor(minor) };
 }
 
 /** A stored decimal number in minor units. PostgreSQL may add zeros at its end, and nothing else. */
@@ -149,14 +150,14 @@ export function parseStored(text: string, digits: number): bigint {
   return BigInt(whole + fraction.slice(0, digits).padEnd(digits, "0"));
 }
 
-/** A refusal as the database keeps it: JSON, its big integers as `{"integer": "…"}`. */
-export function encodeRefusal(refused: Refused): string {
-  return JSON.stringify(refused, (_key, value: unknown) => (typeof value === "bigint" ? { integer: value.toString() } : value));
+/** A refusal or a job as the database keeps it in an outcome: JSON, its big integers as `{"integer": "…"}`. */
+export function encodeKept(kept: Refused | Partial<KeptJob>): string {
+  return JSON.stringify(kept, (_key, value: unknown) => (typeof value === "bigint" ? { integer: value.toString() } : value));
 }
 
-/** The refusal that was kept. */
-export function decodeRefusal(stored: string): Refused {
-  return JSON.parse(stored, (_key, value: unknown) => (isInteger(value) ? BigInt(value.integer) : value)) as Refused;
+/** The refusal or the job that was kept. */
+export function decodeKept(stored: string): unknown {
+  return JSON.parse(stored, (_key, value: unknown) => (isInteger(value) ? BigInt(value.integer) : value));
 }
 
 function isInteger(value: unknown): value is { integer: string } {

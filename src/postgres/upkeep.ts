@@ -5,7 +5,9 @@ import { sql, type DatabasePool } from "slonik";
 import { z } from "zod";
 import type { Command, Note } from "../domain/command.ts";
 import type { Submission } from "../domain/group.ts";
+import type { Claims } from "./claims.ts";
 import type { Holds } from "./holds.ts";
+import type { Payer } from "./jobs.ts";
 import type { Journal } from "./journal/journal.ts";
 
 /** Due holds that one step of the sweep looks at. */
@@ -43,14 +45,26 @@ export function repeat(pauseMs: number, round: () => Promise<unknown>, onError: 
  * Sets free what expired holds reserve, on all accounts that have such. Two instances at once do it once: the second one
  * finds the holds expired, under the account's lock.
  */
-export async function sweepHolds(holds: Holds, journal: Journal): Promise<void> {
+export function sweepHolds(holds: Holds, journal: Journal): Promise<void> {
+  return sweep(() => holds.dueAccounts(SWEEP_SIZE), expiryOf, journal);
+}
+
+/**
+ * Takes jobs from workers whose leases are over: they are pending again, or end where no attempts are left. Two instances at once do it once:
+ * the second one finds the job moved, under its lock.
+ */
+export function rescueJobs(claims: Claims, journal: Journal): Promise<void> {
+  return sweep(() => claims.lost(SWEEP_SIZE), rescueOf, journal);
+}
+
+/** Finds what is due and submits it, until nothing is. */
+async function sweep<T>(find: () => Promise<readonly T[]>, submissionOf: (found: T) => Submission, journal: Journal): Promise<void> {
   for (;;) {
-    const accounts = await holds.dueAccounts(SWEEP_SIZE);
-    if (accounts.length === 0) return;
+    const found = await find();
+    if (found.length === 0) return;
     const deadline = performance.now() + SWEEP_LIMIT_MS;
     // Each in a function of its own: where one is refused for lack of room, the failures of those before it still belong to somebody.
-    const expire = async ({ userId, currency }: (typeof accounts)[number]) => Promise.all(journal.submit([expiryOf(userId, currency)], deadline));
-    await Promise.all(accounts.map(expire));
+    await Promise.all(found.map(async (one) => Promise.all(journal.submit([submissionOf(one)], deadline))));
   }
 }
 
@@ -64,7 +78,15 @@ export async function addPartitions(pool: DatabasePool): Promise<number> {
 
 const note: Note = { description: "", metadata: [], reference: "", uniqueReference: false, actor: "ledgerd", traceId: "" };
 
-function expiryOf(userId: bigint, currency: string): Submission {
-  const command: Command = { kind: "expire_holds", userId, currency, expectedSequence: undefined, note };
-  return { userId, key: undefined, fingerprint: "", commands: [command], batch: false, groupId: "" };
+function expiryOf({ userId, currency }: { readonly userId: bigint; readonly currency: string }): Submission {
+  return ownWork({ kind: "expire_holds", userId, currency, expectedSequence: undefined, note });
+}
+
+function rescueOf({ jobId, userId, currency }: Payer): Submission {
+  return ownWork({ kind: "rescue_job", jobId, userId, currency, expectedSequence: undefined, note });
+}
+
+function ownWork(command: Command): Submission {
+  const { userId } = command;
+  return { userId, key: undefined, lease: undefined, fingerprint: "", commands: [command], batch: false, groupId: "" };
 }

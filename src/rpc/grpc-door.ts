@@ -32,17 +32,21 @@ export interface GrpcDoorOptions {
   readonly entries: readonly Entries[];
   readonly health: HealthImplementation;
   readonly messageLimit: number;
+  /** Aborted when the server shuts down: nobody waits any more for a reader that has stopped. */
+  readonly shutdown: AbortSignal;
 }
 
 /** grpc-js itself refuses what is this much larger than the limit, before it is read; below that, we say it with a reason. */
 const HARD_LIMIT_FACTOR = 2;
 const KEEPALIVE_MS = 30_000;
 const CALLS_PER_CONNECTION = 1000;
+/** We end a call that is late so much before grpc-js does, which gives no reason. */
+const HEAD_START_MS = 10;
 /** For the last answers to leave after their handlers are done. */
 const LAST_WORDS_MS = 200;
 
 /** Opens the door. */
-export async function openGrpcDoor({ address: { host: name, port: wanted }, entries, health, messageLimit }: GrpcDoorOptions): Promise<Door> {
+export async function openGrpcDoor({ address: { host: name, port: wanted }, entries, health, messageLimit, shutdown }: GrpcDoorOptions): Promise<Door> {
   const server = new grpc.Server({
     "grpc.max_receive_message_length": messageLimit * HARD_LIMIT_FACTOR,
     "grpc.max_concurrent_streams": CALLS_PER_CONNECTION, "grpc-node.max_session_memory": 64,
@@ -50,7 +54,7 @@ export async function openGrpcDoor({ address: { host: name, port: wanted }, entr
     // Its bookkeeping costs each call; what an operator wants to know is in GetServiceStatus.
     "grpc.enable_channelz": 0,
   });
-  for (const service of entries) addService(server, service, messageLimit);
+  for (const service of entries) addService(server, service, messageLimit, shutdown);
   health.addToServer(server);
   const files = [...entries.map(({ service }) => service.file), file_google_rpc_error_details, file_grpc_health_v1_health, file_grpc_reflection_v1_reflection];
   reflectionOf(files).addToServer(server);
@@ -103,7 +107,7 @@ const asItIs = (message: Buffer): Buffer => message;
 type RawUnaryCall = grpc.ServerUnaryCall<Buffer, Buffer>;
 type RawStreamCall = grpc.ServerWritableStream<Buffer, Buffer>;
 
-function addService(server: grpc.Server, { service, unary, streams }: Entries, messageLimit: number): void {
+function addService(server: grpc.Server, { service, unary, streams }: Entries, messageLimit: number, shutdown: AbortSignal): void {
   const definition: Record<string, grpc.MethodDefinition<Buffer, Buffer>> = {};
   const implementation: grpc.UntypedServiceImplementation = {};
   for (const method of service.methods) {
@@ -120,17 +124,18 @@ function addService(server: grpc.Server, { service, unary, streams }: Entries, m
       responseSerialize: asItIs,
     };
     if (entry !== undefined) implementation[method.localName] = unaryHandler(method, entry, messageLimit);
-    if (stream !== undefined) implementation[method.localName] = streamHandler(method, stream, messageLimit);
+    if (stream !== undefined) implementation[method.localName] = streamHandler(method, stream, messageLimit, shutdown);
   }
   server.addService(definition, implementation);
 }
 
 function unaryHandler(method: DescMethod, entry: UnaryEntry, messageLimit: number): grpc.handleUnaryCall<Buffer, Buffer> {
+  const waits = method.input.field["wait"] !== undefined;
   return (call: RawUnaryCall, callback) => {
     const answer = async (): Promise<void> => {
       let response: Buffer;
       try {
-        response = encode(method.output, await entry(decode(method, call.request, messageLimit), arrivalOf(call, undefined)));
+        response = encode(method.output, await entry(decode(method, call.request, messageLimit), arrivalOf(call, waits ? goneSignal(call) : undefined)));
       } catch (error) {
         return callback(statusOf(error));
       }
@@ -140,20 +145,26 @@ function unaryHandler(method: DescMethod, entry: UnaryEntry, messageLimit: numbe
   };
 }
 
-function streamHandler(method: DescMethod, entry: StreamEntry, messageLimit: number): grpc.handleServerStreamingCall<Buffer, Buffer> {
+function streamHandler(method: DescMethod, entry: StreamEntry, messageLimit: number, shutdown: AbortSignal): grpc.handleServerStreamingCall<Buffer, Buffer> {
   return (call: RawStreamCall) => {
-    const gone = new AbortController();
-    call.once("cancelled", () => gone.abort());
-    if (call.cancelled) gone.abort();
+    const gone = goneSignal(call);
     const run = async (): Promise<void> => {
-      for await (const message of entry(decode(method, call.request, messageLimit), arrivalOf(call, gone.signal))) {
+      for await (const message of entry(decode(method, call.request, messageLimit), arrivalOf(call, gone))) {
         // A reader that stops stops the handler: its messages aren't queued here.
-        if (!call.write(encode(method.output, message))) await drained(call, gone.signal);
+        if (!call.write(encode(method.output, message))) await drained(call, AbortSignal.any([gone, shutdown]));
       }
       call.end();
     };
     run().catch((error: unknown) => call.emit("error", statusOf(error)));
   };
+}
+
+/** Aborted when the caller is gone. */
+function goneSignal(call: RawUnaryCall | RawStreamCall): AbortSignal {
+  const gone = new AbortController();
+  call.once("cancelled", () => gone.abort());
+  if (call.cancelled) gone.abort();
+  return gone.signal;
 }
 
 function decode(method: DescMethod, request: Buffer, messageLimit: number) {
@@ -175,19 +186,19 @@ function encode(desc: DescMessage, message: MessageInitShape<DescMessage>): Buff
 function arrivalOf(call: RawUnaryCall | RawStreamCall, signal: AbortSignal | undefined): Arrival {
   const deadline = Number(call.getDeadline());
   const [traceparent] = call.metadata.get("traceparent");
-  return { timeoutMs: Number.isFinite(deadline) ? Math.max(0, deadline - Date.now()) : undefined, traceparent: traceparent?.toString(), signal };
+  return { timeoutMs: Number.isFinite(deadline) ? Math.max(0, deadline - Date.now() - HEAD_START_MS) : undefined, traceparent: traceparent?.toString(), signal };
 }
 
-async function drained(call: RawStreamCall, gone: AbortSignal): Promise<void> {
-  if (gone.aborted) return;
+async function drained(call: RawStreamCall, ending: AbortSignal): Promise<void> {
+  if (ending.aborted) return;
   await new Promise<void>((resolve) => {
     const done = (): void => {
       call.off("drain", done);
-      gone.removeEventListener("abort", done);
+      ending.removeEventListener("abort", done);
       resolve();
     };
     call.once("drain", done);
-    gone.addEventListener("abort", done);
+    ending.addEventListener("abort", done);
   });
 }
 

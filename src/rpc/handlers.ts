@@ -1,6 +1,7 @@
 // What a handler is, and what is done around each: deadline, translation of errors, log. The doors bind the guarded handlers to their protocols.
 
 import type { DescMessage, DescMethod, DescMethodServerStreaming, DescMethodUnary, DescService, MessageInitShape, MessageShape } from "@bufbuild/protobuf";
+import type { Duration } from "@bufbuild/protobuf/wkt";
 import { Failure } from "../domain/failure.ts";
 import { errorOf, errorOfFailure, type Translate } from "./status.ts";
 
@@ -10,7 +11,7 @@ export interface Arrival {
   readonly timeoutMs: number | undefined;
   /** The W3C trace context, as it was sent. */
   readonly traceparent: string | undefined;
-  /** Aborted when the caller is gone. Only streams look at it: a write goes on without its caller. */
+  /** Aborted when the caller is gone. Only streams and long polls look at it: a write goes on without its caller. */
   readonly signal: AbortSignal | undefined;
 }
 
@@ -20,6 +21,8 @@ export interface Call {
   readonly deadline: number;
   /** 32 hexadecimal digits, or empty. */
   readonly traceId: string;
+  /** Aborted when a long poll must end: its caller is gone, or the server shuts down. */
+  readonly ending: () => AbortSignal;
 }
 
 /** A call as a streaming handler sees it. */
@@ -73,10 +76,6 @@ export function createGuard(options: GuardOptions) {
     if (calls > 0) await new Promise<void>((resolve) => whenEmpty.push(resolve));
   }
 
-  function enter(): void {
-    calls += 1;
-  }
-
   function leave(): void {
     calls -= 1;
     if (calls === 0) for (const resolve of whenEmpty.splice(0)) resolve();
@@ -96,12 +95,13 @@ export function createGuard(options: GuardOptions) {
 
   function guardUnary(method: DescMethod, handler: Handler<DescMethodUnary>): UnaryEntry {
     return async (request, arrival) => {
-      const timeoutMs = Math.min(arrival.timeoutMs ?? options.defaultDeadlineMs, options.maxDeadlineMs);
+      const timeoutMs = timeoutOf(request, arrival, options);
       const late = Promise.withResolvers<never>();
       const timer = setTimeout(() => late.reject(new Failure("DEADLINE_PASSED")), timeoutMs);
-      enter();
+      calls += 1;
       try {
-        const call = { deadline: performance.now() + timeoutMs, traceId: traceIdOf(arrival.traceparent) };
+        const ending = (): AbortSignal => AbortSignal.any([options.shutdown, ...(arrival.signal === undefined ? [] : [arrival.signal])]);
+        const call = { deadline: performance.now() + timeoutMs, traceId: traceIdOf(arrival.traceparent), ending };
         return await Promise.race([handler(request, call), late.promise]);
       } catch (error) {
         throw options.translate(error, nameOf(method));
@@ -118,7 +118,7 @@ export function createGuard(options: GuardOptions) {
       const signal = arrival.signal === undefined ? ending : AbortSignal.any([ending, arrival.signal]);
       if (streams >= options.streamLimit) throw errorOf("OVERLOADED", `this instance has its ${options.streamLimit} streams open already`);
       streams += 1;
-      enter();
+      calls += 1;
       try {
         yield* handler(request, { signal });
       } catch (error) {
@@ -131,6 +131,23 @@ export function createGuard(options: GuardOptions) {
       }
     };
   }
+}
+
+/** For the answer to a call that has waited as long as it may. */
+const ANSWER_MS = 50;
+const LONGEST_WAIT_MS = 30_000;
+
+/** The end of a long poll's wait. */
+export function endOfWait({ deadline, ending }: Call, waitMs: number): AbortSignal {
+  const left = Math.min(waitMs, deadline - performance.now() - ANSWER_MS);
+  return left <= 0 ? AbortSignal.abort() : AbortSignal.any([ending(), AbortSignal.timeout(left)]);
+}
+
+/** How long a call may take: as its caller says, within the limit, or the default; what it asks to wait, by a field of that name, is added. */
+function timeoutOf(request: MessageShape<DescMessage>, { timeoutMs }: Arrival, { defaultDeadlineMs, maxDeadlineMs }: GuardOptions): number {
+  const wait = "wait" in request ? (request.wait as Duration | undefined) : undefined;
+  const waitMs = wait === undefined ? 0 : Math.min(Math.max(0, Number(wait.seconds) * 1000 + wait.nanos / 1e6), LONGEST_WAIT_MS);
+  return Math.min(timeoutMs ?? defaultDeadlineMs + waitMs, maxDeadlineMs + waitMs);
 }
 
 /** The trace id of a W3C `traceparent` header, if it is one. */

@@ -41,6 +41,11 @@ export const codes: Readonly<Record<Reason, Code>> = {
   TRANSACTION_NOT_FOUND: Code.NotFound,
   TRANSACTION_NOT_REFUNDABLE: Code.FailedPrecondition,
   REFUND_EXCEEDS_ORIGINAL: Code.FailedPrecondition,
+  JOB_NOT_FOUND: Code.NotFound,
+  JOB_STATE_CONFLICT: Code.FailedPrecondition,
+  LEASE_LOST: Code.FailedPrecondition,
+  LOCK_HELD: Code.FailedPrecondition,
+  LOCK_LOST: Code.FailedPrecondition,
   HOLD_NOT_FOUND: Code.NotFound,
   HOLD_OWNED_BY_JOB: Code.FailedPrecondition,
   HOLD_ALREADY_CAPTURED: Code.FailedPrecondition,
@@ -155,6 +160,12 @@ const refusalTexts: { readonly [R in Refusal["reason"]]: (refusal: RefusalOf<R>,
   TRANSACTION_NOT_FOUND: ({ transactionId }) => `the user has no transaction ${transactionId}`,
   TRANSACTION_NOT_REFUNDABLE: ({ type, transactionId }) => `transaction ${transactionId} is of type ${type}; only deductions and captures can be refunded`,
   REFUND_EXCEEDS_ORIGINAL: ({ refundable, transactionId }, amount) => `${amount(refundable)} of transaction ${transactionId} can still be refunded`,
+  JOB_NOT_FOUND: ({ jobId }) => `there is no job ${jobId}`,
+  JOB_STATE_CONFLICT: ({ jobId, status, leaseExpiresAt }) =>
+    leaseExpiresAt === undefined ? `job ${jobId} is ${status}` : `job ${jobId} is leased to a worker until ${isoTime(leaseExpiresAt)}`,
+  LEASE_LOST: ({ jobId, fencingToken }) => `the lease ${fencingToken} of job ${jobId} is over; stop working on it`,
+  LOCK_HELD: ({ lockKey, instanceId, expiresAt }) => `${instanceId} holds lock ${lockKey} until ${isoTime(expiresAt)}`,
+  LOCK_LOST: ({ lockKey, fencingToken }) => `the lease ${fencingToken} of lock ${lockKey} is over; stop what it protects`,
   HOLD_NOT_FOUND: ({ holdId }) => `the user has no hold ${holdId}`,
   HOLD_OWNED_BY_JOB: ({ holdId, jobId }) => `hold ${holdId} belongs to job ${jobId}`,
   HOLD_ALREADY_CAPTURED: ({ holdId }) => `hold ${holdId} was ended by its captures`,
@@ -187,7 +198,7 @@ function metadataOf(refusal: Refusal, decimal: Amount): Record<string, string> {
   return Object.fromEntries(entries);
 }
 
-const timeNames: Readonly<Record<string, string>> = { createdAt: "create_time", expiresAt: "expire_time" };
+const timeNames: Readonly<Record<string, string>> = { createdAt: "create_time", expiresAt: "expire_time", leaseExpiresAt: "lease_expire_time" };
 
 /** Microseconds since 1970 as RFC 3339. */
 function isoTime(micros: bigint): string {

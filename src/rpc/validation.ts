@@ -43,8 +43,8 @@ export const id = z.bigint().refine((value) => value >= 1n && value <= MAX_INT64
 /** A sequence; 0 is before the first transaction. */
 export const sequence = z.bigint().refine((value) => value >= 0n, "must not be negative");
 
-/** What PostgreSQL can store as text. */
-function storable(value: string): boolean {
+/** Whether PostgreSQL can store it as text. */
+export function storable(value: string): boolean {
   return !value.includes("\0") && value.isWellFormed();
 }
 
@@ -123,6 +123,7 @@ export function money(currencies: Currencies, fallback: string, sign: Sign) {
 }
 
 const MICROS = 1_000_000n;
+const DEFAULT_LEASE_MICROS = 30n * MICROS;
 /** What PostgreSQL and RFC 3339 both can hold. */
 const MIN_SECONDS = -62_135_596_800n;
 const MAX_SECONDS = 253_402_300_799n;
@@ -140,6 +141,22 @@ export function interval(maxDays: bigint) {
     .transform(({ seconds, nanos }) => seconds * MICROS + BigInt(Math.floor(nanos / 1000)))
     .refine((micros) => micros > 0n && micros <= maxDays * 86_400n * MICROS, `must be longer than zero and at most ${maxDays} days`);
 }
+
+/** How long a lease lasts, in microseconds: 1 second to 1 hour. */
+export const leaseInterval = z
+  .custom<Duration>()
+  .transform(({ seconds, nanos }) => seconds * MICROS + BigInt(Math.floor(nanos / 1000)))
+  .refine((micros) => micros >= MICROS && micros <= 3600n * MICROS, "must be from 1 second to 1 hour");
+
+/** The same where it may be absent: 30 seconds then. */
+export const leaseIntervalOrDefault = leaseInterval.optional().transform((micros) => micros ?? DEFAULT_LEASE_MICROS);
+
+/** How long to wait, in milliseconds: up to 30 seconds. */
+export const waitInterval = z
+  .custom<Duration>()
+  .optional()
+  .transform((given) => (given === undefined ? 0 : Number(given.seconds) * 1000 + Math.ceil(given.nanos / 1e6)))
+  .refine((ms) => ms >= 0 && ms <= 30_000, "must be at most 30 seconds");
 
 /** How many items a page has. */
 export const pageSize = z

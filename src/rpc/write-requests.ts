@@ -1,12 +1,9 @@
 // The requests that change money: checked, and turned into submissions for the journal.
 
-import { hash, randomUUID } from "node:crypto";
 import { z } from "zod";
 import type { Command, Note } from "../domain/command.ts";
 import type { Currencies } from "../domain/currency.ts";
-import type { Submission } from "../domain/group.ts";
 import type { BatchWriteRequest, Write } from "../gen/ledger/v1/ledger_service_pb.ts";
-import type { Call } from "./handlers.ts";
 import { id, idempotencyKey, interval, metadata, money, printableText, REQUIRED_KEY, sequence, text } from "./validation.ts";
 
 /** A write that was checked. */
@@ -161,71 +158,4 @@ function batchSchema(item: ItemSchema, atomicItem: ItemSchema) {
     for (const { path, message } of checked.error.issues) context.addIssue({ code: "custom", path: [...path], message });
     return z.NEVER;
   });
-}
-
-/** The submission of one write under its key. */
-export function submissionOf(command: Command, key: string, call: Call): Submission {
-  return submit([command], key, false, call);
-}
-
-/** The submission of an atomic batch under its key, whose scope is the user of the first write. */
-export function batchSubmissionOf(commands: readonly Command[], key: string, call: Call): Submission {
-  return submit(commands, key, true, call);
-}
-
-function submit(commands: readonly Command[], key: string, batch: boolean, { traceId }: Call): Submission {
-  const [first] = commands;
-  if (first === undefined) throw new Error("a submission needs a command");
-  return {
-    userId: first.userId,
-    key: key === "" ? undefined : key,
-    fingerprint: fingerprintOf(commands, batch),
-    commands: commands.map((command) => ({ ...command, note: { ...command.note, traceId } })),
-    batch,
-    groupId: batch || first.kind === "transfer" ? randomUUID() : "",
-  };
-}
-
-/**
- * A digest of what is asked for. It is kept with the key for ever, so its text never changes for the same request: fields that later
- * versions add take part only where they are set.
- */
-function fingerprintOf(commands: readonly Command[], batch: boolean): string {
-  const request = commands.map(canonicalFields);
-  return hash("sha256", JSON.stringify(batch ? ["batch", request] : request), "hex").slice(0, 32);
-}
-
-/** A command's fields, each with its name, in a fixed order, and the caller's note. */
-function canonicalFields(command: Command): readonly string[] {
-  const fields: string[] = ["kind", command.kind, "userId", `${command.userId}`, "currency", command.currency];
-  for (const [name, value] of ownFields(command)) if (value !== undefined) fields.push(name, String(value));
-  const { description, reference, uniqueReference, metadata: entries } = command.note;
-  fields.push(description, reference, String(uniqueReference));
-  for (const [key, value] of entries) fields.push(key, value);
-  return fields;
-}
-
-function ownFields(command: Command): readonly (readonly [name: string, value: bigint | boolean | undefined])[] {
-  const expected = ["expectedSequence", command.expectedSequence] as const;
-  switch (command.kind) {
-    case "top_up":
-    case "deduct":
-      return [expected, ["amount", command.amount]];
-    case "refund":
-      return [expected, ["amount", command.amount], ["transactionId", command.transactionId]];
-    case "transfer":
-      return [expected, ["amount", command.amount], ["toUserId", command.toUserId]];
-    case "place_hold":
-      return [expected, ["amount", command.amount], ["expiresIn", command.expiresIn]];
-    case "capture_hold":
-      return [expected, ["amount", command.amount], ["holdId", command.holdId], ["final", command.final]];
-    case "release_hold":
-      return [expected, ["holdId", command.holdId]];
-    case "adjust":
-      return [expected, ["amount", command.amount], ["allowNegative", command.allowNegative]];
-    case "set_credit_limit":
-      return [expected, ["limit", command.limit]];
-    case "expire_holds":
-      return [expected];
-  }
 }

@@ -22,8 +22,9 @@ import type { Journal } from "../postgres/journal/journal.ts";
 import type { Answers } from "./answers.ts";
 import type { Call } from "./handlers.ts";
 import { errorOfRefusal, refusalMessage, refusalOfError, type Translate } from "./status.ts";
+import { batchSubmissionOf, submissionOf } from "./submissions.ts";
 import { validate } from "./validation.ts";
-import { batchSubmissionOf, submissionOf, type WriteInput, type WriteSchemas } from "./write-requests.ts";
+import type { WriteInput, WriteSchemas } from "./write-requests.ts";
 
 /** What the handlers work with. */
 export interface WriteParts {

@@ -8,7 +8,7 @@ import { startPostgres, type OwnPostgres } from "../harness/postgres.ts";
 import { failureOf, newKey, serve, type TestService } from "../harness/service.ts";
 import { until } from "../harness/until.ts";
 
-const names = ["", "ledger.v1.LedgerService", "ledger.v1.AdminService"];
+const names = ["", "ledger.v1.LedgerService", "ledger.v1.JobService", "ledger.v1.LockService", "ledger.v1.AdminService"];
 
 let postgres: OwnPostgres;
 let service: TestService;

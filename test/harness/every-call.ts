@@ -3,6 +3,7 @@
 import { timestampFromMs } from "@bufbuild/protobuf/wkt";
 import { HoldState, TransactionType } from "../../src/gen/ledger/v1/account_pb.ts";
 import { ListOrder, type WatchTransactionsResponse } from "../../src/gen/ledger/v1/ledger_service_pb.ts";
+import { JobStatus } from "../../src/gen/ledger/v1/job_service_pb.ts";
 import { newKey, type Clients } from "./service.ts";
 import { until } from "./until.ts";
 
@@ -15,6 +16,8 @@ export async function callEverything(clients: Clients, userId: bigint): Promise<
   await readAccounts(clients, userId);
   await readLog(clients, userId);
   await watch(clients, userId);
+  await work(clients, userId);
+  await lock(clients);
 }
 
 async function write({ ledger, admin }: Clients, userId: bigint): Promise<void> {
@@ -85,6 +88,45 @@ async function readLog({ ledger }: Clients, userId: bigint): Promise<void> {
   await ledger.getTransaction({ name: { case: "transactionId", value: transactions[0]?.id ?? 0n } });
   await ledger.getTransaction({ name: { case: "accountSequence", value: { userId, sequence: 1n } } });
   await ledger.getStatement({ userId, startTime });
+}
+
+/** Jobs in all their states, one by one and many at once. */
+async function work({ jobs }: Clients, userId: bigint): Promise<void> {
+  const modelId = newKey();
+  const create = async () => (await jobs.createJob({ userId, modelId, cost: rub("1"), idempotencyKey: newKey() })).job?.id ?? 0n;
+  const ids = await Promise.all(Array.from({ length: 40 }, create));
+  const anyOne = { workerId: "worker", maxJobs: 5, requestId: newKey() };
+  const claimed = [...(await jobs.claimJobs(anyOne)).jobs, ...(await jobs.claimJobs({ workerId: "worker", modelIds: [modelId], maxJobs: 5 })).jobs];
+  await jobs.claimJobs(anyOne);
+  const [first, second, ...others] = claimed.map(({ job, fencingToken }) => ({ jobId: job?.id ?? 0n, fencingToken }));
+  if (first === undefined || second === undefined) throw new Error("there were too few jobs to claim");
+  await jobs.heartbeatJob({ ...first, progressPercent: 1 });
+  await jobs.completeJob(first);
+  await jobs.completeJob(first);
+  await jobs.failJob({ ...second, final: true });
+  await Promise.all(others.map((lease) => jobs.completeJob(lease)));
+  await jobs.retryJob({ jobId: second.jobId, idempotencyKey: newKey() });
+  await jobs.cancelJob({ jobId: second.jobId });
+  await jobs.batchGetJobs({ jobIds: ids });
+  const [startTime, endTime] = [timestampFromMs(1000), timestampFromMs(Date.now() + 1000)];
+  for (const way of [{}, { modelId }, { status: JobStatus.PENDING }, { startTime, endTime }, { modelId, status: JobStatus.CANCELLED }]) await jobs.listJobs({ ...way, userId, pageSize: 2 });
+  for await (const _ of jobs.watchJobs({ jobId: second.jobId })) break;
+  const pending = await create();
+  for await (const { job } of jobs.watchJobs({ userId })) {
+    if (job?.id === pending && job.status === JobStatus.CANCELLED) break;
+    if (job?.id === pending) await jobs.cancelJob({ jobId: pending });
+  }
+}
+
+async function lock({ locks }: Clients): Promise<void> {
+  const request = { lockKey: 1n, instanceId: "instance", requestId: newKey() };
+  const { fencingToken } = await locks.acquireLock(request);
+  await locks.acquireLock(request);
+  await locks.heartbeatLock({ lockKey: 1n, fencingToken });
+  await locks.heartbeatLock({ lockKey: 1n, fencingToken, ttl: { seconds: 10n } });
+  await locks.getLock({ lockKey: 1n });
+  await locks.listLocks({});
+  await locks.releaseLock({ lockKey: 1n, fencingToken });
 }
 
 /** The feed: of one user, of everyone and of some types; from the start and from a position; of the past, and live. */

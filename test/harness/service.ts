@@ -7,6 +7,8 @@ import { pino } from "pino";
 import { readConfig } from "../../src/config.ts";
 import { ErrorInfoSchema, BadRequestSchema } from "../../src/gen/google/rpc/error_details_pb.ts";
 import { AdminService } from "../../src/gen/ledger/v1/admin_service_pb.ts";
+import { JobService } from "../../src/gen/ledger/v1/job_service_pb.ts";
+import { LockService } from "../../src/gen/ledger/v1/lock_service_pb.ts";
 import { LedgerService } from "../../src/gen/ledger/v1/ledger_service_pb.ts";
 import { startService, type Service } from "../../src/service.ts";
 
@@ -14,6 +16,8 @@ import { startService, type Service } from "../../src/service.ts";
 export interface Clients {
   readonly ledger: Client<typeof LedgerService>;
   readonly admin: Client<typeof AdminService>;
+  readonly jobs: Client<typeof JobService>;
+  readonly locks: Client<typeof LockService>;
 }
 
 /** An instance in this process, with its clients. */
@@ -44,7 +48,12 @@ export function clientsOf(grpcAddress: string): Clients {
 
 /** Clients over any transport. */
 export function clientsOver(transport: Transport): Clients {
-  return { ledger: createClient(LedgerService, transport), admin: createClient(AdminService, transport) };
+  return {
+    ledger: createClient(LedgerService, transport),
+    admin: createClient(AdminService, transport),
+    jobs: createClient(JobService, transport),
+    locks: createClient(LockService, transport),
+  };
 }
 
 /** A key that was never used. */

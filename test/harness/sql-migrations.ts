@@ -69,7 +69,7 @@ function statementsOfBlock(code: string, where: string): readonly MigrationState
 function goesOnIfThere(exceptions: unknown): boolean {
   let found = false;
   walk(exceptions, (kind, { condname }) => {
-    if (kind === "PLpgSQL_condition" && condname === "duplicate_object") found = true;
+    if (kind === "PLpgSQL_condition" && (condname === "duplicate_object" || condname === "duplicate_column")) found = true;
   });
   return found;
 }

@@ -168,6 +168,7 @@ export class Committer {
         written: writes.any ? send(writes.main) : nothing,
         holds: writes.holds === undefined ? nothing : send(writes.holds),
         references: writes.references === undefined ? nothing : send(writes.references),
+        jobs: writes.jobs === undefined ? nothing : send(writes.jobs),
         stored: storedIds.length === 0 ? nothing : send(selectTransactions(this.#rows, storedIds)),
         storedHolds: storedIds.length === 0 ? nothing : send(selectHoldsOf(this.#rows, storedIds)),
         durable: writes.any ? nothing : send(emitMessage),

@@ -16,8 +16,11 @@ import { z } from "zod";
 import { newAccount, type Hold, type TransactionType } from "../../domain/account.ts";
 import { accountId, keyId, referenceId, type Book, type StoredOutcome, type Submission, type UniqueReference } from "../../domain/group.ts";
 import { typeOfKind } from "../../domain/ledger.ts";
-import { decodeRefusal, holdColumns, type Rows } from "../rows.ts";
+import type { Refused } from "../../domain/group.ts";
+import { jobColumns, type KeptJob } from "../job-rows.ts";
+import { decodeKept, holdColumns, type Rows } from "../rows.ts";
 import { int8s, texts } from "./literals.ts";
+import type { CommandKind } from "../../domain/command.ts";
 import type { Send } from "./connection.ts";
 import { accountTable, holdsNamedBy, nameTable, selectAccounts, transactionsNamedBy, type AccountName, type LockMode, type Named, type Names } from "./lock.ts";
 
@@ -43,7 +46,10 @@ export function sendReads(send: Send, rows: Rows, submissions: readonly Submissi
   const references = commands.flatMap(({ userId, kind, note }) =>
     note.uniqueReference ? [{ userId, type: typeOfKind[kind], reference: note.reference }] : [],
   );
-  const newHolds = commands.filter((command) => command.kind === "place_hold").length;
+  const count = (...kinds: readonly CommandKind[]): number => commands.filter(({ kind }) => kinds.includes(kind)).length;
+  const newHolds = count("place_hold", "create_job", "retry_job");
+  const newJobs = count("create_job");
+  const jobs = commands.flatMap((command) => ("jobId" in command ? [[command.jobId, command.userId] as const] : []));
   const none = Promise.resolve([]);
   return {
     accounts: send(selectAccounts(rows, accounts, mode)),
@@ -52,6 +58,10 @@ export function sendReads(send: Send, rows: Rows, submissions: readonly Submissi
     refunded: transactions.length === 0 ? none : send(selectRefunded(transactions.map(([id]) => id))),
     references: references.length === 0 ? none : send(selectReferences(references)),
     newHoldIds: newHolds === 0 || mode === "look" ? none : send(drawHoldIds(newHolds)),
+    // Behind the locks of all accounts. Whoever else locks jobs waits for nothing while it does.
+    jobs: jobs.length === 0 ? none : send(selectJobs(rows, jobs)),
+    jobHolds: jobs.length === 0 ? none : send(selectJobHolds(rows, jobs)),
+    newJobIds: newJobs === 0 || mode === "look" ? none : send(drawJobIds(newJobs)),
   };
 }
 
@@ -80,7 +90,7 @@ export function bookOf(found: Found, rest: Rest, { originals }: Named, unborn: r
     ...unborn.map(({ userId, currency }) => [accountId(userId, currency), newAccount(userId, currency)] as const),
     ...found.accounts.map(({ account }) => [accountId(account.userId, account.currency), account] as const),
   ]);
-  const holds = [...found.holds, ...rest.expired].filter((hold) => accounts.has(accountId(hold.userId, hold.currency)));
+  const holds = [...found.holds, ...found.jobHolds, ...rest.expired].filter((hold) => accounts.has(accountId(hold.userId, hold.currency)));
   const refunded = new Map(found.refunded.map(({ id, refunded: sum }) => [id, sum]));
   return {
     time: seen.time,
@@ -91,7 +101,9 @@ export function bookOf(found: Found, rest: Rest, { originals }: Named, unborn: r
     ),
     outcomes: rest.outcomes,
     references: new Set(found.references.map(referenceId)),
+    jobs: new Map(found.jobs.map((job) => [job.id, job])),
     newHoldIds: found.newHoldIds.map(({ id }) => id),
+    newJobIds: found.newJobIds.map(({ id }) => id),
   };
 }
 
@@ -141,6 +153,9 @@ const outcomeRow = z
     transaction_id: z.bigint().nullable(),
     further_transaction_ids: z.array(z.bigint()).nullable(),
     refusal: z.string().nullable(),
+    job: z.string().nullable(),
+    prompt: z.string().nullable(),
+    parameters: z.string().nullable(),
     created_at: z.bigint(),
   })
   .transform((row): StoredOutcome & { user_id: bigint; key: string } => ({
@@ -148,22 +163,27 @@ const outcomeRow = z
     key: row.key,
     fingerprint: row.fingerprint,
     createdAt: row.created_at,
-    transactionIds: row.transaction_id === null ? [] : [row.transaction_id, ...(row.further_transaction_ids ?? [])],
-    refused: row.refusal === null ? undefined : decodeRefusal(row.refusal),
+    // 0: no money moved.
+    transactionIds: [row.transaction_id ?? 0n, ...(row.further_transaction_ids ?? [])].filter((id) => id > 0n),
+    refused: row.refusal === null ? undefined : (decodeKept(row.refusal) as Refused),
+    job: row.job === null ? undefined : { ...(decodeKept(row.job) as KeptJob), prompt: row.prompt ?? "", parameters: row.parameters ?? "" },
   }));
 
 /** The stored outcomes of these keys. */
 export function selectOutcomes(keys: readonly Key[]) {
   return sql.prepared("select_outcomes", outcomeRow)`
-    SELECT o.user_id, o.key, o.fingerprint, o.transaction_id, o.further_transaction_ids, o.refusal, o.created_at
+    SELECT o.user_id, o.key, o.fingerprint, o.transaction_id, o.further_transaction_ids, o.refusal, o.job, o.created_at, j.prompt, j.parameters
     FROM ${keyTable(keys)}
     CROSS JOIN LATERAL (
       SELECT k.user_id, k.key, encode(k.fingerprint, 'hex') AS fingerprint, k.transaction_id, k.further_transaction_ids,
-             k.refusal::text, (extract(epoch FROM k.created_at) * 1000000)::int8 AS created_at
+             k.refusal::text, k.job_id, k.job::text, (extract(epoch FROM k.created_at) * 1000000)::int8 AS created_at
       FROM ledgerd.idempotency_keys k
       WHERE k.user_id = u.user_id AND k.key = u.key
       LIMIT 1
-    ) AS o`;
+    ) AS o
+    LEFT JOIN LATERAL (
+      SELECT p.prompt, p.parameters::text AS parameters FROM ledgerd.jobs p WHERE p.id = o.job_id LIMIT 1
+    ) AS j ON TRUE`;
 }
 
 function selectHolds(rows: Rows, names: Names) {
@@ -209,7 +229,35 @@ function selectReferences(references: readonly UniqueReference[]) {
     ) AS f`;
 }
 
+/** The named jobs, locked in the order of their ids. By id alone: with the user as well, an index of users' jobs seemed as good while it was empty. */
+function selectJobs({ job }: Rows, names: Names) {
+  return sql.prepared("select_jobs", job)`
+    SELECT j.id, j.user_id, j.currency, j.model_id, j.prompt, j.parameters, j.cost, j.idempotency_key, j.priority, j.max_attempts, j.created_at,
+           j.status, j.hold_id, j.final_cost, j.result_url, j.error_message, j.run_at, j.attempt, j.worker_id, j.fencing_token,
+           j.lease_expires_at, j.progress, j.cancel_requested, j.completed_at
+    FROM ${nameTable(inOrder(names))}
+    CROSS JOIN LATERAL (SELECT ${jobColumns} FROM ledgerd.jobs j WHERE j.id = n.id FOR UPDATE) AS j`;
+}
+
+function inOrder(names: Names): Names {
+  return [...new Map(names).entries()].toSorted(([a], [b]) => (a < b ? -1 : 1));
+}
+
+/** The holds of the named jobs, by a statement behind the one that locks them: it sees the holds that belong to their last state. */
+function selectJobHolds(rows: Rows, names: Names) {
+  return sql.prepared("select_job_holds", rows.hold)`
+    SELECT f.id, f.user_id, f.currency, f.amount, f.captured, f.state, f.job_id, f.expires_at, f.created_at
+    FROM ${nameTable(names)}
+    CROSS JOIN LATERAL (SELECT j.hold_id FROM ledgerd.jobs j WHERE j.id = n.id LIMIT 1) AS o
+    CROSS JOIN LATERAL (SELECT ${holdColumns} FROM ledgerd.holds h WHERE h.id = o.hold_id AND h.user_id = n.user_id LIMIT 1) AS f`;
+}
+
 const idRow = z.object({ id: z.bigint() });
+
+function drawJobIds(count: number) {
+  return sql.prepared("draw_job_ids", idRow)`
+    SELECT nextval('ledgerd.jobs_id_seq') AS id FROM generate_series(1, ${count}::int)`;
+}
 
 function drawHoldIds(count: number) {
   return sql.prepared("draw_hold_ids", idRow)`

@@ -18,8 +18,8 @@ export interface JournalOptions {
   readonly groupLimit: number;
   readonly queueLimit: number;
   readonly connectTimeoutMs: number;
-  /** Is told after each group that was committed. */
-  readonly onCommit: () => void;
+  /** Is told after each group that was committed, and whether it was about jobs as well. */
+  readonly onCommit: (jobs: boolean) => void;
 }
 
 /** Takes writes. */
@@ -57,7 +57,7 @@ export function openJournal(options: JournalOptions, pool: DatabasePool): Journa
   const waking = committers.map((committer) => ({
     commit: async (...group: Parameters<GroupCommitter["commit"]>) => {
       await committer.commit(...group);
-      onCommit();
+      onCommit(group[0].some(({ commands }) => commands.some(({ kind }) => kind.endsWith("_job"))));
     },
   }));
   const lanes = new Lanes(waking, { group: options.groupLimit, queue: options.queueLimit });

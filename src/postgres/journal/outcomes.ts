@@ -2,6 +2,7 @@
 
 import type { Hold } from "../../domain/account.ts";
 import type { Answer, Plan, Submission } from "../../domain/group.ts";
+import type { Job } from "../../domain/job.ts";
 import { holdAfter, rowsOf, type Outcome, type Result, type Transaction } from "../../domain/transaction.ts";
 
 /** What the answers are made of. */
@@ -33,22 +34,23 @@ export function outcomesOf(plan: Plan, submissions: readonly Submission[], mater
   function outcomeOf(answer: Answer, submission: Submission): Outcome {
     switch (answer.kind) {
       case "applied": {
-        const results = answer.rows.map((places) => resultOf(places.flatMap((place) => material.transactions[place] ?? []), holds));
+        const results = answer.rows.map((places) => resultOf(places.flatMap((place) => material.transactions[place] ?? []), holds, answer.job));
         return { kind: "applied", results, replayed: false };
       }
       case "refused":
-        return { kind: "refused", stored: submission.key !== undefined, ...answer.refused };
+        return { kind: "refused", stored: submission.key !== undefined && submission.lease === undefined, ...answer.refused };
       case "reused": {
         const first = answer.submission === undefined ? undefined : outcomes[answer.submission];
-        const refusal = first?.kind === "applied" ? { ...answer.refusal, transactionId: first.results[0]?.transactions[0]?.id } : answer.refusal;
-        return { kind: "refused", stored: false, refusal, culprit: 0 };
+        const { refusal } = answer;
+        const named = refusal.reason === "IDEMPOTENCY_KEY_REUSED" && first?.kind === "applied" ? { ...refusal, transactionId: first.results[0]?.transactions[0]?.id } : refusal;
+        return { kind: "refused", stored: false, refusal: named, culprit: 0 };
       }
       case "stored": {
-        const { refused, transactionIds } = answer.outcome;
+        const { refused, transactionIds, job } = answer.outcome;
         if (refused !== undefined) return { kind: "refused", stored: true, ...refused };
         const rows = transactionIds.flatMap((id) => storedById.get(id) ?? []);
         if (rows.length !== transactionIds.length) throw new Error(`the log lacks rows that a key names: ${transactionIds.join(", ")}`);
-        return { kind: "applied", results: resultsOf(rows, submission, holds), replayed: true };
+        return { kind: "applied", results: resultsOf(rows, submission, holds, job), replayed: true };
       }
       case "same": {
         const first = outcomes[answer.submission];
@@ -60,13 +62,13 @@ export function outcomesOf(plan: Plan, submissions: readonly Submission[], mater
 }
 
 /** The rows of a submission, cut into those of each command. */
-function resultsOf(rows: readonly Transaction[], { commands }: Submission, holds: ReadonlyMap<bigint, Hold>): readonly Result[] {
+function resultsOf(rows: readonly Transaction[], { commands }: Submission, holds: ReadonlyMap<bigint, Hold>, job: Job | undefined): readonly Result[] {
   let from = 0;
-  return commands.map(({ kind }) => resultOf(rows.slice(from, (from += rowsOf(kind))), holds));
+  return commands.map(({ kind }) => resultOf(rows.slice(from, (from += rowsOf(kind))), holds, job));
 }
 
-function resultOf(transactions: readonly Transaction[], holds: ReadonlyMap<bigint, Hold>): Result {
+function resultOf(transactions: readonly Transaction[], holds: ReadonlyMap<bigint, Hold>, job: Job | undefined): Result {
   const [first] = transactions;
   const hold = first?.holdId === undefined ? undefined : holds.get(first.holdId);
-  return { transactions, hold: first === undefined || hold === undefined ? undefined : holdAfter(first, hold) };
+  return { transactions, hold: first === undefined || hold === undefined ? undefined : holdAfter(first, hold), job };
 }

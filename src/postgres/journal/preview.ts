@@ -43,13 +43,16 @@ function inTurn(send: Send): Send {
 
 /** What was sent, once it is answered; together, so that no failure is nobody's. */
 async function received(sent: ReturnType<typeof sendReads>): Promise<Found> {
-  const [accounts, probe, holds, refunded, references, newHoldIds] = await Promise.all([
+  const [accounts, probe, holds, refunded, references, newHoldIds, jobs, jobHolds, newJobIds] = await Promise.all([
     sent.accounts,
     sent.probe,
     sent.holds,
     sent.refunded,
     sent.references,
     sent.newHoldIds,
+    sent.jobs,
+    sent.jobHolds,
+    sent.newJobIds,
   ]);
-  return { accounts, probe, holds, refunded, references, newHoldIds };
+  return { accounts, probe, holds, refunded, references, newHoldIds, jobs, jobHolds, newJobIds };
 }

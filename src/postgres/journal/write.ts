@@ -9,11 +9,14 @@ import { z } from "zod";
 import { accountId, type Plan, type Submission } from "../../domain/group.ts";
 import type { Hold } from "../../domain/account.ts";
 import { currencyOf } from "../../domain/currency.ts";
+import type { Job } from "../../domain/job.ts";
 import { formatAmount } from "../../domain/money.ts";
 import { postingOf, type Posting } from "../../domain/transaction.ts";
-import { encodeRefusal, holdColumns, noColumns, transactionColumns, type Rows } from "../rows.ts";
+import { encodeKept, holdColumns, noColumns, transactionColumns, type Rows } from "../rows.ts";
+import type { KeptJob } from "../job-rows.ts";
 import { chainHash, figuresOf, type Figures } from "./chain.ts";
 import { bytes, int8s, integer, numerics, plain, rows, text, texts, time, times } from "./literals.ts";
+import { upsertJobs, type Amount } from "./write-jobs.ts";
 
 /** A row of the log with its hash: all but the id, which the insert draws. */
 export type HashedPosting = Posting & { readonly hash: Buffer };
@@ -31,6 +34,7 @@ export interface Writes {
   readonly main: ReturnType<typeof writeLog>;
   readonly holds: ReturnType<typeof upsertHolds> | undefined;
   readonly references: ReturnType<typeof insertReferences> | undefined;
+  readonly jobs: ReturnType<typeof upsertJobs> | undefined;
 }
 
 /** The row of a locked account: the hash of its account's last row in the log, if it has one, and where it lies. */
@@ -56,14 +60,13 @@ export function writesOf(plan: Plan, submissions: readonly Submission[], locked:
   const keys = keyRows(plan, submissions, groupTime);
   return {
     postings: logged.map(({ posting }) => posting),
-    any: logged.length + keys.length > 0,
+    any: logged.length + keys.length + plan.jobs.length > 0,
     main: writeLog(logged, plan, after, keys, amount),
     holds: plan.holds.length === 0 ? undefined : upsertHolds(plan.holds, amount),
     references: plan.references.length === 0 ? undefined : insertReferences(plan.references),
+    jobs: plan.jobs.length === 0 ? undefined : upsertJobs(plan.jobs, groupTime, amount),
   };
 }
-
-type Amount = (minor: bigint, currency: string) => string;
 
 interface KeyRow {
   readonly userId: bigint;
@@ -73,19 +76,21 @@ interface KeyRow {
   readonly firstRow: number;
   readonly lastRow: number;
   readonly refusal: string | undefined;
+  readonly job: Job | undefined;
   readonly createdAt: bigint;
 }
 
 function keyRows({ answers }: Plan, submissions: readonly Submission[], createdAt: bigint): readonly KeyRow[] {
-  return submissions.flatMap(({ userId, key, fingerprint }, index): KeyRow[] => {
+  return submissions.flatMap(({ userId, key, fingerprint, lease }, index): KeyRow[] => {
     const answer = answers[index];
     if (key === undefined) return [];
     if (answer?.kind === "refused") {
-      return [{ userId, key, fingerprint, firstRow: 0, lastRow: 0, refusal: encodeRefusal(answer.refused), createdAt }];
+      if (lease !== undefined) return [];
+      return [{ userId, key, fingerprint, firstRow: 0, lastRow: 0, refusal: encodeKept(answer.refused), job: undefined, createdAt }];
     }
     if (answer?.kind !== "applied") return [];
     const places = answer.rows.flat();
-    return [{ userId, key, fingerprint, firstRow: (places[0] ?? -1) + 1, lastRow: (places.at(-1) ?? -1) + 1, refusal: undefined, createdAt }];
+    return [{ userId, key, fingerprint, firstRow: (places[0] ?? -1) + 1, lastRow: (places.at(-1) ?? -1) + 1, refusal: undefined, job: answer.job, createdAt }];
   });
 }
 
@@ -124,8 +129,10 @@ function writeLog(logged: readonly Row[], plan: Plan, locked: ReadonlyMap<string
         AND b.user_id IS NOT DISTINCT FROM a.user_id AND b.currency IS NOT DISTINCT FROM a.currency
       RETURNING b.user_id
     ), keys AS (
-      INSERT INTO ledgerd.idempotency_keys (user_id, key, fingerprint, transaction_id, further_transaction_ids, refusal, created_at)
-      SELECT k.user_id, k.key, k.fingerprint, ids.ids[k.first_row], nullif(ids.ids[k.first_row + 1 : k.last_row], '{}'), k.refusal, k.created_at
+      INSERT INTO ledgerd.idempotency_keys (
+        user_id, key, fingerprint, transaction_id, further_transaction_ids, refusal, job_id, job, created_at)
+      SELECT k.user_id, k.key, k.fingerprint, CASE WHEN k.refusal IS NULL THEN coalesce(ids.ids[k.first_row], 0) END,
+             nullif(ids.ids[k.first_row + 1 : k.last_row], '{}'), k.refusal, k.job_id, k.job, k.created_at
       FROM ids, unnest(${outcomeRows(keys)}::ledgerd.outcome_row[]) AS k
       ORDER BY k.user_id, k.key
       RETURNING user_id
@@ -201,6 +208,8 @@ function outcomeRows(keys: readonly KeyRow[]): string {
       integer(k.lastRow),
       text(k.refusal),
       time(k.createdAt),
+      integer(k.job?.id),
+      text(k.job === undefined ? undefined : encodeKept(kept(k.job))),
     ]),
   );
 }
@@ -223,6 +232,11 @@ function upsertHolds(holds: readonly Hold[], amount: Amount) {
       RETURNING id
     )
     SELECT ledgerd.assert_count('holds', (SELECT count(*) FROM written), ${holds.length}::int8) AS holds_complete`;
+}
+
+/** What an outcome keeps of a job. */
+function kept({ prompt: _prompt, parameters: _parameters, ...job }: Job): KeptJob {
+  return job;
 }
 
 function insertReferences(references: Plan["references"]) {

@@ -1,0 +1,67 @@
+// The live states of jobs. Changes that follow each other closely may be told as one; the last one is always told.
+
+import type { Job } from "../domain/job.ts";
+import { encodeKept } from "./rows.ts";
+import type { Jobs } from "./jobs.ts";
+import { Poller } from "./poller.ts";
+
+/** Watches jobs, for all callers of one process. */
+export class JobWatch {
+  readonly #jobs: Jobs;
+  readonly #byId: Poller<bigint, Job | undefined>;
+  readonly #ofUser: Poller<bigint, readonly Job[]>;
+
+  constructor(jobs: Jobs, pollMs: number) {
+    this.#jobs = jobs;
+    this.#byId = new Poller(async (ids) => {
+      const found = new Map((await jobs.byIds(ids)).map((job) => [job.id, job]));
+      return ids.map((id) => found.get(id));
+    }, pollMs);
+    this.#ofUser = new Poller<bigint, readonly Job[]>(async (userIds) => {
+      const changed = Map.groupBy(await jobs.changed(userIds), ({ userId }) => userId);
+      return userIds.map((userId) => changed.get(userId) ?? []);
+    }, pollMs);
+  }
+
+  /** Something was committed in this process: no need to wait for the next poll. */
+  wake(): void {
+    this.#byId.wake();
+    this.#ofUser.wake();
+  }
+
+  /** One job, as it is and after each change, until it is final. Ends at once if there is none. */
+  async *job(id: bigint, signal: AbortSignal): AsyncGenerator<Job> {
+    let last = "";
+    for await (const job of this.#byId.watch(id, signal)) {
+      if (job === undefined) return;
+      const state = stateOf(job);
+      if (state !== last) yield job;
+      last = state;
+      if (job.completedAt !== undefined) return;
+    }
+  }
+
+  /** A user's jobs: those that aren't final, then all changes. */
+  async *user(userId: bigint, signal: AbortSignal): AsyncGenerator<Job> {
+    /** As of the last look: what isn't in that any more can only come again by a change. */
+    let told = new Map<bigint, string>();
+    const changes = this.#ofUser.watch(userId, signal);
+    // What has changed before the first look is no news, unless it isn't final.
+    const first = await changes.next();
+    for (const job of first.done === true ? [] : first.value) told.set(job.id, stateOf(job));
+    for (const job of (await this.#jobs.unfinished(userId)).toReversed()) {
+      told.set(job.id, stateOf(job));
+      yield job;
+    }
+    for await (const jobs of changes) {
+      const before = told;
+      told = new Map(jobs.map((job) => [job.id, stateOf(job)]));
+      for (const job of jobs) if (before.get(job.id) !== told.get(job.id)) yield job;
+    }
+  }
+}
+
+/** What watchers are told of: all but the end of the lease, which each heartbeat moves. */
+function stateOf(job: Job): string {
+  return encodeKept({ ...job, leaseExpiresAt: undefined });
+}

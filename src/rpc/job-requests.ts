@@ -1,0 +1,150 @@
+// The requests about jobs and locks: checked, and turned into domain values.
+
+import type { JsonObject, JsonValue } from "@bufbuild/protobuf";
+import { z } from "zod";
+import type { Command } from "../domain/command.ts";
+import type { Currencies } from "../domain/currency.ts";
+import type { JobAsk, JobStatus } from "../domain/job.ts";
+import { FIRST_KEY } from "../domain/lock.ts";
+import type { Money } from "../gen/ledger/v1/money_pb.ts";
+import { statusMessages } from "./job-answers.ts";
+import { id, idempotencyKey, leaseInterval, leaseIntervalOrDefault, money, pageSize, printableText, storable, text, timestamp, waitInterval } from "./validation.ts";
+
+const MAX_PARAMETERS = 100_000;
+const MAX_DEPTH = 32;
+const DEFAULT_ATTEMPTS = 3;
+
+/** The schemas of requests about jobs. */
+export type JobSchemas = ReturnType<typeof jobSchemas>;
+
+/** The schemas of requests about jobs, for a ledger with these currencies. */
+export function jobSchemas(currencies: Currencies, defaultCurrency: string) {
+  const cost = money(currencies, defaultCurrency, "not negative");
+  // Absent has a meaning of its own here: all of the cost, in the job's currency.
+  const finalCost = z
+    .custom<Money>()
+    .optional()
+    .transform((given, context) => {
+      if (given === undefined) return undefined;
+      const checked = cost.safeParse(given);
+      if (checked.success) return checked.data;
+      for (const { path, message } of checked.error.issues) context.addIssue({ code: "custom", path: [...path], message });
+      return z.NEVER;
+    });
+  const leased = { jobId: id, fencingToken: id };
+  return {
+    createJob: z.object({
+      userId: id,
+      modelId: name(100),
+      prompt: text(100_000),
+      parameters,
+      cost,
+      idempotencyKey,
+      priority: z.int(),
+      runTime: timestamp.optional(),
+      maxAttempts: z.int().refine((count) => count >= 0 && count <= 100, "must be from 0 to 100").transform((count) => (count === 0 ? DEFAULT_ATTEMPTS : count)),
+    }),
+    getJob: z.object({ jobId: id }),
+    batchGetJobs: z.object({ jobIds: z.array(id).refine((ids) => ids.length >= 1 && ids.length <= 1000, "must name 1 to 1000 jobs") }),
+    listJobs: z.object({
+      userId: id,
+      modelId: text(100),
+      status: jobStatus,
+      startTime: timestamp.optional(),
+      endTime: timestamp.optional(),
+      pageSize,
+      pageToken: z.string().max(1000, "must be a next_page_token"),
+    }),
+    updateJobStatus: z.object({
+      jobId: id,
+      status: jobStatus.refine((status) => status !== undefined, "is required"),
+      resultUrl: text(2000),
+      errorMessage: text(2000),
+      finalCost,
+      idempotencyKey: printableText,
+    }),
+    claimJobs: z.object({
+      workerId: name(100),
+      modelIds: z.array(name(100)).refine((ids) => ids.length <= 100, "must name at most 100 kinds"),
+      maxJobs: z.int().refine((count) => count >= 0 && count <= 1000, "must be from 0 to 1000").transform((count) => (count === 0 ? 1 : count)),
+      leaseDuration: leaseIntervalOrDefault,
+      wait: waitInterval,
+      requestId: printableText,
+    }),
+    heartbeatJob: z.object({
+      ...leased,
+      leaseDuration: leaseIntervalOrDefault,
+      progressPercent: z.int().refine((percent) => percent >= 0 && percent <= 100, "must be from 0 to 100").optional(),
+    }),
+    completeJob: z.object({ ...leased, resultUrl: text(2000), finalCost }),
+    failJob: z.object({ ...leased, errorMessage: text(2000), final: z.boolean() }),
+    cancelJob: z.object({ jobId: id, idempotencyKey: printableText }),
+    retryJob: z.object({ jobId: id, idempotencyKey }),
+    watchJobs: z
+      .object({ jobId: idOrNone, userId: idOrNone })
+      .refine(({ jobId, userId }) => (jobId === 0n) !== (userId === 0n), { path: ["jobId"], error: "or user_id must be given, and not both" }),
+  };
+}
+
+/** The schemas of requests about locks. */
+export const lockSchemas = {
+  acquireLock: z.object({ lockKey: lockKey(), instanceId: name(100), ttl: leaseIntervalOrDefault, wait: waitInterval, requestId: printableText }),
+  heartbeatLock: z.object({ lockKey: lockKey(), fencingToken: id, ttl: leaseInterval.optional() }),
+  releaseLock: z.object({ lockKey: lockKey(), fencingToken: id }),
+  getLock: z.object({ lockKey: lockKey() }),
+  listLocks: z.object({ pageSize, pageToken: z.string().max(1000, "must be a next_page_token") }),
+  watchLock: z.object({ lockKey: lockKey() }),
+};
+
+/** A command on a job, given who pays for it. */
+export function jobCommand(ask: JobAsk, payer: { readonly userId: bigint; readonly currency: string }): Command {
+  const note = { description: "", metadata: [], reference: "", uniqueReference: false, actor: "", traceId: "" };
+  return { ...ask, ...payer, expectedSequence: undefined, note };
+}
+
+const idOrNone = z.bigint().refine((value) => value >= 0n, "must not be negative");
+
+function name(maxLength: number) {
+  return printableText.refine((value) => value !== "" && value.length <= maxLength, `must have 1 to ${maxLength} characters`);
+}
+
+function lockKey() {
+  return z.bigint().refine((key) => key >= FIRST_KEY, "must not be below -2^62: those are ledgerd's own");
+}
+
+const statusByMessage = new Map(Object.entries(statusMessages).map(([status, message]) => [message as number, status as JobStatus]));
+
+const jobStatus = z.number().transform((message, context): JobStatus | undefined => {
+  const status = statusByMessage.get(message);
+  if (status === undefined && message !== 0) context.addIssue({ code: "custom", message: "must be a known status" });
+  return status;
+});
+
+/** A JSON object as text, the same for all orders of its names; empty if there is none. */
+const parameters = z.custom<JsonObject>().optional().transform((given, context): string => {
+  if (given === undefined) return "";
+  const problem = problemIn(given, 0);
+  const written = problem === undefined ? JSON.stringify(sorted(given)) : "";
+  if (problem !== undefined || written.length > MAX_PARAMETERS) {
+    context.addIssue({ code: "custom", message: problem ?? `must have at most ${MAX_PARAMETERS} characters as JSON` });
+    return z.NEVER;
+  }
+  return written;
+});
+
+function problemIn(value: JsonValue, depth: number): string | undefined {
+  if (depth > MAX_DEPTH) return `must be nested at most ${MAX_DEPTH} deep`;
+  if (typeof value === "number" && !Number.isFinite(value)) return "must not contain NaN or infinity";
+  if (typeof value === "string" && !storable(value)) return "must not contain U+0000 or half a surrogate pair";
+  if (typeof value !== "object" || value === null) return undefined;
+  const inner = Array.isArray(value) ? value : Object.entries(value).flat();
+  return inner.map((one) => problemIn(one, depth + 1)).find((problem) => problem !== undefined);
+}
+
+function sorted(value: JsonValue): JsonValue {
+  if (Array.isArray(value)) return value.map(sorted);
+  if (typeof value !== "object" || value === null) return value;
+  const entries = Object.entries(value).toSorted(([a], [b]) => (a < b ? -1 : 1));
+  return Object.fromEntries(entries.map(([key, inner]) => [key, sorted(inner)]));
+}
+

@@ -1,0 +1,180 @@
+// JobService: what callers and workers ask of jobs.
+
+import type { Command } from "../domain/command.ts";
+import type { Currencies } from "../domain/currency.ts";
+import type { Submission } from "../domain/group.ts";
+import type { Job, JobAsk } from "../domain/job.ts";
+import {
+  BatchGetJobsRequestSchema,
+  CancelJobRequestSchema,
+  ClaimJobsRequestSchema,
+  CompleteJobRequestSchema,
+  CreateJobRequestSchema,
+  FailJobRequestSchema,
+  GetJobRequestSchema,
+  HeartbeatJobRequestSchema,
+  ListJobsRequestSchema,
+  RetryJobRequestSchema,
+  UpdateJobStatusRequestSchema,
+  WatchJobsRequestSchema,
+  type ClaimedJob,
+  type JobService,
+} from "../gen/ledger/v1/job_service_pb.ts";
+import type { Claims } from "../postgres/claims.ts";
+import type { JobQueue } from "../postgres/job-queue.ts";
+import type { JobWatch } from "../postgres/job-watch.ts";
+import type { Jobs } from "../postgres/jobs.ts";
+import type { Journal } from "../postgres/journal/journal.ts";
+import { time, type Answers } from "./answers.ts";
+import { endOfWait, type Call, type Handlers } from "./handlers.ts";
+import { jobMessage, jobWritten } from "./job-answers.ts";
+import { jobCommand, type JobSchemas } from "./job-requests.ts";
+import { cursorOf, pageOf } from "./pages.ts";
+import type { Payers } from "./payers.ts";
+import { errorOfRefusal } from "./status.ts";
+import { leasedSubmissionOf, submissionOf } from "./submissions.ts";
+import { validate } from "./validation.ts";
+
+/** What the handlers work with. */
+export interface JobParts {
+  readonly currencies: Currencies;
+  readonly jobRequests: JobSchemas;
+  readonly answers: Answers;
+  readonly journal: Journal;
+  readonly jobs: Jobs;
+  readonly claims: Claims;
+  readonly jobQueue: JobQueue;
+  readonly jobWatch: JobWatch;
+  readonly payers: Payers;
+}
+
+const MAX_ID = 2n ** 63n - 1n;
+
+/** The handlers of JobService. */
+export function jobHandlers(parts: JobParts): Handlers<typeof JobService> {
+  return { ...reading(parts), ...asking(parts), ...working(parts) };
+}
+
+function reading({ jobRequests: requests, answers, jobs, jobWatch, currencies }: JobParts) {
+  const message = (job: Job) => jobMessage(answers, job);
+  return {
+    getJob: async (request) => {
+      const { jobId } = validate(requests.getJob, GetJobRequestSchema, request);
+      const [job] = await jobs.byIds([jobId]);
+      if (job === undefined) throw errorOfRefusal({ reason: "JOB_NOT_FOUND", jobId }, false, currencies);
+      return { job: message(job) };
+    },
+
+    batchGetJobs: async (request) => {
+      const { jobIds } = validate(requests.batchGetJobs, BatchGetJobsRequestSchema, request);
+      const found = new Map((await jobs.byIds(jobIds)).map((job) => [job.id, job]));
+      return { jobs: jobIds.flatMap((id) => found.get(id) ?? []).map(message) };
+    },
+
+    listJobs: async (request) => {
+      const { pageSize, pageToken, ...filter } = validate(requests.listJobs, ListJobsRequestSchema, request);
+      const args = ["jobs", filter.userId, filter.modelId, filter.status, filter.startTime, filter.endTime];
+      const [before = MAX_ID] = cursorOf(args, pageToken)?.map(BigInt) ?? [];
+      const found = await jobs.list(filter, before, pageSize + 1);
+      const { items, nextPageToken } = pageOf(found, pageSize, args, ({ id }) => [id]);
+      return { jobs: items.map(message), nextPageToken };
+    },
+
+    watchJobs: async function* (request, { signal }) {
+      const { jobId, userId } = validate(requests.watchJobs, WatchJobsRequestSchema, request);
+      if (jobId !== 0n && (await jobs.payers([jobId])).length === 0) throw errorOfRefusal({ reason: "JOB_NOT_FOUND", jobId }, false, currencies);
+      const states = jobId === 0n ? jobWatch.user(userId, signal) : jobWatch.job(jobId, signal);
+      for await (const job of states) yield { job: message(job) };
+    },
+  } satisfies Partial<Handlers<typeof JobService>>;
+}
+
+/** What callers do with their jobs. */
+function asking(parts: JobParts) {
+  const { jobRequests: requests } = parts;
+  return {
+    createJob: (request, call) => {
+      const { userId, cost, runTime: runAt, idempotencyKey: key, ...own } = validate(requests.createJob, CreateJobRequestSchema, request);
+      const command = jobCommand({ kind: "create_job", ...own, key, runAt, amount: cost.amount }, { userId, currency: cost.currency });
+      return write(parts, submissionOf(command, key, call), call);
+    },
+
+    updateJobStatus: (request, call) => {
+      const { finalCost, idempotencyKey: key, status, ...own } = validate(requests.updateJobStatus, UpdateJobStatusRequestSchema, request);
+      if (status === undefined) throw new Error("a status passed the check without being one");
+      return ask(parts, { kind: "update_job", ...own, status, amount: finalCost?.amount }, finalCost?.currency, (command) => submissionOf(command, key, call), call);
+    },
+
+    cancelJob: (request, call) => {
+      const { jobId, idempotencyKey: key } = validate(requests.cancelJob, CancelJobRequestSchema, request);
+      return ask(parts, { kind: "cancel_job", jobId }, undefined, (command) => submissionOf(command, key, call), call);
+    },
+
+    retryJob: (request, call) => {
+      const { jobId, idempotencyKey: key } = validate(requests.retryJob, RetryJobRequestSchema, request);
+      return ask(parts, { kind: "retry_job", jobId }, undefined, (command) => submissionOf(command, key, call), call);
+    },
+  } satisfies Partial<Handlers<typeof JobService>>;
+}
+
+/** What workers do under their leases. */
+function working(parts: JobParts) {
+  const { jobRequests: requests, answers, jobs, claims, jobQueue, currencies } = parts;
+  return {
+    claimJobs: async (request, call) => {
+      const { maxJobs: limit, leaseDuration: lease, wait, ...own } = validate(requests.claimJobs, ClaimJobsRequestSchema, request);
+      const taken = await jobQueue.claim({ ...own, limit, lease }, endOfWait(call, wait));
+      return { jobs: taken.map((job) => claimedJob(answers, job)) };
+    },
+
+    heartbeatJob: async (request) => {
+      const { jobId, fencingToken, leaseDuration, progressPercent } = validate(requests.heartbeatJob, HeartbeatJobRequestSchema, request);
+      const job = await claims.heartbeat({ jobId, fencingToken }, leaseDuration, progressPercent);
+      if (job !== undefined) return { job: jobMessage(answers, job) };
+      const exists = (await jobs.payers([jobId])).length > 0;
+      throw errorOfRefusal(exists ? { reason: "LEASE_LOST", jobId, fencingToken } : { reason: "JOB_NOT_FOUND", jobId }, false, currencies);
+    },
+
+    completeJob: (request, call) => {
+      const { finalCost, ...own } = validate(requests.completeJob, CompleteJobRequestSchema, request);
+      return ask(parts, { kind: "complete_job", ...own, amount: finalCost?.amount }, finalCost?.currency, (command) => leasedSubmissionOf(command, own, call), call);
+    },
+
+    failJob: (request, call) => {
+      const own = validate(requests.failJob, FailJobRequestSchema, request);
+      return ask(parts, { kind: "fail_job", ...own, jitter: Math.random() }, undefined, (command) => leasedSubmissionOf(command, own, call), call);
+    },
+  } satisfies Partial<Handlers<typeof JobService>>;
+}
+
+/** Finds who pays for the job, and asks it of the journal. */
+async function ask(
+  parts: JobParts,
+  what: Exclude<JobAsk, { kind: "create_job" }>,
+  currency: string | undefined,
+  submission: (command: Command) => Submission,
+  call: Call,
+) {
+  const payer = await parts.payers.of(what.jobId);
+  if (payer === undefined) throw errorOfRefusal({ reason: "JOB_NOT_FOUND", jobId: what.jobId }, false, parts.currencies);
+  if (currency !== undefined && currency !== payer.currency) {
+    throw errorOfRefusal({ reason: "CURRENCY_MISMATCH", currency: payer.currency, requested: currency }, false, parts.currencies);
+  }
+  return write(parts, submission(jobCommand(what, { userId: payer.userId, currency: payer.currency })), call);
+}
+
+async function write({ journal, answers, currencies }: JobParts, submission: Submission, call: Call) {
+  const [submitted] = journal.submit([submission], call.deadline);
+  if (submitted === undefined) throw new Error("the write was not submitted");
+  const outcome = await submitted;
+  if (outcome.kind === "refused") throw errorOfRefusal(outcome.refusal, outcome.stored, currencies);
+  const [result] = outcome.results;
+  if (result === undefined) throw new Error("the write was applied without a result");
+  return jobWritten(answers, result, outcome.replayed);
+}
+
+function claimedJob(answers: Answers, job: Job): ClaimedJob {
+  const { fencingToken, leaseExpiresAt } = job;
+  if (leaseExpiresAt === undefined) throw new Error(`job ${job.id} was claimed without a lease`);
+  return { $typeName: "ledger.v1.ClaimedJob", job: jobMessage(answers, job), fencingToken, leaseExpireTime: time(leaseExpiresAt) };
+}

@@ -1,0 +1,80 @@
+// LockService: leases for whoever must be the only one to do something.
+
+import type { Currencies } from "../domain/currency.ts";
+import { FIRST_KEY, type Lock } from "../domain/lock.ts";
+import {
+  AcquireLockRequestSchema,
+  GetLockRequestSchema,
+  HeartbeatLockRequestSchema,
+  ListLocksRequestSchema,
+  ReleaseLockRequestSchema,
+  WatchLockRequestSchema,
+  type LockService,
+} from "../gen/ledger/v1/lock_service_pb.ts";
+import type { LockWaits } from "../postgres/lock-waits.ts";
+import type { Locks } from "../postgres/locks.ts";
+import { time } from "./answers.ts";
+import { endOfWait, type Handlers } from "./handlers.ts";
+import { lockMessage } from "./job-answers.ts";
+import { lockSchemas as requests } from "./job-requests.ts";
+import { cursorOf, pageOf } from "./pages.ts";
+import { errorOfRefusal } from "./status.ts";
+import { validate } from "./validation.ts";
+
+/** What the handlers work with. */
+export interface LockParts {
+  readonly currencies: Currencies;
+  readonly locks: Locks;
+  readonly lockWaits: LockWaits;
+}
+
+/** The handlers of LockService. */
+export function lockHandlers({ locks, lockWaits, currencies }: LockParts): Handlers<typeof LockService> {
+  const lost = (lockKey: bigint, fencingToken: bigint) => errorOfRefusal({ reason: "LOCK_LOST", lockKey, fencingToken }, false, currencies);
+  return {
+    acquireLock: async (request, call) => {
+      const { lockKey: key, wait, ...own } = validate(requests.acquireLock, AcquireLockRequestSchema, request);
+      const { won, lock } = await lockWaits.acquire({ key, ...own }, endOfWait(call, wait));
+      const { fencingToken, instanceId, expiresAt } = lock;
+      if (won) return { fencingToken, expireTime: time(expiresAt) };
+      throw errorOfRefusal({ reason: "LOCK_HELD", lockKey: key, instanceId, expiresAt }, false, currencies);
+    },
+
+    heartbeatLock: async (request) => {
+      const { lockKey, fencingToken, ttl } = validate(requests.heartbeatLock, HeartbeatLockRequestSchema, request);
+      const lock = await locks.heartbeat(lockKey, fencingToken, ttl);
+      if (lock === undefined) throw lost(lockKey, fencingToken);
+      return { expireTime: time(lock.expiresAt) };
+    },
+
+    releaseLock: async (request) => {
+      const { lockKey, fencingToken } = validate(requests.releaseLock, ReleaseLockRequestSchema, request);
+      if (!(await locks.release(lockKey, fencingToken))) throw lost(lockKey, fencingToken);
+      lockWaits.wake();
+      return {};
+    },
+
+    getLock: async (request) => {
+      const { lockKey } = validate(requests.getLock, GetLockRequestSchema, request);
+      const [lock] = await locks.read([lockKey]);
+      return lock === undefined ? {} : { lock: lockMessage(lock) };
+    },
+
+    listLocks: async (request) => {
+      const { pageSize, pageToken } = validate(requests.listLocks, ListLocksRequestSchema, request);
+      const [after = FIRST_KEY - 1n] = cursorOf(["locks"], pageToken)?.map(BigInt) ?? [];
+      const found = await locks.list(after, pageSize + 1);
+      const { items, nextPageToken } = pageOf(found, pageSize, ["locks"], ({ key }) => [key]);
+      return { locks: items.map(lockMessage), nextPageToken };
+    },
+
+    watchLock: async function* (request, { signal }) {
+      const { lockKey } = validate(requests.watchLock, WatchLockRequestSchema, request);
+      let last: Lock | undefined;
+      for await (const lock of lockWaits.watch(lockKey, signal)) {
+        if (lock.held !== last?.held || lock.fencingToken !== last.fencingToken) yield { lock: lockMessage(lock) };
+        last = lock;
+      }
+    },
+  };
+}
