@@ -10,7 +10,7 @@ import { migrate, pendingMigrations, SchemaProblem } from "./postgres/migrate.ts
 import { DatabaseUnreachable } from "./postgres/reachable.ts";
 import { startService, StartupProblem, version } from "./service.ts";
 
-const HELP = `ledgerd ${version()}: a ledger of balances and holds behind gRPC, on PostgreSQL
+const HELP = `ledgerd ${version()}: a ledger of balances, holds and paid jobs behind gRPC, on PostgreSQL
 
 usage: ledgerd [command]
 

@@ -78,6 +78,7 @@ export function readHandlers(parts: ReadParts) {
         transactions: found.transactions.map(answers.transaction),
         ...(stored.refused === undefined ? {} : { refusal: refusalMessage(stored.refused.refusal, true, parts.currencies) }),
         createTime: time(stored.createdAt),
+        jobId: stored.job?.id ?? 0n,
       };
     },
 

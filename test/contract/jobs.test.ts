@@ -115,6 +115,7 @@ describe("CreateJob", () => {
     expect(first.transaction).toBeUndefined();
     expect(first.job).toMatchObject({ holdId: 0n, cost: rub("0.00") });
     expect(await service.jobs.createJob(request)).toEqual({ ...first, replayed: true });
+    expect(await service.ledger.getOutcome(request)).toMatchObject({ transactions: [], jobId: first.job?.id });
     const lease = await claimOne(modelId);
     expect((await service.jobs.completeJob(lease)).job).toMatchObject({ status: JobStatus.COMPLETED, finalCost: rub("0.00") });
     expect((await service.ledger.listTransactions({ userId })).transactions).toEqual([]);
