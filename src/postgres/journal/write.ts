@@ -100,7 +100,8 @@ const writtenRow = z.object({ ids: z.array(z.bigint()) });
  * Appends the rows, moves the projections on, and stores the outcomes of keys. Ids are drawn by the insert, in the order of the rows, after
  * the locks: the order of ids is the order of sequences within an account, and a reader of the feed can tell when it has seen all.
  * A balance moves on only if its sequence is the one that was read. Its row is found where the lock saw it, which it can't leave while it is
- * locked: no index is searched a second time, and no plan can do otherwise.
+ * locked: no index is searched a second time, and no plan can do otherwise. The assertions are called only where they fail: three calls
+ * of a function that agreed took a sixth of the statement's time for one row.
  */
 function writeLog(logged: readonly Row[], plan: Plan, locked: ReadonlyMap<string, LockedRow>, keys: readonly KeyRow[], amount: Amount) {
   return sql.prepared("write_log", writtenRow)`
@@ -138,9 +139,12 @@ function writeLog(logged: readonly Row[], plan: Plan, locked: ReadonlyMap<string
       RETURNING user_id
     )
     SELECT ids.ids,
-           ledgerd.assert_count('transactions', cardinality(ids.ids), ${logged.length}::int8) AS log_complete,
-           ledgerd.assert_count('user_balances', (SELECT count(*) FROM balances), ${plan.accounts.length}::int8) AS balances_complete,
-           ledgerd.assert_count('idempotency_keys', (SELECT count(*) FROM keys), ${keys.length}::int8) AS keys_complete
+           CASE WHEN cardinality(ids.ids) <> ${logged.length}::int8
+                THEN ledgerd.assert_count('transactions', cardinality(ids.ids), ${logged.length}::int8) END AS log_complete,
+           CASE WHEN (SELECT count(*) FROM balances) <> ${plan.accounts.length}::int8
+                THEN ledgerd.assert_count('user_balances', (SELECT count(*) FROM balances), ${plan.accounts.length}::int8) END AS balances_complete,
+           CASE WHEN (SELECT count(*) FROM keys) <> ${keys.length}::int8
+                THEN ledgerd.assert_count('idempotency_keys', (SELECT count(*) FROM keys), ${keys.length}::int8) END AS keys_complete
     FROM ids`;
 }
 
