@@ -4,8 +4,8 @@ CREATE SEQUENCE IF NOT EXISTS ledgerd.fencing_token_seq AS BIGINT;
 GRANT USAGE, SELECT ON SEQUENCE ledgerd.fencing_token_seq TO ledgerd_runtime;
 
 -- `ready` says that a pending job's time has come: an index over jobs that wait for theirs, however many, must not stand before those
--- that can be claimed. `changed_at` is the time of
--- the last change but for heartbeats, by which watchers find it.
+-- that can be claimed. `size` is the length of
+-- prompt and parameters in bytes, which bounds what is answered at once. `changed_at` is the time of the last change that watchers are told.
 ALTER TABLE ledgerd.jobs
   ADD COLUMN IF NOT EXISTS currency         VARCHAR(3) NOT NULL DEFAULT 'RUB',
   ADD COLUMN IF NOT EXISTS hold_id          BIGINT,
@@ -22,6 +22,7 @@ ALTER TABLE ledgerd.jobs
   ADD COLUMN IF NOT EXISTS claim_request_id TEXT,
   ADD COLUMN IF NOT EXISTS progress         INTEGER NOT NULL DEFAULT 0,
   ADD COLUMN IF NOT EXISTS cancel_requested BOOLEAN NOT NULL DEFAULT FALSE,
+  ADD COLUMN IF NOT EXISTS size             INTEGER NOT NULL DEFAULT 0,
   ADD COLUMN IF NOT EXISTS changed_at       TIMESTAMPTZ NOT NULL DEFAULT NOW();
 
 ALTER TABLE ledgerd.jobs ALTER COLUMN cost SET DEFAULT 0;
@@ -108,6 +109,7 @@ BEGIN
     progress         INTEGER,
     cancel_requested BOOLEAN,
     completed_at     TIMESTAMPTZ,
+    size             INTEGER,
     changed_at       TIMESTAMPTZ
   );
 EXCEPTION WHEN duplicate_object THEN NULL;

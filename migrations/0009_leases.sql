@@ -3,7 +3,7 @@
 CREATE SEQUENCE IF NOT EXISTS ledgerd.lock_token_seq AS BIGINT;
 GRANT USAGE, SELECT ON SEQUENCE ledgerd.lock_token_seq TO ledgerd_runtime;
 
--- A row stays when its lock is free (`expires_at` is over), so that its tokens go on growing.
+-- A row stays when its lock is free (`expires_at` is over): it says who had it last, and makes the repeat of a release harmless.
 ALTER TABLE ledgerd.lock_heartbeat
   ADD COLUMN IF NOT EXISTS fencing_token BIGINT NOT NULL DEFAULT 0,
   ADD COLUMN IF NOT EXISTS ttl           INTERVAL NOT NULL DEFAULT INTERVAL '30 seconds',
@@ -24,21 +24,23 @@ CREATE OR REPLACE FUNCTION ledgerd.update_lock_heartbeat(
 ) RETURNS VOID
 LANGUAGE plpgsql AS $$
 DECLARE
-  moment CONSTANT TIMESTAMPTZ := clock_timestamp();
+  moment TIMESTAMPTZ;
 BEGIN
-  INSERT INTO ledgerd.lock_heartbeat AS held (lock_key, instance_id, last_heartbeat, fencing_token, acquired_at, expires_at)
-  VALUES (p_lock_key, p_instance_id, moment, nextval('ledgerd.lock_token_seq'), moment, moment + INTERVAL '30 seconds')
-  ON CONFLICT (lock_key) DO UPDATE
-  SET instance_id = EXCLUDED.instance_id,
-      last_heartbeat = EXCLUDED.last_heartbeat,
+  -- The row is locked before the time is taken: what is decided below is true at that moment.
+  INSERT INTO ledgerd.lock_heartbeat (lock_key, instance_id) VALUES (p_lock_key, p_instance_id) ON CONFLICT (lock_key) DO NOTHING;
+  PERFORM FROM ledgerd.lock_heartbeat l WHERE l.lock_key = p_lock_key FOR UPDATE;
+  moment := clock_timestamp();
+  UPDATE ledgerd.lock_heartbeat held
+  SET instance_id = p_instance_id,
+      last_heartbeat = moment,
       -- Another lease, another token, drawn under the row's lock so that they grow; the caller's own valid lease keeps its one.
       fencing_token = CASE WHEN held.expires_at > moment THEN held.fencing_token ELSE nextval('ledgerd.lock_token_seq') END,
-      acquired_at = CASE WHEN held.expires_at > moment THEN held.acquired_at ELSE EXCLUDED.acquired_at END,
+      acquired_at = CASE WHEN held.expires_at > moment THEN held.acquired_at ELSE moment END,
       ttl = CASE WHEN held.expires_at > moment THEN held.ttl ELSE INTERVAL '30 seconds' END,
-      expires_at = moment + CASE WHEN held.expires_at > moment THEN held.ttl ELSE INTERVAL '30 seconds' END,
+      expires_at = greatest(held.expires_at, moment + CASE WHEN held.expires_at > moment THEN held.ttl ELSE INTERVAL '30 seconds' END),
       request_id = CASE WHEN held.expires_at > moment THEN held.request_id END,
       released = FALSE
-  WHERE held.expires_at <= moment OR held.instance_id = EXCLUDED.instance_id;
+  WHERE held.lock_key = p_lock_key AND (held.expires_at <= moment OR held.instance_id = p_instance_id);
   IF NOT FOUND THEN
     RAISE EXCEPTION 'lock % is held by another instance', p_lock_key USING ERRCODE = 'lock_not_available';
   END IF;

@@ -97,7 +97,7 @@ export async function startService(config: Config, log: Logger): Promise<Service
   startUpkeep(config, storage, readiness, log, opened);
 
   const messageLimit = config.LEDGERD_MESSAGE_LIMIT;
-  const grpcDoor = await placed("LEDGERD_GRPC_ADDR", openGrpcDoor({ address: config.LEDGERD_GRPC_ADDR, entries, health: readiness.health, messageLimit, shutdown: shutdown.signal }));
+  const grpcDoor = await placed("LEDGERD_GRPC_ADDR", openGrpcDoor({ address: config.LEDGERD_GRPC_ADDR, entries, health: readiness.health, messageLimit, shutdown: shutdown.signal, streamMaxAgeMs: config.LEDGERD_STREAM_MAX_AGE }));
   const doors = [grpcDoor];
   opened.defer(async () => {
     readiness.drain();

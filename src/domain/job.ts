@@ -1,5 +1,7 @@
 // Jobs: work that is paid for by a hold. What a job is, and what may be asked of it.
 
+import type { Money } from "./money.ts";
+
 /** Where a job stands. The last three are final. */
 export type JobStatus = "pending" | "processing" | "completed" | "failed" | "cancelled";
 
@@ -64,8 +66,8 @@ export type JobAsk =
       /** The key of this very write. */
       readonly key: string;
     }
-  /** The amount is zero or more; undefined: all of the cost. */
-  | ({ readonly kind: "complete_job"; readonly amount: bigint | undefined; readonly resultUrl: string } & Lease)
+  /** The final cost is zero or more; undefined: all of the cost. */
+  | ({ readonly kind: "complete_job"; readonly finalCost: Money | undefined; readonly resultUrl: string } & Lease)
   | ({ readonly kind: "fail_job"; readonly errorMessage: string; readonly final: boolean; readonly jitter: number } & Lease)
   | { readonly kind: "cancel_job"; readonly jobId: bigint }
   | { readonly kind: "retry_job"; readonly jobId: bigint }
@@ -75,7 +77,7 @@ export type JobAsk =
       readonly status: JobStatus;
       readonly resultUrl: string;
       readonly errorMessage: string;
-      readonly amount: bigint | undefined;
+      readonly finalCost: Money | undefined;
     }
   /** ledgerd's own: takes a job from a worker whose lease is over. */
   | { readonly kind: "rescue_job"; readonly jobId: bigint };

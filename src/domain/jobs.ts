@@ -71,7 +71,8 @@ function place({ account, newHoldId, time }: JobSituation, job: Job): JobDecisio
   return { job: { ...job, holdId: hold.id }, entries: [{ type: "hold", userId, currency, amount: 0n, heldChange: amount, hold }] };
 }
 
-function complete(situation: JobSituation, job: Job, { amount = job.cost, resultUrl }: CommandOf<"complete_job" | "update_job">): JobDecision | Refusal {
+function complete(situation: JobSituation, job: Job, { finalCost, resultUrl }: CommandOf<"complete_job" | "update_job">): JobDecision | Refusal {
+  const amount = finalCost?.minor ?? job.cost;
   if (amount > job.cost) {
     return { reason: "CAPTURE_EXCEEDS_HOLD", holdId: job.holdId ?? 0n, remaining: { currency: job.currency, minor: job.cost } };
   }
@@ -129,9 +130,10 @@ function update(situation: JobSituation, job: Job, command: CommandOf<"update_jo
 }
 
 /** Whether a job that has the state which is asked for was brought there by the same request. */
-function isAsAsked(job: Job, { status, resultUrl, errorMessage, amount = job.cost }: CommandOf<"update_job">): boolean {
-  if (status === "completed") return job.resultUrl === resultUrl && job.finalCost === amount;
-  return status === "processing" || job.errorMessage === errorMessage;
+function isAsAsked(job: Job, { status, resultUrl, errorMessage, finalCost }: CommandOf<"update_job">): boolean {
+  if (status === "completed") return job.resultUrl === resultUrl && job.finalCost === (finalCost?.minor ?? job.cost);
+  // Two workers that both take a job must not both be told that they have it.
+  return status !== "processing" && job.errorMessage === errorMessage;
 }
 
 function rescue(situation: JobSituation, job: Job): JobDecision {
@@ -146,8 +148,9 @@ function refuseLease({ time }: JobSituation, job: Job, { fencingToken }: { reado
   return holdsLease(job, fencingToken, time) ? undefined : { reason: "LEASE_LOST", jobId: job.id, fencingToken };
 }
 
-function refuseCurrency(job: Job, { amount, currency }: CommandOf<"complete_job" | "update_job">): Refusal | undefined {
-  return amount === undefined || currency === job.currency ? undefined : { reason: "CURRENCY_MISMATCH", currency: job.currency, requested: currency };
+function refuseCurrency({ currency }: Job, { finalCost }: CommandOf<"complete_job" | "update_job">): Refusal | undefined {
+  if (finalCost === undefined || finalCost.currency === currency) return undefined;
+  return { reason: "CURRENCY_MISMATCH", currency, requested: finalCost.currency };
 }
 
 function conflict({ id, status, leaseExpiresAt }: Job): Refusal {

@@ -7,12 +7,12 @@
 // for due jobs read a hundred thousand that weren't). Where a lease is decided upon, its row is found by its id, and the time is that very moment's,
 // in a condition from which no partial index follows: on empty tables that of leases seems as good, and would be walked once it is full.
 
-import { sql, type DatabasePool } from "slonik";
+import { sql, type CommonQueryMethods, type DatabasePool } from "slonik";
 import { z } from "zod";
 import type { Job, Lease } from "../domain/job.ts";
 import { jobColumns } from "./job-rows.ts";
-import { payerRow, type Payer } from "./jobs.ts";
-import type { Rows } from "./rows.ts";
+import { ANSWER_BYTES, payerRow, type Payer } from "./jobs.ts";
+import { noColumns, type Rows } from "./rows.ts";
 
 /** What a worker asks for. */
 export interface Claim {
@@ -36,7 +36,7 @@ export type Claims = ReturnType<typeof claimsOf>;
 
 /** The claims of jobs, over a pool. */
 export function claimsOf(pool: DatabasePool, rows: Rows) {
-  return { makeReady, claim: (wanted: Claim) => claim(pool, rows, wanted), claimed, heartbeat, lost };
+  return { makeReady, claim, heartbeat, lost };
 
   /** Makes jobs claimable whose time has come; answers how many. */
   async function makeReady(): Promise<bigint> {
@@ -54,9 +54,20 @@ export function claimsOf(pool: DatabasePool, rows: Rows) {
       SELECT count(*) AS made_ready FROM made`);
   }
 
-  /** What an earlier claim with this id has taken, as far as its leases are valid. */
-  async function claimed({ workerId, requestId }: Claim): Promise<readonly Job[]> {
-    return pool.any(sql.type(rows.job)`
+  /** Takes ready jobs; under an id that the worker has used before, those that it took then, as far as its leases are valid. */
+  async function claim(wanted: Claim): Promise<readonly Job[]> {
+    const { workerId, requestId } = wanted;
+    if (requestId === "") return take(pool, rows, wanted);
+    return pool.transaction(async (transaction) => {
+      // One at a time: of two repeats at once, the second one finds what the first one took.
+      await transaction.query(sql.type(noColumns)`SELECT pg_advisory_xact_lock(hashtextextended(${`ledgerd claim ${workerId} ${requestId}`}, 0))`);
+      const taken = await claimed(transaction, wanted);
+      return taken.length > 0 ? taken : take(transaction, rows, wanted);
+    });
+  }
+
+  async function claimed(connection: CommonQueryMethods, { workerId, requestId }: Claim): Promise<readonly Job[]> {
+    return connection.any(sql.type(rows.job)`
       SELECT ${jobColumns}
       FROM ledgerd.jobs j
       WHERE j.worker_id = ${workerId} AND j.claim_request_id = ${requestId} AND j.status = 'processing' AND j.lease_expires_at > statement_timestamp()
@@ -69,7 +80,8 @@ export function claimsOf(pool: DatabasePool, rows: Rows) {
     const extended = await pool.maybeOne(sql.type(rows.job)`
       UPDATE ledgerd.jobs j
       SET lease_expires_at = greatest(j.lease_expires_at, clock_timestamp() + ${lease}::int8 * interval '1 microsecond'),
-          progress = coalesce(${progress ?? null}::int, j.progress)
+          progress = coalesce(${progress ?? null}::int, j.progress),
+          changed_at = CASE WHEN ${progress ?? null}::int <> j.progress THEN clock_timestamp() ELSE j.changed_at END
       WHERE j.id = ${jobId} AND j.fencing_token = ${fencingToken} AND coalesce(j.lease_expires_at > clock_timestamp(), FALSE)
       RETURNING ${jobColumns}`);
     return extended ?? undefined;
@@ -90,10 +102,10 @@ export function claimsOf(pool: DatabasePool, rows: Rows) {
  * Takes ready jobs for a worker, each with a token of its own; in the order of claims. What was locked is found again by where it lies: as a join by
  * ids, the update read the whole primary key.
  */
-async function claim(pool: DatabasePool, rows: Rows, { workerId, modelIds, limit, lease, requestId }: Claim): Promise<readonly Job[]> {
+async function take(connection: CommonQueryMethods, rows: Rows, { workerId, modelIds, limit, lease, requestId }: Claim): Promise<readonly Job[]> {
   const order = sql.fragment`priority DESC, run_at, id`;
   const any = sql.fragment`
-    SELECT j.ctid AS row, j.priority, j.run_at, j.id
+    SELECT j.ctid AS row, j.priority, j.run_at, j.id, j.size
     FROM ledgerd.jobs j
     WHERE j.status = 'pending' AND j.ready AND j.id > 0
     ORDER BY ${order}
@@ -101,10 +113,10 @@ async function claim(pool: DatabasePool, rows: Rows, { workerId, modelIds, limit
     FOR UPDATE SKIP LOCKED`;
   // Each kind's best ones, by its own part of the index; those that are too many stay locked for the moment that this takes.
   const ofModels = sql.fragment`
-    SELECT best.row, best.priority, best.run_at, best.id
+    SELECT best.row, best.priority, best.run_at, best.id, best.size
     FROM unnest(${sql.array(modelIds, "text")}) AS m (model_id)
     CROSS JOIN LATERAL (
-      SELECT j.ctid AS row, j.priority, j.run_at, j.id
+      SELECT j.ctid AS row, j.priority, j.run_at, j.id, j.size
       FROM ledgerd.jobs j
       WHERE j.status = 'pending' AND j.ready AND j.model_id = m.model_id
       ORDER BY ${order}
@@ -113,10 +125,14 @@ async function claim(pool: DatabasePool, rows: Rows, { workerId, modelIds, limit
     ) AS best
     ORDER BY ${order}
     LIMIT ${limit}`;
-  const claimed = await pool.any(sql.type(rows.job)`
+  const claimed = await connection.any(sql.type(rows.job)`
     WITH best AS MATERIALIZED (${modelIds.length === 0 ? any : ofModels}),
+    fitting AS MATERIALIZED (
+      SELECT best.row, best.priority, best.run_at, best.id, sum(best.size) OVER (ORDER BY best.priority DESC, best.run_at, best.id) - best.size AS before
+      FROM best
+    ),
     numbered AS MATERIALIZED (
-      SELECT best.row, nextval('ledgerd.fencing_token_seq') AS fencing_token FROM best ORDER BY ${order} LIMIT ${limit}
+      SELECT f.row, nextval('ledgerd.fencing_token_seq') AS fencing_token FROM fitting f WHERE f.before < ${ANSWER_BYTES}::int8 ORDER BY ${order} LIMIT ${limit}
     )
     UPDATE ledgerd.jobs j
     SET status = 'processing', attempt = j.attempt + 1, worker_id = ${workerId}, fencing_token = numbered.fencing_token, progress = 0,

@@ -32,8 +32,6 @@ export class JobQueue {
 
   /** Takes what is due; if nothing is, waits for it until the signal ends the wait, and then answers nothing. */
   async claim(claim: Claim, signal: AbortSignal): Promise<readonly Job[]> {
-    const before = claim.requestId === "" ? [] : await this.#claims.claimed(claim);
-    if (before.length > 0) return before;
     const taken = await this.#take(claim);
     if (taken.length > 0 || signal.aborted) return taken;
     return this.#wait(claim, signal);

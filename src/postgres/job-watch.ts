@@ -2,14 +2,17 @@
 
 import type { Job } from "../domain/job.ts";
 import { encodeKept } from "./rows.ts";
-import type { Jobs } from "./jobs.ts";
+import type { Change, Jobs } from "./jobs.ts";
 import { Poller } from "./poller.ts";
+
+/** Less than how far back a look for changes goes. */
+const LONGEST_PAUSE_MS = 10_000;
 
 /** Watches jobs, for all callers of one process. */
 export class JobWatch {
   readonly #jobs: Jobs;
   readonly #byId: Poller<bigint, Job | undefined>;
-  readonly #ofUser: Poller<bigint, readonly Job[]>;
+  readonly #ofUser: Poller<bigint, readonly Change[]>;
 
   constructor(jobs: Jobs, pollMs: number) {
     this.#jobs = jobs;
@@ -17,7 +20,7 @@ export class JobWatch {
       const found = new Map((await jobs.byIds(ids)).map((job) => [job.id, job]));
       return ids.map((id) => found.get(id));
     }, pollMs);
-    this.#ofUser = new Poller<bigint, readonly Job[]>(async (userIds) => {
+    this.#ofUser = new Poller<bigint, readonly Change[]>(async (userIds) => {
       const changed = Map.groupBy(await jobs.changed(userIds), ({ userId }) => userId);
       return userIds.map((userId) => changed.get(userId) ?? []);
     }, pollMs);
@@ -44,21 +47,34 @@ export class JobWatch {
   /** A user's jobs: those that aren't final, then all changes. */
   async *user(userId: bigint, signal: AbortSignal): AsyncGenerator<Job> {
     /** As of the last look: what isn't in that any more can only come again by a change. */
-    let told = new Map<bigint, string>();
+    let told = new Map<bigint, bigint>();
+    /** Those that were told and aren't final: after a pause so long that changes may have been missed, they are read again. */
+    const open = new Set<bigint>();
+    const tell = (job: Job): Job => {
+      if (job.completedAt === undefined) open.add(job.id);
+      else open.delete(job.id);
+      return job;
+    };
     const changes = this.#ofUser.watch(userId, signal);
     // What has changed before the first look is no news, unless it isn't final.
     const first = await changes.next();
-    for (const job of first.done === true ? [] : first.value) told.set(job.id, stateOf(job));
-    for (const job of (await this.#jobs.unfinished(userId)).toReversed()) {
-      told.set(job.id, stateOf(job));
-      yield job;
-    }
-    for await (const jobs of changes) {
+    if (first.done !== true) told = timesOf(first.value);
+    let lookedAt = performance.now();
+    for (const job of (await this.#jobs.unfinished(userId)).toReversed()) yield tell(job);
+    for await (const look of changes) {
       const before = told;
-      told = new Map(jobs.map((job) => [job.id, stateOf(job)]));
-      for (const job of jobs) if (before.get(job.id) !== told.get(job.id)) yield job;
+      told = timesOf(look);
+      const missed = performance.now() - lookedAt > LONGEST_PAUSE_MS ? [...open, ...(await this.#jobs.unfinished(userId)).map(({ id }) => id)] : [];
+      lookedAt = performance.now();
+      const news = new Set([...look.filter(({ jobId, changedAt }) => before.get(jobId) !== changedAt).map(({ jobId }) => jobId), ...missed]);
+      if (news.size === 0) continue;
+      for (const job of (await this.#jobs.byIds([...news])).toSorted((one, other) => Number(one.id - other.id))) yield tell(job);
     }
   }
+}
+
+function timesOf(look: readonly Change[]): Map<bigint, bigint> {
+  return new Map(look.map(({ jobId, changedAt }) => [jobId, changedAt]));
 }
 
 /** What watchers are told of: all but the end of the lease, which each heartbeat moves. */

@@ -32,8 +32,9 @@ export interface GrpcDoorOptions {
   readonly entries: readonly Entries[];
   readonly health: HealthImplementation;
   readonly messageLimit: number;
-  /** Aborted when the server shuts down: nobody waits any more for a reader that has stopped. */
+  /** Aborted when the server shuts down, or a stream is too old: nobody waits any more for a reader that has stopped. */
   readonly shutdown: AbortSignal;
+  readonly streamMaxAgeMs: number;
 }
 
 /** grpc-js itself refuses what is this much larger than the limit, before it is read; below that, we say it with a reason. */
@@ -46,7 +47,8 @@ const HEAD_START_MS = 10;
 const LAST_WORDS_MS = 200;
 
 /** Opens the door. */
-export async function openGrpcDoor({ address: { host: name, port: wanted }, entries, health, messageLimit, shutdown }: GrpcDoorOptions): Promise<Door> {
+export async function openGrpcDoor(options: GrpcDoorOptions): Promise<Door> {
+  const { address: { host: name, port: wanted }, entries, health, messageLimit } = options;
   const server = new grpc.Server({
     "grpc.max_receive_message_length": messageLimit * HARD_LIMIT_FACTOR,
     "grpc.max_concurrent_streams": CALLS_PER_CONNECTION, "grpc-node.max_session_memory": 64,
@@ -54,7 +56,7 @@ export async function openGrpcDoor({ address: { host: name, port: wanted }, entr
     // Its bookkeeping costs each call; what an operator wants to know is in GetServiceStatus.
     "grpc.enable_channelz": 0,
   });
-  for (const service of entries) addService(server, service, messageLimit, shutdown);
+  for (const service of entries) addService(server, service, options);
   health.addToServer(server);
   const files = [...entries.map(({ service }) => service.file), file_google_rpc_error_details, file_grpc_health_v1_health, file_grpc_reflection_v1_reflection];
   reflectionOf(files).addToServer(server);
@@ -107,7 +109,7 @@ const asItIs = (message: Buffer): Buffer => message;
 type RawUnaryCall = grpc.ServerUnaryCall<Buffer, Buffer>;
 type RawStreamCall = grpc.ServerWritableStream<Buffer, Buffer>;
 
-function addService(server: grpc.Server, { service, unary, streams }: Entries, messageLimit: number, shutdown: AbortSignal): void {
+function addService(server: grpc.Server, { service, unary, streams }: Entries, options: GrpcDoorOptions): void {
   const definition: Record<string, grpc.MethodDefinition<Buffer, Buffer>> = {};
   const implementation: grpc.UntypedServiceImplementation = {};
   for (const method of service.methods) {
@@ -123,8 +125,8 @@ function addService(server: grpc.Server, { service, unary, streams }: Entries, m
       responseDeserialize: asItIs,
       responseSerialize: asItIs,
     };
-    if (entry !== undefined) implementation[method.localName] = unaryHandler(method, entry, messageLimit);
-    if (stream !== undefined) implementation[method.localName] = streamHandler(method, stream, messageLimit, shutdown);
+    if (entry !== undefined) implementation[method.localName] = unaryHandler(method, entry, options.messageLimit);
+    if (stream !== undefined) implementation[method.localName] = streamHandler(method, stream, options);
   }
   server.addService(definition, implementation);
 }
@@ -145,13 +147,14 @@ function unaryHandler(method: DescMethod, entry: UnaryEntry, messageLimit: numbe
   };
 }
 
-function streamHandler(method: DescMethod, entry: StreamEntry, messageLimit: number, shutdown: AbortSignal): grpc.handleServerStreamingCall<Buffer, Buffer> {
+function streamHandler(method: DescMethod, entry: StreamEntry, { messageLimit, shutdown, streamMaxAgeMs }: GrpcDoorOptions): grpc.handleServerStreamingCall<Buffer, Buffer> {
   return (call: RawStreamCall) => {
     const gone = goneSignal(call);
+    const ending = AbortSignal.any([gone, shutdown, AbortSignal.timeout(streamMaxAgeMs)]);
     const run = async (): Promise<void> => {
       for await (const message of entry(decode(method, call.request, messageLimit), arrivalOf(call, gone))) {
         // A reader that stops stops the handler: its messages aren't queued here.
-        if (!call.write(encode(method.output, message))) await drained(call, AbortSignal.any([gone, shutdown]));
+        if (!call.write(encode(method.output, message))) await drained(call, ending);
       }
       call.end();
     };

@@ -27,7 +27,7 @@ export function jobSchemas(currencies: Currencies, defaultCurrency: string) {
     .transform((given, context) => {
       if (given === undefined) return undefined;
       const checked = cost.safeParse(given);
-      if (checked.success) return checked.data;
+      if (checked.success) return { currency: checked.data.currency, minor: checked.data.amount };
       for (const { path, message } of checked.error.issues) context.addIssue({ code: "custom", path: [...path], message });
       return z.NEVER;
     });
@@ -62,7 +62,8 @@ export function jobSchemas(currencies: Currencies, defaultCurrency: string) {
       errorMessage: text(2000),
       finalCost,
       idempotencyKey: printableText,
-    }),
+    })
+    .superRefine(refuseUnfitting),
     claimJobs: z.object({
       workerId: name(100),
       modelIds: z.array(name(100)).refine((ids) => ids.length <= 100, "must name at most 100 kinds"),
@@ -119,6 +120,20 @@ const jobStatus = z.number().transform((message, context): JobStatus | undefined
   if (status === undefined && message !== 0) context.addIssue({ code: "custom", message: "must be a known status" });
   return status;
 });
+
+/** What an update says must go with the state that it asks for: nothing that was sent is dropped silently. */
+function refuseUnfitting(
+  { status, resultUrl, errorMessage, finalCost }: { status: JobStatus | undefined; resultUrl: string; errorMessage: string; finalCost?: object | undefined },
+  context: z.RefinementCtx,
+): void {
+  const ends = status === "completed";
+  const issues: readonly (readonly [field: string, isUnfitting: boolean])[] = [
+    ["resultUrl", resultUrl !== "" && !ends],
+    ["finalCost", finalCost !== undefined && !ends],
+    ["errorMessage", errorMessage !== "" && (ends || status === "processing")],
+  ];
+  for (const [field, isUnfitting] of issues) if (isUnfitting) context.addIssue({ code: "custom", path: [field], message: "doesn't go with this status" });
+}
 
 /** A JSON object as text, the same for all orders of its names; empty if there is none. */
 const parameters = z.custom<JsonObject>().optional().transform((given, context): string => {

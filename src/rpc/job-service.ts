@@ -29,9 +29,9 @@ import { time, type Answers } from "./answers.ts";
 import { endOfWait, type Call, type Handlers } from "./handlers.ts";
 import { jobMessage, jobWritten } from "./job-answers.ts";
 import { jobCommand, type JobSchemas } from "./job-requests.ts";
-import { cursorOf, pageOf } from "./pages.ts";
+import { cursorOf, pageToken } from "./pages.ts";
 import type { Payers } from "./payers.ts";
-import { errorOfRefusal } from "./status.ts";
+import { errorOf, errorOfRefusal } from "./status.ts";
 import { leasedSubmissionOf, submissionOf } from "./submissions.ts";
 import { validate } from "./validation.ts";
 
@@ -67,17 +67,19 @@ function reading({ jobRequests: requests, answers, jobs, jobWatch, currencies }:
 
     batchGetJobs: async (request) => {
       const { jobIds } = validate(requests.batchGetJobs, BatchGetJobsRequestSchema, request);
+      const bytes = await jobs.bytesOf(jobIds);
+      if (bytes > jobs.answerBytes) throw errorOf("MESSAGE_TOO_LARGE", `these jobs have ${bytes} bytes; ask for fewer at once`, { limit_bytes: `${jobs.answerBytes}` });
       const found = new Map((await jobs.byIds(jobIds)).map((job) => [job.id, job]));
       return { jobs: jobIds.flatMap((id) => found.get(id) ?? []).map(message) };
     },
 
     listJobs: async (request) => {
-      const { pageSize, pageToken, ...filter } = validate(requests.listJobs, ListJobsRequestSchema, request);
+      const { pageSize, pageToken: token, ...filter } = validate(requests.listJobs, ListJobsRequestSchema, request);
       const args = ["jobs", filter.userId, filter.modelId, filter.status, filter.startTime, filter.endTime];
-      const [before = MAX_ID] = cursorOf(args, pageToken)?.map(BigInt) ?? [];
-      const found = await jobs.list(filter, before, pageSize + 1);
-      const { items, nextPageToken } = pageOf(found, pageSize, args, ({ id }) => [id]);
-      return { jobs: items.map(message), nextPageToken };
+      const [before = MAX_ID] = cursorOf(args, token)?.map(BigInt) ?? [];
+      const { jobs: found, isLast } = await jobs.list(filter, before, pageSize);
+      const last = found.at(-1);
+      return { jobs: found.map(message), nextPageToken: isLast || last === undefined ? "" : pageToken(args, [last.id]) };
     },
 
     watchJobs: async function* (request, { signal }) {
@@ -102,17 +104,17 @@ function asking(parts: JobParts) {
     updateJobStatus: (request, call) => {
       const { finalCost, idempotencyKey: key, status, ...own } = validate(requests.updateJobStatus, UpdateJobStatusRequestSchema, request);
       if (status === undefined) throw new Error("a status passed the check without being one");
-      return ask(parts, { kind: "update_job", ...own, status, amount: finalCost?.amount }, finalCost?.currency, (command) => submissionOf(command, key, call), call);
+      return ask(parts, { kind: "update_job", ...own, status, finalCost }, (command) => submissionOf(command, key, call), call);
     },
 
     cancelJob: (request, call) => {
       const { jobId, idempotencyKey: key } = validate(requests.cancelJob, CancelJobRequestSchema, request);
-      return ask(parts, { kind: "cancel_job", jobId }, undefined, (command) => submissionOf(command, key, call), call);
+      return ask(parts, { kind: "cancel_job", jobId }, (command) => submissionOf(command, key, call), call);
     },
 
     retryJob: (request, call) => {
       const { jobId, idempotencyKey: key } = validate(requests.retryJob, RetryJobRequestSchema, request);
-      return ask(parts, { kind: "retry_job", jobId }, undefined, (command) => submissionOf(command, key, call), call);
+      return ask(parts, { kind: "retry_job", jobId }, (command) => submissionOf(command, key, call), call);
     },
   } satisfies Partial<Handlers<typeof JobService>>;
 }
@@ -137,12 +139,12 @@ function working(parts: JobParts) {
 
     completeJob: (request, call) => {
       const { finalCost, ...own } = validate(requests.completeJob, CompleteJobRequestSchema, request);
-      return ask(parts, { kind: "complete_job", ...own, amount: finalCost?.amount }, finalCost?.currency, (command) => leasedSubmissionOf(command, own, call), call);
+      return ask(parts, { kind: "complete_job", ...own, finalCost }, (command) => leasedSubmissionOf(command, own, call), call);
     },
 
     failJob: (request, call) => {
       const own = validate(requests.failJob, FailJobRequestSchema, request);
-      return ask(parts, { kind: "fail_job", ...own, jitter: Math.random() }, undefined, (command) => leasedSubmissionOf(command, own, call), call);
+      return ask(parts, { kind: "fail_job", ...own, jitter: Math.random() }, (command) => leasedSubmissionOf(command, own, call), call);
     },
   } satisfies Partial<Handlers<typeof JobService>>;
 }
@@ -151,15 +153,11 @@ function working(parts: JobParts) {
 async function ask(
   parts: JobParts,
   what: Exclude<JobAsk, { kind: "create_job" }>,
-  currency: string | undefined,
   submission: (command: Command) => Submission,
   call: Call,
 ) {
   const payer = await parts.payers.of(what.jobId);
   if (payer === undefined) throw errorOfRefusal({ reason: "JOB_NOT_FOUND", jobId: what.jobId }, false, parts.currencies);
-  if (currency !== undefined && currency !== payer.currency) {
-    throw errorOfRefusal({ reason: "CURRENCY_MISMATCH", currency: payer.currency, requested: currency }, false, parts.currencies);
-  }
   return write(parts, submission(jobCommand(what, { userId: payer.userId, currency: payer.currency })), call);
 }
 

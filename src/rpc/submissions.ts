@@ -4,6 +4,7 @@ import { hash, randomUUID } from "node:crypto";
 import type { Command } from "../domain/command.ts";
 import type { Submission } from "../domain/group.ts";
 import type { Lease } from "../domain/job.ts";
+import type { Money } from "../domain/money.ts";
 import type { Call } from "./handlers.ts";
 
 /** The submission of one write under its key. */
@@ -81,7 +82,7 @@ function ownFields(command: Command): readonly (readonly [name: string, value: b
       return Object.entries({ amount, modelId, prompt, parameters, priority, runAt, maxAttempts });
     }
     case "complete_job":
-      return Object.entries({ jobId: command.jobId, fencingToken: command.fencingToken, amount: command.amount, resultUrl: command.resultUrl });
+      return Object.entries({ jobId: command.jobId, fencingToken: command.fencingToken, finalCost: textOf(command.finalCost), resultUrl: command.resultUrl });
     case "fail_job":
       return Object.entries({ jobId: command.jobId, fencingToken: command.fencingToken, errorMessage: command.errorMessage, final: command.final });
     case "cancel_job":
@@ -89,10 +90,14 @@ function ownFields(command: Command): readonly (readonly [name: string, value: b
     case "rescue_job":
       return [["jobId", command.jobId]];
     case "update_job": {
-      const { jobId, status, resultUrl, errorMessage, amount } = command;
-      return Object.entries({ jobId, status, resultUrl, errorMessage, amount });
+      const { jobId, status, resultUrl, errorMessage } = command;
+      return Object.entries({ jobId, status, resultUrl, errorMessage, finalCost: textOf(command.finalCost) });
     }
     case "expire_holds":
       return [expected];
   }
+}
+
+function textOf(money: Money | undefined): string | undefined {
+  return money === undefined ? undefined : `${money.minor} ${money.currency}`;
 }

@@ -156,7 +156,7 @@ export const waitInterval = z
   .custom<Duration>()
   .optional()
   .transform((given) => (given === undefined ? 0 : Number(given.seconds) * 1000 + Math.ceil(given.nanos / 1e6)))
-  .refine((ms) => ms >= 0 && ms <= 30_000, "must be at most 30 seconds");
+  .refine((ms) => ms >= 0 && ms <= 30_000, "must be from 0 to 30 seconds");
 
 /** How many items a page has. */
 export const pageSize = z

@@ -167,6 +167,29 @@ describe("ClaimJobs", () => {
     expect((await service.jobs.claimJobs({ ...request, requestId: "claim 2" })).jobs[0]?.job?.id).not.toBe(first.jobs[0]?.job?.id);
   });
 
+  test("answers repeats under its request id that come at once with the same leases, too", async () => {
+    const userId = await userWith("100");
+    const modelId = newModel();
+    for (let count = 0; count < 4; count++) await create(userId, modelId, { cost: "1" });
+    const request = { workerId: newKey(), modelIds: [modelId], requestId: "claim", wait: seconds(5) };
+    const answers = await Promise.all(Array.from({ length: 4 }, () => service.jobs.claimJobs(request)));
+    expect(answers.slice(1)).toEqual([answers[0], answers[0], answers[0]]);
+  });
+
+  test("gives no more at once than a client takes as one answer", async () => {
+    const userId = await userWith("100");
+    const modelId = newModel();
+    for (let count = 0; count < 20; count++) await service.jobs.createJob({ userId, modelId, prompt: "\u0436".repeat(100_000), cost: rub("1"), idempotencyKey: newKey() });
+    const first = await claim(modelId, 20);
+    expect(first.length).toBe(16);
+    expect(await claim(modelId, 20)).toHaveLength(4);
+    const page = await service.jobs.listJobs({ userId });
+    expect(page.jobs).toHaveLength(15);
+    expect((await service.jobs.listJobs({ userId, pageToken: page.nextPageToken })).jobs).toHaveLength(5);
+    const jobIds = first.map(({ job }) => job?.id ?? 0n);
+    expect(await failureOf(service.jobs.batchGetJobs({ jobIds }))).toMatchObject({ reason: "MESSAGE_TOO_LARGE" });
+  });
+
   test("waits for a job that is yet to be created, and gives it to one of those who wait", async () => {
     const userId = await userWith("100");
     const modelId = newModel();
@@ -338,6 +361,7 @@ describe("UpdateJobStatus", () => {
     const move = (status: JobStatus, more: object = {}) => service.jobs.updateJobStatus({ jobId, status, ...more });
     expect(await failureOf(move(JobStatus.COMPLETED)), "not from pending").toMatchObject({ reason: "JOB_STATE_CONFLICT" });
     expect((await move(JobStatus.PROCESSING)).job).toMatchObject({ status: JobStatus.PROCESSING, attempt: 1 });
+    expect(await failureOf(move(JobStatus.PROCESSING)), "another worker has it").toMatchObject({ reason: "JOB_STATE_CONFLICT" });
     const done = await move(JobStatus.COMPLETED, { resultUrl: "https://r", finalCost: rub("4") });
     expect(done.job).toMatchObject({ status: JobStatus.COMPLETED, resultUrl: "https://r", finalCost: rub("4.00") });
     expect(done.job?.completeTime).toBeDefined();
@@ -345,6 +369,7 @@ describe("UpdateJobStatus", () => {
     expect((await move(JobStatus.COMPLETED, { resultUrl: "https://r", finalCost: rub("4") })).job, "the state is the key").toEqual(done.job);
     expect(await failureOf(move(JobStatus.COMPLETED, { resultUrl: "https://other", finalCost: rub("4") }))).toMatchObject({ reason: "JOB_STATE_CONFLICT" });
     expect(await failureOf(move(JobStatus.FAILED))).toMatchObject({ reason: "JOB_STATE_CONFLICT" });
+    expect((await failureOf(move(JobStatus.FAILED, { resultUrl: "https://r" }))).fields).toEqual(["result_url"]);
     expect(await balanceOf(userId)).toEqual(["96.00", "0.00"]);
   });
 
@@ -362,7 +387,7 @@ describe("UpdateJobStatus", () => {
     const moves = async (...statuses: readonly JobStatus[]): Promise<Job | undefined> => {
       const { id: jobId } = await create(userId, newModel());
       let job: Job | undefined;
-      for (const status of statuses) ({ job } = await service.jobs.updateJobStatus({ jobId, status, errorMessage: "why" }));
+      for (const status of statuses) ({ job } = await service.jobs.updateJobStatus({ jobId, status, errorMessage: status === JobStatus.PROCESSING ? "" : "why" }));
       return job;
     };
     expect(await moves(JobStatus.PROCESSING, JobStatus.FAILED)).toMatchObject({ status: JobStatus.FAILED, errorMessage: "why" });

@@ -40,7 +40,7 @@ describe("creating a job", () => {
 });
 
 describe("completing a job", () => {
-  const complete = (amount: bigint | undefined, currency = "RUB") => command("complete_job", { ...LEASE, amount, resultUrl: "url", currency });
+  const complete = (amount: bigint | undefined, currency = "RUB") => command("complete_job", { ...LEASE, finalCost: amount === undefined ? undefined : { minor: amount, currency }, resultUrl: "url" });
 
   test.each([
     [undefined, { type: "capture", amount: -100n, heldChange: -100n, hold: { state: "captured", captured: 100n } }, 100n],
@@ -97,7 +97,7 @@ describe("retrying a job", () => {
 });
 
 describe("the plain call", () => {
-  const update = (status: JobStatus) => command("update_job", { jobId: 4n, status, resultUrl: "", errorMessage: "why", amount: undefined });
+  const update = (status: JobStatus) => command("update_job", { jobId: 4n, status, resultUrl: "", errorMessage: "why", finalCost: undefined });
   const statuses: readonly JobStatus[] = ["pending", "processing", "completed", "failed", "cancelled"];
   const allowed: Readonly<Record<JobStatus, readonly JobStatus[]>> = {
     pending: ["processing", "cancelled"],

@@ -103,7 +103,7 @@ export class Committer {
     try {
       const named = await this.#named(connection, submissions);
       const accounts = accountsOfAll(submissions, named);
-      for (;;) {
+      for (const until = performance.now() + GROUP_LIMIT_MS; performance.now() < until; ) {
         const found = await this.#lock(connection, submissions, accounts, mode);
         const rest = await this.#rest(connection, submissions, found);
         const book = bookOf(found, rest, named, [], this.#rows);
@@ -117,6 +117,8 @@ export class Committer {
         const outcomes = await this.#write(connection, plan, decided, writes);
         if (!expiryFirst) return inOrderOf(submissions, decided, outcomes);
       }
+      // So many holds have expired that what was asked must wait: what was freed so far stays free.
+      throw conflict();
     } catch (error) {
       await undo(connection);
       throw error;

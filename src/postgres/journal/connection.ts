@@ -135,8 +135,8 @@ export class JournalConnection {
   #explain(error: unknown): unknown {
     // A session that does otherwise than it was asked is given up as well: it would go on so.
     const untrusted = error instanceof NotCommitted || error instanceof ConnectionLost;
-    // Class 08: the connection's own errors. 57P01 to 57P03: the server is going down, or not up yet.
-    const broken = this.#lost !== undefined || (error instanceof pg.DatabaseError && /^(08...|57P0[123])$/.test(error.code ?? ""));
+    // Class 08: the connection's own errors. 57P01 to 57P03: the server is going down, or not up yet. 25P03, 57P05: idle for too long.
+    const broken = this.#lost !== undefined || (error instanceof pg.DatabaseError && /^(08...|57P0[1235]|25P03)$/.test(error.code ?? ""));
     if (!untrusted && !broken) return error;
     this.#lost ??= error instanceof Error ? error : new Error(String(error));
     this.close();

@@ -3,6 +3,7 @@
 // A lane commits one group at a time. An idle one starts at once with what is there, so a lone call waits for nothing; while it
 // commits, its queue grows, and the next group takes all of it up to a bound. Nothing sleeps to fill a group.
 
+import type { Command } from "../../domain/command.ts";
 import { Failure } from "../../domain/failure.ts";
 import type { Submission } from "../../domain/group.ts";
 import type { Outcome } from "../../domain/transaction.ts";
@@ -98,9 +99,18 @@ export class Lanes {
   }
 }
 
-/** How many writes a submission counts for. */
+/** Text of this many characters counts as much as a write. */
+const CHARACTERS_PER_WEIGHT = 4096;
+
+/** How many writes a submission counts for: what bounds the memory of the queue, and the time of a group. */
 function weightOf({ commands }: Submission): number {
-  return commands.length;
+  return commands.length + Math.floor(commands.reduce((sum, command) => sum + charactersOf(command), 0) / CHARACTERS_PER_WEIGHT);
+}
+
+function charactersOf(command: Command): number {
+  const { description, metadata } = command.note;
+  const ofJob = command.kind === "create_job" ? command.prompt.length + command.parameters.length : 0;
+  return metadata.reduce((sum, [key, value]) => sum + key.length + value.length, description.length + ofJob);
 }
 
 async function answer(group: readonly Waiting[], committer: GroupCommitter): Promise<void> {

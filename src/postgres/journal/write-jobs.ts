@@ -14,10 +14,10 @@ export function upsertJobs(jobs: readonly Job[], groupTime: bigint, amount: Amou
     WITH written AS (
       INSERT INTO ledgerd.jobs (
         id, user_id, currency, model_id, prompt, parameters, cost, idempotency_key, priority, max_attempts, created_at, status, hold_id, final_cost,
-        result_url, error_message, run_at, ready, attempt, worker_id, lease_expires_at, progress, cancel_requested, completed_at, changed_at)
+        result_url, error_message, run_at, ready, attempt, worker_id, lease_expires_at, progress, cancel_requested, completed_at, size, changed_at)
       SELECT n.id, n.user_id, n.currency, n.model_id, n.prompt, n.parameters, n.cost, n.idempotency_key, n.priority, n.max_attempts, n.created_at,
              n.status, n.hold_id, n.final_cost, n.result_url, n.error_message, n.run_at, n.ready, n.attempt, n.worker_id,
-             n.lease_expires_at, n.progress, n.cancel_requested, n.completed_at, n.changed_at
+             n.lease_expires_at, n.progress, n.cancel_requested, n.completed_at, n.size, n.changed_at
       FROM unnest(${jobRows(jobs, groupTime, amount)}::ledgerd.job_row[]) AS n
       ORDER BY n.id
       ON CONFLICT (id, user_id) DO UPDATE SET
@@ -58,6 +58,7 @@ function jobRows(jobs: readonly Job[], changedAt: bigint, amount: Amount): strin
       integer(job.progress),
       plain(String(job.cancelRequested)),
       time(job.completedAt),
+      integer(Buffer.byteLength(job.prompt) + Buffer.byteLength(job.parameters)),
       time(changedAt),
     ]),
   );
