@@ -129,7 +129,7 @@ const mutants: readonly Mutant[] = [
   },
   {
     name: "any lane for any user",
-    change: [lanes, "BigInt.asUintN(32, first.userId)", "BigInt(this.#queued)"],
+    change: [lanes, "underWay?.lane ?? this.#lanes.find", "this.#lanes.find"],
     killer: [groupTests, "keeps the order of each user's writes"],
   },
   {
