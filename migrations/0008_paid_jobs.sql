@@ -4,8 +4,8 @@ CREATE SEQUENCE IF NOT EXISTS ledgerd.fencing_token_seq AS BIGINT;
 GRANT USAGE, SELECT ON SEQUENCE ledgerd.fencing_token_seq TO ledgerd_runtime;
 
 -- `ready` says that a pending job's time has come: an index over jobs that wait for theirs, however many, must not stand before those
--- that can be claimed. `size` is the length of
--- prompt and parameters in bytes, which bounds what is answered at once. `changed_at` is the time of the last change that watchers are told.
+-- that can be claimed. `size` is the length of prompt and parameters in bytes, which bounds what is answered at once. `changed_at` is the time
+-- of the last change that watchers are told.
 ALTER TABLE ledgerd.jobs
   ADD COLUMN IF NOT EXISTS currency         VARCHAR(3) NOT NULL DEFAULT 'RUB',
   ADD COLUMN IF NOT EXISTS hold_id          BIGINT,

@@ -1,11 +1,9 @@
-// From jobs and locks to the messages of the contract.
+// From jobs to the messages of the contract.
 
 import type { JsonObject } from "@bufbuild/protobuf";
 import type { Job, JobStatus } from "../domain/job.ts";
-import type { Lock } from "../domain/lock.ts";
 import { accountAfter, type Result } from "../domain/transaction.ts";
 import { JobStatus as StatusMessage, type Job as JobMessage } from "../gen/ledger/v1/job_service_pb.ts";
-import type { Lock as LockMessage } from "../gen/ledger/v1/lock_service_pb.ts";
 import { time, type Answers } from "./answers.ts";
 
 /** What the database's word for a status is in the contract. */
@@ -51,11 +49,4 @@ export function jobWritten(answers: Answers, { job, transactions: [transaction] 
   if (job === undefined) throw new Error("a job's write was applied without a job");
   const moved = transaction === undefined ? {} : { transaction: answers.transaction(transaction), balance: answers.balance(accountAfter(transaction)) };
   return { job: jobMessage(answers, job), ...moved, replayed };
-}
-
-/** A lock as a message. */
-export function lockMessage(lock: Lock): LockMessage {
-  const { key: lockKey, held, instanceId, fencingToken } = lock;
-  const times = { acquireTime: time(lock.acquiredAt), heartbeatTime: time(lock.heartbeatAt), expireTime: time(lock.expiresAt) };
-  return { $typeName: "ledger.v1.Lock", lockKey, held, instanceId, fencingToken, ...(fencingToken === 0n ? {} : times) };
 }

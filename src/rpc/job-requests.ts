@@ -1,14 +1,13 @@
-// The requests about jobs and locks: checked, and turned into domain values.
+// The requests about jobs: checked, and turned into domain values.
 
 import type { JsonObject, JsonValue } from "@bufbuild/protobuf";
 import { z } from "zod";
 import type { Command } from "../domain/command.ts";
 import type { Currencies } from "../domain/currency.ts";
 import type { JobAsk, JobStatus } from "../domain/job.ts";
-import { FIRST_KEY } from "../domain/lock.ts";
 import type { Money } from "../gen/ledger/v1/money_pb.ts";
 import { statusMessages } from "./job-answers.ts";
-import { id, idempotencyKey, leaseInterval, leaseIntervalOrDefault, money, pageSize, printableText, storable, text, timestamp, waitInterval } from "./validation.ts";
+import { id, idempotencyKey, leaseIntervalOrDefault, money, name, pageSize, printableText, storable, text, timestamp, waitInterval } from "./validation.ts";
 
 const MAX_PARAMETERS = 100_000;
 const MAX_DEPTH = 32;
@@ -87,16 +86,6 @@ export function jobSchemas(currencies: Currencies, defaultCurrency: string) {
   };
 }
 
-/** The schemas of requests about locks. */
-export const lockSchemas = {
-  acquireLock: z.object({ lockKey: lockKey(), instanceId: name(100), ttl: leaseIntervalOrDefault, wait: waitInterval, requestId: printableText }),
-  heartbeatLock: z.object({ lockKey: lockKey(), fencingToken: id, ttl: leaseInterval.optional() }),
-  releaseLock: z.object({ lockKey: lockKey(), fencingToken: id }),
-  getLock: z.object({ lockKey: lockKey() }),
-  listLocks: z.object({ pageSize, pageToken: z.string().max(1000, "must be a next_page_token") }),
-  watchLock: z.object({ lockKey: lockKey() }),
-};
-
 /** A command on a job, given who pays for it. */
 export function jobCommand(ask: JobAsk, payer: { readonly userId: bigint; readonly currency: string }): Command {
   const note = { description: "", metadata: [], reference: "", uniqueReference: false, actor: "", traceId: "" };
@@ -104,14 +93,6 @@ export function jobCommand(ask: JobAsk, payer: { readonly userId: bigint; readon
 }
 
 const idOrNone = z.bigint().refine((value) => value >= 0n, "must not be negative");
-
-function name(maxLength: number) {
-  return printableText.refine((value) => value !== "" && value.length <= maxLength, `must have 1 to ${maxLength} characters`);
-}
-
-function lockKey() {
-  return z.bigint().refine((key) => key >= FIRST_KEY, "must not be below -2^62: those are ledgerd's own");
-}
 
 const statusByMessage = new Map(Object.entries(statusMessages).map(([status, message]) => [message as number, status as JobStatus]));
 
@@ -162,4 +143,3 @@ function sorted(value: JsonValue): JsonValue {
   const entries = Object.entries(value).toSorted(([a], [b]) => (a < b ? -1 : 1));
   return Object.fromEntries(entries.map(([key, inner]) => [key, sorted(inner)]));
 }
-

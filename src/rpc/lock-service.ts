@@ -9,14 +9,14 @@ import {
   ListLocksRequestSchema,
   ReleaseLockRequestSchema,
   WatchLockRequestSchema,
+  type Lock as LockMessage,
   type LockService,
 } from "../gen/ledger/v1/lock_service_pb.ts";
 import type { LockWaits } from "../postgres/lock-waits.ts";
 import type { Locks } from "../postgres/locks.ts";
 import { time } from "./answers.ts";
 import { endOfWait, type Handlers } from "./handlers.ts";
-import { lockMessage } from "./job-answers.ts";
-import { lockSchemas as requests } from "./job-requests.ts";
+import { lockSchemas as requests } from "./lock-requests.ts";
 import { cursorOf, pageOf } from "./pages.ts";
 import { errorOfRefusal } from "./status.ts";
 import { validate } from "./validation.ts";
@@ -77,4 +77,11 @@ export function lockHandlers({ locks, lockWaits, currencies }: LockParts): Handl
       }
     },
   };
+}
+
+/** A lock as a message. */
+function lockMessage(lock: Lock): LockMessage {
+  const { key: lockKey, held, instanceId, fencingToken } = lock;
+  const times = { acquireTime: time(lock.acquiredAt), heartbeatTime: time(lock.heartbeatAt), expireTime: time(lock.expiresAt) };
+  return { $typeName: "ledger.v1.Lock", lockKey, held, instanceId, fencingToken, ...(fencingToken === 0n ? {} : times) };
 }

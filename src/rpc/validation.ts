@@ -64,6 +64,11 @@ export const printableText = z
   .refine((value) => value.length <= 128, "must have at most 128 characters")
   .refine((value) => value.length > 128 || (value.isWellFormed() && printable.test(value)), "must consist of printable characters");
 
+/** What a caller calls something: printable characters, at least one. */
+export function name(maxLength: number) {
+  return printableText.refine((value) => value !== "" && value.length <= maxLength, `must have 1 to ${maxLength} characters`);
+}
+
 /** Said where a key is missing. */
 export const REQUIRED_KEY = "is required: a key that you mint and store before the first attempt, such as a UUID";
 

@@ -16,6 +16,7 @@ const PREFIX_BYTES = 5;
 /** The answer, its error with a reason. */
 export async function withReason(response: UniversalServerResponse, messageLimit: number): Promise<UniversalServerResponse> {
   const { status, header, body } = response;
+  if (status in misaddressed) return answerOf(status, header, errorOfViolations([{ field: "", description: misaddressed[status] ?? "" }]));
   if (body === undefined || body === null || !(Symbol.asyncIterator in body)) return response;
   const type = header?.get("content-type") ?? "";
   if (type.startsWith("application/grpc-web")) return { ...response, body: mapLast(body, trailerFlag, (last) => grpcWebEnd(last, messageLimit)) };
@@ -23,9 +24,21 @@ export async function withReason(response: UniversalServerResponse, messageLimit
   if (status < 400 || type !== "application/json" || header?.has("content-encoding") === true) return response;
   const bytes = await readAllBytes(body, ERROR_LIMIT_BYTES);
   const error = reasonOf(errorFromJsonBytes(bytes, undefined, new ConnectError("unreadable", Code.Internal)), messageLimit);
-  const sent = error === undefined ? bytes : errorToJsonBytes(error, undefined);
-  header?.set("content-length", String(sent.byteLength));
-  return { ...response, status: error === undefined ? status : codeToHttpStatus(error.code), body: once(sent) };
+  return error === undefined ? { ...response, body: once(bytes) } : answerOf(codeToHttpStatus(error.code), header, error);
+}
+
+/** What Connect's router refuses before it knows in which format to say so; we say it in JSON. */
+const misaddressed: Readonly<Record<number, string>> = {
+  405: "call a method by POST, with its request as the body",
+  415: 'the content type must be "application/json" for a call, "application/connect+json" for a stream, or one of gRPC-Web',
+};
+
+function answerOf(status: number, header: Headers | undefined, error: ConnectError): UniversalServerResponse {
+  const bytes = errorToJsonBytes(error, undefined);
+  const headers = new Headers(header);
+  headers.set("content-type", "application/json");
+  headers.set("content-length", String(bytes.byteLength));
+  return { status, header: headers, body: once(bytes) };
 }
 
 function reasonOf(error: ConnectError, messageLimit: number): ConnectError | undefined {

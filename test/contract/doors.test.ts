@@ -118,6 +118,17 @@ describe("by curl with JSON", () => {
     expect([status, JSON.parse(text)]).toMatchObject([400, { code: "invalid_argument", details: [{ type: "google.rpc.ErrorInfo" }, { type: "google.rpc.BadRequest" }] }]);
   });
 
+  test.each([
+    ["a call with another content type", "POST", "text/plain", "GetBalance", 415, "application/json"],
+    ["a stream with the content type of a call", "POST", "application/json", "WatchTransactions", 415, "application/connect+json"],
+    ["a browser's GET", "GET", undefined, "TopUp", 405, "by POST"],
+  ])("%s is told what to send", async (_name, method, type, call, status, told) => {
+    const headers = type === undefined ? {} : { "content-type": type };
+    const response = await fetch(`http://${service.httpAddress}/ledger.v1.LedgerService/${call}`, { method, headers, ...(method === "POST" ? { body: "{}" } : {}) });
+    expect(response.status).toBe(status);
+    expect(await response.json()).toMatchObject({ message: expect.stringContaining(told) as string, details: [{ type: "google.rpc.ErrorInfo" }, { type: "google.rpc.BadRequest" }] });
+  });
+
   test("a path that isn't there says where methods are", async () => {
     expect(await post("/ledger.v1.LedgerService/Nothing", "{}")).toMatchObject({ status: 404, text: expect.stringContaining("/ledger.v1.LedgerService/GetBalance") as string });
   });

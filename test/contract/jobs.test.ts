@@ -373,6 +373,14 @@ describe("UpdateJobStatus", () => {
     expect(await balanceOf(userId)).toEqual(["96.00", "0.00"]);
   });
 
+  test("asks its key before anything else, in whatever currency", async () => {
+    const { id: jobId } = await create(await userWith("100"), newModel());
+    const idempotencyKey = newKey();
+    await service.jobs.cancelJob({ jobId, idempotencyKey });
+    const other = service.jobs.updateJobStatus({ jobId, idempotencyKey, status: JobStatus.COMPLETED, finalCost: { currency: "JPY", amount: "1" } });
+    expect(await failureOf(other)).toMatchObject({ reason: "IDEMPOTENCY_KEY_REUSED" });
+  });
+
   test("refuses a job that is leased", async () => {
     const modelId = newModel();
     const { id: jobId } = await create(await userWith("100"), modelId);

@@ -192,6 +192,26 @@ describe("the seed's function", () => {
     expect((await stateOf(lockKey)).fencingToken > after.fencingToken).toBe(true);
   });
 
+  test("that waits behind a release takes the lock anew, with a larger token", async () => {
+    const lockKey = newLock();
+    await beat(lockKey, "old application");
+    const { fencingToken } = await stateOf(lockKey);
+    const releasing = await database.connect();
+    await releasing.query("BEGIN");
+    await releasing.query("UPDATE ledgerd.lock_heartbeat SET released = TRUE, expires_at = clock_timestamp() WHERE lock_key = $1", [lockKey]);
+    const waiting = beat(lockKey, "old application");
+    const other = await database.connect();
+    const waits = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    await until(async () => (await other.query(waits)).rows.length === 1);
+    // Its moment must not be that of its call.
+    await releasing.query("UPDATE ledgerd.lock_heartbeat SET expires_at = clock_timestamp() WHERE lock_key = $1", [lockKey]);
+    await releasing.query("COMMIT");
+    await waiting;
+    expect((await stateOf(lockKey)).fencingToken > fencingToken).toBe(true);
+    await releasing.end();
+    await other.end();
+  });
+
   test("doesn't take over what the service's callers hold", async () => {
     const lockKey = newLock();
     await acquire(lockKey, "a");

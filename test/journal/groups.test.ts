@@ -158,6 +158,19 @@ describe("the queue", () => {
     expect((await service.ledger.getBalance({ userId })).balance).toMatchObject({ balance: rub("13.00"), sequence: 13n });
   });
 
+  test("counts long texts as several writes", async () => {
+    await using service = await serveOneLane({ LEDGERD_QUEUE_LIMIT: "40" });
+    const userId = await userWith(service, "10");
+    const lane = await keepBusy(service);
+    const create = () => service.jobs.createJob({ userId, modelId: "m", prompt: "x".repeat(100_000), cost: rub("1"), idempotencyKey: newKey() }, patient);
+    const queued = create();
+    await lane.queued(25);
+    expect(await failureOf(create())).toMatchObject({ reason: "OVERLOADED" });
+    await lane.release();
+    await queued;
+    await create();
+  });
+
   test("drops a call whose deadline passes in it, untried", async () => {
     await using service = await serveOneLane({ LEDGERD_DEFAULT_DEADLINE: "200ms" });
     const userId = newUser();

@@ -84,7 +84,7 @@ export const ErrorReason = {
   INVALID_REQUEST: 1,
 
   /**
-   * RESOURCE_EXHAUSTED. The message is larger than `limit_bytes`. Send less at once.
+   * RESOURCE_EXHAUSTED. The message, or the answer that it asks for, is larger than `limit_bytes`. Send less, or ask for less, at once.
    *
    * @generated from enum value: ERROR_REASON_MESSAGE_TOO_LARGE = 2;
    */

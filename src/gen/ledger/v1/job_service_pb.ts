@@ -459,7 +459,7 @@ export const ListJobsRequestSchema: GenMessage<ListJobsRequest> = /*@__PURE__*/
  */
 export type ListJobsResponse = Message<"ledger.v1.ListJobsResponse"> & {
   /**
-   * The newest first.
+   * The newest first; fewer than asked for where their prompts and parameters pass 3 MiB.
    *
    * @generated from field: repeated ledger.v1.Job jobs = 1;
    */
@@ -494,7 +494,7 @@ export type UpdateJobStatusRequest = Message<"ledger.v1.UpdateJobStatusRequest">
   jobId: bigint;
 
   /**
-   * The state to move it to.
+   * The state to move it to. A field that doesn't go with it is refused.
    *
    * @generated from field: ledger.v1.JobStatus status = 2;
    */
@@ -1208,7 +1208,8 @@ export const JobService: GenService<{
     output: typeof GetJobResponseSchema;
   },
   /**
-   * Reads up to 1,000 jobs, in the order asked for; those that don't exist are left out.
+   * Reads up to 1,000 jobs, in the order asked for; those that don't exist are left out. Where their prompts and parameters have over 3 MiB together,
+   * `MESSAGE_TOO_LARGE`: ask for fewer.
    *
    * @generated from rpc ledger.v1.JobService.BatchGetJobs
    */
@@ -1240,7 +1241,8 @@ export const JobService: GenService<{
   },
   /**
    * Takes up to `max_jobs` due jobs for a worker: larger priority first, then the earlier `run_time`, then the smaller id. Waits up to
-   * `wait` while there are none.
+   * `wait` while there are none. Fewer at once where their prompts and parameters pass 3 MiB: clients take 4 MiB for one answer if they aren't told
+   * otherwise.
    *
    * @generated from rpc ledger.v1.JobService.ClaimJobs
    */
