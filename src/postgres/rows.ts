@@ -96,10 +96,10 @@ export function rowsFor(currencies: Currencies) {
     time: row.time,
   });
   const account = accountRow.transform(toAccount);
-  /** An account that is locked: with the hash that its chain has come to, and where its row lies. */
+  /** An account that is locked: with the hash that its chain has come to, where its row lies, and the time, if it was asked for here. */
   const lockedAccount = accountRow
-    .extend({ chain_head: z.instanceof(Buffer).nullable(), row: z.string() })
-    .transform((row) => ({ account: toAccount(row), head: row.chain_head ?? undefined, row: row.row }));
+    .extend({ chain_head: z.instanceof(Buffer).nullable(), row: z.string(), now: z.bigint().nullable() })
+    .transform((row) => ({ account: toAccount(row), head: row.chain_head ?? undefined, row: row.row, now: row.now ?? undefined }));
 
   const hold = holdRow.transform((row): Hold => ({
     id: row.id,

@@ -25,7 +25,7 @@ function submit(commands: readonly Command[], key: string, batch: boolean, { tra
     key: key === "" ? undefined : key,
     lease: undefined,
     fingerprint: fingerprintOf(commands, batch),
-    commands: commands.map((command) => ({ ...command, note: { ...command.note, traceId } })),
+    commands: traceId === "" ? commands : commands.map((command) => ({ ...command, note: { ...command.note, traceId } })),
     batch,
     groupId: batch || first.kind === "transfer" ? randomUUID() : "",
   };

@@ -11,6 +11,8 @@ import { formatAmount } from "../../domain/money.ts";
 import type { Posting } from "../../domain/transaction.ts";
 
 const VERSION = "ledgerd.transaction.1";
+/** An absent field. */
+const EMPTY = "0:,";
 
 /** A row's amounts as the database has them: decimal numbers with all digits of their currency. */
 export interface Figures {
@@ -39,39 +41,46 @@ export function chainHash(previous: Uint8Array | undefined, row: Posting, figure
   return hash("sha256", canonicalText(previous, row, figures), "buffer");
 }
 
-/** The text that is hashed. */
+/** The text that is hashed. Written out field by field: as a list that is mapped and joined it took twice the time, half of a row's in all. */
 export function canonicalText(previous: Uint8Array | undefined, row: Posting, figures: Figures): string {
-  return [
-    VERSION,
-    previous === undefined ? "" : Buffer.from(previous).toString("hex"),
-    row.userId,
-    row.currency,
-    row.sequence,
-    row.type,
-    figures.amount,
-    figures.heldChange,
-    figures.balanceAfter,
-    figures.heldAfter,
-    figures.creditLimitAfter,
-    row.holdId,
-    figures.holdCaptured,
-    row.holdExpiresAt,
-    row.refundedTransactionId,
-    row.jobId,
-    row.groupId,
-    row.idempotencyKey,
-    row.reference,
-    row.description,
-    row.metadata.flat().map(netstring).join(""),
-    row.actor,
-    row.traceId,
-    row.createdAt,
-  ]
-    .map(netstring)
-    .join("");
+  const before = previous === undefined ? "" : Buffer.from(previous.buffer, previous.byteOffset, previous.length).toString("hex");
+  return (
+    ascii(VERSION) +
+    ascii(before) +
+    integer(row.userId) +
+    ascii(row.currency) +
+    integer(row.sequence) +
+    ascii(row.type) +
+    ascii(figures.amount) +
+    ascii(figures.heldChange) +
+    ascii(figures.balanceAfter) +
+    ascii(figures.heldAfter) +
+    ascii(figures.creditLimitAfter) +
+    integer(row.holdId) +
+    ascii(figures.holdCaptured ?? "") +
+    integer(row.holdExpiresAt) +
+    integer(row.refundedTransactionId) +
+    integer(row.jobId) +
+    ascii(row.groupId ?? "") +
+    text(row.idempotencyKey) +
+    text(row.reference) +
+    text(row.description) +
+    text(row.metadata.map(([key, value]) => text(key) + text(value)).join("")) +
+    text(row.actor) +
+    ascii(row.traceId) +
+    integer(row.createdAt)
+  );
 }
 
-function netstring(field: string | bigint | undefined): string {
-  const text = field === undefined ? "" : field.toString();
-  return `${Buffer.byteLength(text)}:${text},`;
+/** A field whose bytes are as many as its characters. */
+function ascii(field: string): string {
+  return `${field.length}:${field},`;
+}
+
+function integer(field: bigint | undefined): string {
+  return field === undefined ? EMPTY : ascii(field.toString());
+}
+
+function text(field: string | undefined): string {
+  return field === undefined || field === "" ? EMPTY : `${Buffer.byteLength(field)}:${field},`;
 }

@@ -13,10 +13,10 @@ import { accountId, planGroup, type Plan, type Submission } from "../../domain/g
 import type { Outcome } from "../../domain/transaction.ts";
 import type { Rows } from "../rows.ts";
 import { ConnectionLost, NotCommitted, type JournalConnection } from "./connection.ts";
-import { bookOf, EXPIRY_LIMIT, hasRest, readRest, sendReads, type Found, type Rest } from "./facts.ts";
+import { bookOf, EXPIRY_LIMIT, hasRest, lacksProbe, mustProbe, readRest, sendProbe, sendReads, type Found, type Rest } from "./facts.ts";
 import { accountsOf, accountsOfAll, holdsNamedBy, insertMissingAccounts, readNamed, transactionsNamedBy, type AccountName, type LockMode, type Named } from "./lock.ts";
 import { outcomesOf, storedIdsOf } from "./outcomes.ts";
-import { emitMessage, selectHoldsOf, selectTransactions, writesOf, type LockedRow, type Writes } from "./write.ts";
+import { emitMessage, selectHoldsOf, selectRowTypes, selectTransactions, writesOf, type LockedRow, type RowTypes, type Writes } from "./write.ts";
 
 /** What a submission is answered, or the error that kept it from being carried out. */
 export type Committed = Outcome | Error;
@@ -24,17 +24,26 @@ export type Committed = Outcome | Error;
 /** How often a group that lost against other sessions starts over, and for how long. */
 const ATTEMPTS = 8;
 const GROUP_LIMIT_MS = 10_000;
+/** After a key that was used already, so many groups are probed for used ones: where one call is repeated, others are. */
+const PROBED_AFTER_REPEAT = 32;
 /** The longest random pause before it does, doubled each time. */
 const FIRST_PAUSE_MS = 4;
 
 const nothingNamed: Named = { holdAccounts: new Map(), originals: new Map() };
 const noRest: Rest = { outcomes: new Map(), expired: [] };
 
+interface Connected {
+  readonly session: JournalConnection;
+  readonly types: RowTypes;
+}
+
 /** Commits groups, one at a time, on a connection of its own, which it opens anew when it is lost. */
 export class Committer {
   readonly #open: () => Promise<JournalConnection>;
   readonly #rows: Rows;
-  #connection: JournalConnection | undefined;
+  #connection: Connected | undefined;
+  /** How many groups more are probed for used keys. */
+  #toProbe = 0;
 
   constructor(open: () => Promise<JournalConnection>, rows: Rows) {
     this.#open = open;
@@ -42,7 +51,7 @@ export class Committer {
   }
 
   close(): void {
-    this.#connection?.close();
+    this.#connection?.session.close();
   }
 
   /**
@@ -86,6 +95,7 @@ export class Committer {
         if (error instanceof Failure) throw error;
         const state = error instanceof pg.DatabaseError ? error.code : undefined;
         const lost = error instanceof ConnectionLost;
+        if (isTaken(error, state)) this.#toProbe = PROBED_AFTER_REPEAT;
         if (state === LOCK_NOT_AVAILABLE && mode === "wait") {
           mode = "skip";
         } else if (!lost && !startsOver(error, state)) {
@@ -93,18 +103,21 @@ export class Committer {
         } else if (attempt >= ATTEMPTS || performance.now() > until) {
           throw lost ? new Failure("DATABASE_UNAVAILABLE", { cause: error }) : conflict(error);
         }
-        await delay(Math.random() * FIRST_PAUSE_MS * 2 ** attempt);
+        // What has taken a key is committed: there is nothing to wait for.
+        if (!isTaken(error, state)) await delay(Math.random() * FIRST_PAUSE_MS * 2 ** attempt);
       }
     }
   }
 
   async #attempt(submissions: readonly Submission[], mode: LockMode): Promise<readonly (Committed | undefined)[]> {
-    const connection = await this.#connected();
+    const { session: connection, types } = await this.#connected();
+    const probing = this.#toProbe > 0 || mustProbe(submissions, mode);
+    if (this.#toProbe > 0) this.#toProbe -= 1;
     try {
       const named = await this.#named(connection, submissions);
       const accounts = accountsOfAll(submissions, named);
       for (const until = performance.now() + GROUP_LIMIT_MS; performance.now() < until; ) {
-        const found = await this.#lock(connection, submissions, accounts, mode);
+        const found = await this.#lock(connection, submissions, accounts, mode, probing);
         const rest = await this.#rest(connection, submissions, found);
         const book = bookOf(found, rest, named, [], this.#rows);
         const isLocked = ({ userId, currency }: AccountName): boolean => book.accounts.has(accountId(userId, currency));
@@ -113,7 +126,7 @@ export class Committer {
         const decided = expiryFirst ? [] : locked;
         const plan = planGroup(book, decided);
         if (expiryFirst && plan.rows.length === 0) throw conflict();
-        const writes = writesOf(plan, decided, lockedRows(found), book.time, this.#rows);
+        const writes = writesOf(plan, decided, lockedRows(found), book.time, this.#rows, types);
         const outcomes = await this.#write(connection, plan, decided, writes);
         if (!expiryFirst) return inOrderOf(submissions, decided, outcomes);
       }
@@ -125,9 +138,13 @@ export class Committer {
     }
   }
 
-  async #connected(): Promise<JournalConnection> {
-    if (this.#connection?.usable !== true) this.#connection = await this.#open();
-    return this.#connection;
+  async #connected(): Promise<Connected> {
+    if (this.#connection?.session.usable === true) return this.#connection;
+    const session = await this.#open();
+    const { types } = await session.pipeline((send) => ({ types: send(selectRowTypes) }));
+    const [found] = types;
+    if (found === undefined) throw new Error("PostgreSQL did not tell the types of rows");
+    return (this.#connection = { session, types: found });
   }
 
   async #named(connection: JournalConnection, submissions: readonly Submission[]): Promise<Named> {
@@ -140,18 +157,25 @@ export class Committer {
    * Begins, locks and reads. Accounts that don't exist yet are made first, in a second try that holds no lock while it waits for
    * another session to make the same one.
    */
-  async #lock(connection: JournalConnection, submissions: readonly Submission[], accounts: readonly AccountName[], mode: LockMode): Promise<Found> {
+  async #lock(connection: JournalConnection, submissions: readonly Submission[], accounts: readonly AccountName[], mode: LockMode, probing: boolean): Promise<Found> {
     const found = await connection.pipeline((send) => ({
       begun: connection.begin(),
-      ...sendReads(send, this.#rows, submissions, accounts, mode),
+      ...sendReads(send, this.#rows, submissions, accounts, mode, probing),
     }));
-    if (found.accounts.length === accounts.length) return found;
-    return connection.pipeline((send) => ({
+    if (found.accounts.length === accounts.length) return this.#probed(connection, submissions, accounts, found);
+    const again = await connection.pipeline((send) => ({
       undone: connection.rollback(),
       begun: connection.begin(),
       made: send(insertMissingAccounts(accounts)),
-      ...sendReads(send, this.#rows, submissions, accounts, mode),
+      ...sendReads(send, this.#rows, submissions, accounts, mode, probing),
     }));
+    return this.#probed(connection, submissions, accounts, again);
+  }
+
+  /** With the probe, where the locked accounts turn out to need it. */
+  async #probed(connection: JournalConnection, submissions: readonly Submission[], accounts: readonly AccountName[], found: Found): Promise<Found> {
+    if (!lacksProbe(found)) return found;
+    return { ...found, ...(await connection.pipeline((send) => ({ probe: sendProbe(send, submissions, accounts) }))) };
   }
 
   async #rest(connection: JournalConnection, submissions: readonly Submission[], found: Found): Promise<Rest> {
@@ -177,7 +201,7 @@ export class Committer {
         committed: connection.commit(),
       }));
       const ids = written[0]?.ids ?? [];
-      const transactions = writes.postings.map((posting, index) => ({ ...posting, id: assertId(ids[index]) }));
+      const transactions = writes.logged.map(({ posting, hash }, index) => ({ ...posting, id: assertId(ids[index]), hash }));
       return outcomesOf(plan, submissions, { transactions, stored, storedHolds });
     } catch (error) {
       throw error instanceof ConnectionLost ? new Failure("COMMIT_OUTCOME_UNKNOWN", { cause: error }) : error;
@@ -191,10 +215,13 @@ const UNIQUE_VIOLATION = "23505";
 
 /** Whether another session was in the way, and the group as a whole may succeed if it starts over. */
 function startsOver(error: unknown, state: string | undefined): boolean {
-  if (error instanceof NotCommitted || state?.startsWith("40") === true) return true;
-  // Another group took a key or a reference meanwhile, under another account of the same user: it will be found now.
-  const taken = error instanceof pg.DatabaseError && /^(idempotency_keys|unique_references)_pkey$/.test(error.constraint ?? "");
-  return state === UNIQUE_VIOLATION && taken;
+  return error instanceof NotCommitted || state?.startsWith("40") === true || isTaken(error, state);
+}
+
+/** Whether a key was used before, or another group took one or a reference meanwhile, under another account of the same user: it will be found now. */
+function isTaken(error: unknown, state: string | undefined): boolean {
+  const ofOutcomes = error instanceof pg.DatabaseError && /^(idempotency_keys|unique_references)_pkey$/.test(error.constraint ?? "");
+  return state === UNIQUE_VIOLATION && ofOutcomes;
 }
 
 /** Whether a statement gave up on something that another session keeps: a key, say, that it may yet commit. */

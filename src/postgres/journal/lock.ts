@@ -7,7 +7,7 @@ import type { Command } from "../../domain/command.ts";
 import { accountId, type Submission } from "../../domain/group.ts";
 import type { Original } from "../../domain/ledger.ts";
 import { accountColumns, noColumns, type Rows } from "../rows.ts";
-import { int8s, texts } from "./literals.ts";
+import { int8s, texts } from "./binary.ts";
 import type { Send } from "./connection.ts";
 
 /** An account's name. */
@@ -89,11 +89,16 @@ export function insertMissingAccounts(accounts: readonly AccountName[]) {
     ON CONFLICT DO NOTHING`;
 }
 
-/** The account rows, locked in the order in which they are named. */
+/**
+ * The account rows, locked in the order in which they are named. The last one tells the time: it is taken when all are locked. (Where locked
+ * ones are left out, each tells it, since any may turn out to be the last.)
+ */
 export function selectAccounts(rows: Rows, accounts: readonly AccountName[], mode: LockMode) {
   const lock = { wait: sql.fragment`FOR UPDATE`, skip: sql.fragment`FOR UPDATE SKIP LOCKED`, look: sql.fragment`OFFSET 0` }[mode];
+  const last = mode === "wait" ? accounts.length : 0;
   return sql.prepared(`select_accounts_${mode}`, rows.lockedAccount)`
-    SELECT l.user_id, l.currency, l.balance, l.held, l.credit_limit, l.sequence, l.time, l.chain_head, l.row
+    SELECT l.user_id, l.currency, l.balance, l.held, l.credit_limit, l.sequence, l.time, l.chain_head, l.row,
+           CASE WHEN a.place >= ${last}::int8 THEN (extract(epoch FROM clock_timestamp()) * 1000000)::int8 END AS now
     FROM ${accountTable(accounts)}
     CROSS JOIN LATERAL (
       SELECT ${accountColumns}, b.chain_head, b.ctid::text AS row
@@ -103,18 +108,18 @@ export function selectAccounts(rows: Rows, accounts: readonly AccountName[], mod
     ) AS l`;
 }
 
-/** Accounts as a table: `a (user_id, currency)`. */
+/** Accounts as a table: `a (user_id, currency, place)`, their places from 1 on. */
 export function accountTable(accounts: readonly AccountName[]) {
   const userIds = int8s(accounts.map(({ userId }) => userId));
   const currencies = texts(accounts.map(({ currency }) => currency));
-  return sql.fragment`unnest(${userIds}, ${currencies}) AS a (user_id, currency)`;
+  return sql.fragment`unnest(${userIds}::int8[], ${currencies}::text[]) WITH ORDINALITY AS a (user_id, currency, place)`;
 }
 
 /** Names as a table: `n (id, user_id)`. */
 export function nameTable(names: Names) {
   const ids = int8s(names.map(([id]) => id));
   const users = int8s(names.map(([, userId]) => userId));
-  return sql.fragment`unnest(${ids}, ${users}) AS n (id, user_id)`;
+  return sql.fragment`unnest(${ids}::int8[], ${users}::int8[]) AS n (id, user_id)`;
 }
 
 const holdAccountRow = z.object({ id: z.bigint(), user_id: z.bigint(), currency: z.string() });

@@ -92,9 +92,9 @@ export class Pipeline implements Submittable {
   }
 }
 
-/** The journal's parameters are texts (arrays are written as such), whole numbers and NULL. */
-function parameter(value: unknown): string | null {
-  if (value === null) return null;
+/** The journal's parameters are arrays in binary, texts, whole numbers and NULL. */
+function parameter(value: unknown): string | Buffer | null {
+  if (value === null || Buffer.isBuffer(value)) return value;
   if (typeof value === "string" || typeof value === "number" || typeof value === "bigint") return value.toString();
   throw new TypeError(`a parameter of type ${typeof value}`);
 }

@@ -17,7 +17,7 @@ export async function preview(pool: DatabasePool, rows: Rows, submission: Submis
     const send = inTurn((statement) => transaction.any(statement));
     const named = await readNamed(send, rows, [submission]);
     const accounts = accountsOfAll([submission], named);
-    const found = await received(sendReads(send, rows, [submission], accounts, "look"));
+    const found = await received(sendReads(send, rows, [submission], accounts, "look", true));
     const rest = await readRest(send, rows, [submission], found);
     const plan = planGroup(bookOf(found, rest, named, accounts, rows), [submission]);
     const storedIds = storedIdsOf(plan);

@@ -15,20 +15,19 @@ import { postingOf, type Posting } from "../../domain/transaction.ts";
 import { encodeKept, holdColumns, noColumns, transactionColumns, type Rows } from "../rows.ts";
 import type { KeptJob } from "../job-rows.ts";
 import { chainHash, figuresOf, type Figures } from "./chain.ts";
-import { bytes, int8s, integer, numerics, plain, rows, text, texts, time, times } from "./literals.ts";
+import { BinaryArray, int8s, numerics, texts, times } from "./binary.ts";
 import { upsertJobs, type Amount } from "./write-jobs.ts";
 
-/** A row of the log with its hash: all but the id, which the insert draws. */
-export type HashedPosting = Posting & { readonly hash: Buffer };
-
+/** A row of the log: all but the id, which the insert draws. */
 interface Row {
-  readonly posting: HashedPosting;
+  readonly posting: Posting;
+  readonly hash: Buffer;
   readonly figures: Figures;
 }
 
 /** What a group writes, ready for its statements. */
 export interface Writes {
-  readonly postings: readonly HashedPosting[];
+  readonly logged: readonly Row[];
   /** Whether anything at all is written. */
   readonly any: boolean;
   readonly main: ReturnType<typeof writeLog>;
@@ -43,8 +42,18 @@ export interface LockedRow {
   readonly row: string;
 }
 
+/** Our types of rows, as pg_type numbers them in this database. */
+export type RowTypes = z.output<typeof rowTypesRow>;
+
+const rowTypesRow = z.object({ log: z.number(), balance: z.number(), outcome: z.number(), job: z.number() });
+
+/** The numbers of our types of rows: arrays of them in binary name them. */
+export const selectRowTypes = sql.prepared("select_row_types", rowTypesRow)`
+  SELECT 'ledgerd.log_row'::regtype::oid AS log, 'ledgerd.balance_row'::regtype::oid AS balance,
+         'ledgerd.outcome_row'::regtype::oid AS outcome, 'ledgerd.job_row'::regtype::oid AS job`;
+
 /** Puts a plan into statements, given the rows of all locked accounts. */
-export function writesOf(plan: Plan, submissions: readonly Submission[], locked: ReadonlyMap<string, LockedRow>, groupTime: bigint, { currencies }: Rows): Writes {
+export function writesOf(plan: Plan, submissions: readonly Submission[], locked: ReadonlyMap<string, LockedRow>, groupTime: bigint, { currencies }: Rows, types: RowTypes): Writes {
   const amount = (minor: bigint, currency: string): string => formatAmount(minor, currencyOf(currencies, currency).digits);
   const after = new Map(locked);
   const logged = plan.rows.map((row): Row => {
@@ -55,16 +64,16 @@ export function writesOf(plan: Plan, submissions: readonly Submission[], locked:
     if (before === undefined) throw new Error(`the account ${posting.currency} of user ${posting.userId} was not locked`);
     const hash = chainHash(before.head, posting, figures);
     after.set(account, { row: before.row, head: hash });
-    return { posting: { ...posting, hash }, figures };
+    return { posting, hash, figures };
   });
   const keys = keyRows(plan, submissions, groupTime);
   return {
-    postings: logged.map(({ posting }) => posting),
+    logged,
     any: logged.length + keys.length + plan.jobs.length > 0,
-    main: writeLog(logged, plan, after, keys, amount),
+    main: writeLog(logged, plan, after, keys, amount, types),
     holds: plan.holds.length === 0 ? undefined : upsertHolds(plan.holds, amount),
     references: plan.references.length === 0 ? undefined : insertReferences(plan.references),
-    jobs: plan.jobs.length === 0 ? undefined : upsertJobs(plan.jobs, groupTime, amount),
+    jobs: plan.jobs.length === 0 ? undefined : upsertJobs(plan.jobs, groupTime, amount, types.job),
   };
 }
 
@@ -103,7 +112,7 @@ const writtenRow = z.object({ ids: z.array(z.bigint()) });
  * locked: no index is searched a second time, and no plan can do otherwise. The assertions are called only where they fail: three calls
  * of a function that agreed took a sixth of the statement's time for one row.
  */
-function writeLog(logged: readonly Row[], plan: Plan, locked: ReadonlyMap<string, LockedRow>, keys: readonly KeyRow[], amount: Amount) {
+function writeLog(logged: readonly Row[], plan: Plan, locked: ReadonlyMap<string, LockedRow>, keys: readonly KeyRow[], amount: Amount, types: RowTypes) {
   return sql.prepared("write_log", writtenRow)`
     WITH log AS (
       INSERT INTO ledgerd.transactions (
@@ -113,7 +122,7 @@ function writeLog(logged: readonly Row[], plan: Plan, locked: ReadonlyMap<string
       SELECT r.user_id, r.currency, r.sequence, r.type, r.amount, r.held_change, r.balance_after, r.held_after, r.credit_limit_after,
              r.hold_id, r.hold_captured, r.hold_expires_at, r.refunded_transaction_id, r.job_id, r.group_id, r.idempotency_key,
              r.reference, r.description, r.metadata, r.actor, r.trace_id, r.created_at, r.hash
-      FROM unnest(${logRows(logged)}::ledgerd.log_row[]) WITH ORDINALITY AS r (
+      FROM unnest(${logRows(logged, types.log)}::ledgerd.log_row[]) WITH ORDINALITY AS r (
         user_id, currency, sequence, type, amount, held_change, balance_after, held_after, credit_limit_after, hold_id, hold_captured,
         hold_expires_at, refunded_transaction_id, job_id, group_id, idempotency_key, reference, description, metadata, actor, trace_id,
         created_at, hash, place)
@@ -125,7 +134,7 @@ function writeLog(logged: readonly Row[], plan: Plan, locked: ReadonlyMap<string
       UPDATE ledgerd.user_balances b
       SET balance = a.balance, held = a.held, credit_limit = a.credit_limit, sequence = a.sequence, updated_at = a.updated_at,
           chain_head = a.chain_head
-      FROM unnest(${balanceRows(plan.accounts, locked, amount)}::ledgerd.balance_row[]) AS a
+      FROM unnest(${balanceRows(plan.accounts, locked, amount, types.balance)}::ledgerd.balance_row[]) AS a
       WHERE b.ctid = a.row AND b.sequence = a.sequence_before
         AND b.user_id IS NOT DISTINCT FROM a.user_id AND b.currency IS NOT DISTINCT FROM a.currency
       RETURNING b.user_id
@@ -134,7 +143,7 @@ function writeLog(logged: readonly Row[], plan: Plan, locked: ReadonlyMap<string
         user_id, key, fingerprint, transaction_id, further_transaction_ids, refusal, job_id, job, created_at)
       SELECT k.user_id, k.key, k.fingerprint, CASE WHEN k.refusal IS NULL THEN coalesce(ids.ids[k.first_row], 0) END,
              nullif(ids.ids[k.first_row + 1 : k.last_row], '{}'), k.refusal, k.job_id, k.job, k.created_at
-      FROM ids, unnest(${outcomeRows(keys)}::ledgerd.outcome_row[]) AS k
+      FROM ids, unnest(${outcomeRows(keys, types.outcome)}::ledgerd.outcome_row[]) AS k
       ORDER BY k.user_id, k.key
       RETURNING user_id
     )
@@ -149,73 +158,74 @@ function writeLog(logged: readonly Row[], plan: Plan, locked: ReadonlyMap<string
 }
 
 /** In the order of the type `ledgerd.log_row`. */
-function logRows(logged: readonly Row[]): string {
-  return rows(
-    logged.map(({ posting: r, figures }) => [
-      integer(r.userId),
-      plain(r.currency),
-      integer(r.sequence),
-      plain(r.type),
-      plain(figures.amount),
-      plain(figures.heldChange),
-      plain(figures.balanceAfter),
-      plain(figures.heldAfter),
-      plain(figures.creditLimitAfter),
-      integer(r.holdId),
-      plain(figures.holdCaptured),
-      time(r.holdExpiresAt),
-      integer(r.refundedTransactionId),
-      integer(r.jobId),
-      plain(r.groupId),
-      text(r.idempotencyKey),
-      text(r.reference),
-      text(r.description),
-      text(json(r.metadata)),
-      text(r.actor),
-      plain(r.traceId),
-      time(r.createdAt),
-      bytes(r.hash),
-    ]),
-  );
+function logRows(logged: readonly Row[], type: number) {
+  const array = new BinaryArray(type);
+  for (const { posting: r, hash, figures } of logged) {
+    array.row(23);
+    array.int8(r.userId);
+    array.text(r.currency);
+    array.int8(r.sequence);
+    array.text(r.type);
+    array.numeric(figures.amount);
+    array.numeric(figures.heldChange);
+    array.numeric(figures.balanceAfter);
+    array.numeric(figures.heldAfter);
+    array.numeric(figures.creditLimitAfter);
+    array.int8(r.holdId);
+    array.numeric(figures.holdCaptured);
+    array.time(r.holdExpiresAt);
+    array.int8(r.refundedTransactionId);
+    array.int8(r.jobId);
+    array.uuid(r.groupId);
+    array.text(r.idempotencyKey);
+    array.text(r.reference);
+    array.text(r.description);
+    array.jsonb(json(r.metadata));
+    array.text(r.actor);
+    array.text(r.traceId);
+    array.time(r.createdAt);
+    array.bytes(hash);
+  }
+  return array.end();
 }
 
 /** In the order of the type `ledgerd.balance_row`. */
-function balanceRows(accounts: Plan["accounts"], locked: ReadonlyMap<string, LockedRow>, amount: Amount): string {
-  return rows(
-    accounts.map(({ after, sequenceBefore }) => {
-      const { userId, currency } = after;
-      const where = locked.get(accountId(userId, currency));
-      return [
-        text(where?.row),
-        integer(userId),
-        plain(currency),
-        integer(sequenceBefore),
-        plain(amount(after.balance, currency)),
-        plain(amount(after.held, currency)),
-        plain(amount(after.creditLimit, currency)),
-        integer(after.sequence),
-        time(after.time),
-        bytes(where?.head),
-      ];
-    }),
-  );
+function balanceRows(accounts: Plan["accounts"], locked: ReadonlyMap<string, LockedRow>, amount: Amount, type: number) {
+  const array = new BinaryArray(type);
+  for (const { after, sequenceBefore } of accounts) {
+    const { userId, currency } = after;
+    const where = locked.get(accountId(userId, currency));
+    array.row(10);
+    array.tid(where?.row);
+    array.int8(userId);
+    array.text(currency);
+    array.int8(sequenceBefore);
+    array.numeric(amount(after.balance, currency));
+    array.numeric(amount(after.held, currency));
+    array.numeric(amount(after.creditLimit, currency));
+    array.int8(after.sequence);
+    array.time(after.time);
+    array.bytes(where?.head);
+  }
+  return array.end();
 }
 
 /** In the order of the type `ledgerd.outcome_row`. */
-function outcomeRows(keys: readonly KeyRow[]): string {
-  return rows(
-    keys.map((k) => [
-      integer(k.userId),
-      text(k.key),
-      bytes(Buffer.from(k.fingerprint, "hex")),
-      integer(k.firstRow),
-      integer(k.lastRow),
-      text(k.refusal),
-      time(k.createdAt),
-      integer(k.job?.id),
-      text(k.job === undefined ? undefined : encodeKept(kept(k.job))),
-    ]),
-  );
+function outcomeRows(keys: readonly KeyRow[], type: number) {
+  const array = new BinaryArray(type);
+  for (const k of keys) {
+    array.row(9);
+    array.int8(k.userId);
+    array.text(k.key);
+    array.bytes(Buffer.from(k.fingerprint, "hex"));
+    array.int4(k.firstRow);
+    array.int4(k.lastRow);
+    array.jsonb(k.refusal);
+    array.time(k.createdAt);
+    array.int8(k.job?.id);
+    array.jsonb(k.job === undefined ? undefined : encodeKept(kept(k.job)));
+  }
+  return array.end();
 }
 
 /** Stores new holds, and the new state of open ones: a hold that isn't open any more never changes. */
@@ -225,10 +235,11 @@ function upsertHolds(holds: readonly Hold[], amount: Amount) {
       INSERT INTO ledgerd.holds (id, user_id, currency, amount, captured, state, job_id, expires_at, created_at)
       SELECT n.id, n.user_id, n.currency, n.amount, n.captured, n.state, n.job_id, n.expires_at, n.created_at
       FROM unnest(
-        ${int8s(holds.map(({ id }) => id))}, ${int8s(holds.map(({ userId }) => userId))}, ${texts(holds.map(({ currency }) => currency))},
-        ${numerics(holds.map((hold) => amount(hold.amount, hold.currency)))}, ${numerics(holds.map((hold) => amount(hold.captured, hold.currency)))},
-        ${texts(holds.map(({ state }) => state))}, ${int8s(holds.map(({ jobId }) => jobId))}, ${times(holds.map(({ expiresAt }) => expiresAt))},
-        ${times(holds.map(({ createdAt }) => createdAt))}
+        ${int8s(holds.map(({ id }) => id))}::int8[], ${int8s(holds.map(({ userId }) => userId))}::int8[],
+        ${texts(holds.map(({ currency }) => currency))}::text[], ${numerics(holds.map((hold) => amount(hold.amount, hold.currency)))}::numeric[],
+        ${numerics(holds.map((hold) => amount(hold.captured, hold.currency)))}::numeric[], ${texts(holds.map(({ state }) => state))}::text[],
+        ${int8s(holds.map(({ jobId }) => jobId))}::int8[], ${times(holds.map(({ expiresAt }) => expiresAt))}::timestamptz[],
+        ${times(holds.map(({ createdAt }) => createdAt))}::timestamptz[]
       ) AS n (id, user_id, currency, amount, captured, state, job_id, expires_at, created_at)
       ORDER BY n.id
       ON CONFLICT (id, user_id) DO UPDATE SET captured = EXCLUDED.captured, state = EXCLUDED.state
@@ -248,7 +259,8 @@ function insertReferences(references: Plan["references"]) {
     INSERT INTO ledgerd.unique_references (user_id, type, reference)
     SELECT r.user_id, r.type, r.reference
     FROM unnest(
-      ${int8s(references.map(({ userId }) => userId))}, ${texts(references.map(({ type }) => type))}, ${texts(references.map(({ reference }) => reference))}
+      ${int8s(references.map(({ userId }) => userId))}::int8[], ${texts(references.map(({ type }) => type))}::text[],
+      ${texts(references.map(({ reference }) => reference))}::text[]
     ) AS r (user_id, type, reference)
     ORDER BY r.user_id, r.type, r.reference`;
 }
@@ -263,14 +275,14 @@ export const emitMessage = sql.prepared("emit_message", noColumns)`
 /** The rows that a stored outcome names. */
 export function selectTransactions({ transaction }: Rows, ids: readonly bigint[]) {
   return sql.prepared("select_transactions", transaction)`
-    SELECT ${transactionColumns} FROM ledgerd.transactions t WHERE t.id = ANY(${int8s(ids)}) ORDER BY t.id`;
+    SELECT ${transactionColumns} FROM ledgerd.transactions t WHERE t.id = ANY(${int8s(ids)}::int8[]) ORDER BY t.id`;
 }
 
 /** The holds that these rows moved. */
 export function selectHoldsOf({ hold }: Rows, transactionIds: readonly bigint[]) {
   return sql.prepared("select_holds_of", hold)`
     SELECT f.id, f.user_id, f.currency, f.amount, f.captured, f.state, f.job_id, f.expires_at, f.created_at
-    FROM unnest(${int8s(transactionIds)}) AS n (id)
+    FROM unnest(${int8s(transactionIds)}::int8[]) AS n (id)
     CROSS JOIN LATERAL (SELECT t.hold_id, t.user_id FROM ledgerd.transactions t WHERE t.id = n.id LIMIT 1) AS t
     CROSS JOIN LATERAL (SELECT ${holdColumns} FROM ledgerd.holds h WHERE h.id = t.hold_id AND h.user_id = t.user_id LIMIT 1) AS f`;
 }
