@@ -31,7 +31,6 @@ export async function withReason(response: UniversalServerResponse, messageLimit
 const misaddressed: Readonly<Record<number, string>> = {
   405: "call a method by POST, with its request as the body",
   415: 'the content type must be "application/json" for a call, "application/connect+json" for a stream, or one of gRPC-Web',
-  505: "a stream in both directions needs HTTP/2: call it by gRPC, at the other port; BatchWrite takes up to 1,000 writes here",
 };
 
 function answerOf(status: number, header: Headers | undefined, error: ConnectError): UniversalServerResponse {
