@@ -182,7 +182,7 @@ function exchangeHandler(method: DescMethod, entry: ExchangeEntry, { messageLimi
 
 /**
  * What the caller of an exchange sends, until it has said all or the exchange is ending. Taken only when it is asked for: until then grpc-js keeps
- * some messages (16 at most), and HTTP/2 the caller waiting. All that has arrived comes at once, which costs a tenth of one by one.
+ * some messages (16 at most), and HTTP/2 the caller waiting. All that has arrived comes at once, for the price of one promise.
  */
 async function* requestsOf<T>(call: RawExchange, read: (message: Buffer) => T, ending: AbortSignal): Requests<T> {
   let wake = (): void => undefined;

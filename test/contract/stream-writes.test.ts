@@ -1,13 +1,13 @@
 // StreamWrites: writes on a stream in both directions, each by itself, answered in the order in which they were sent.
 
+import { connect, type IncomingHttpHeaders } from "node:http2";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
 import { Code, ConnectError } from "@connectrpc/connect";
-import * as grpc from "@grpc/grpc-js";
 import fc from "fast-check";
 import { StatusSchema } from "../../src/gen/google/rpc/status_pb.ts";
 import { ErrorReason } from "../../src/gen/ledger/v1/errors_pb.ts";
-import { StreamWritesRequestSchema, StreamWritesResponseSchema, WriteResultSchema, type StreamWritesResponse, type WriteResult } from "../../src/gen/ledger/v1/ledger_service_pb.ts";
+import { StreamWritesRequestSchema, StreamWritesResponseSchema, WriteResultSchema, type WriteResult } from "../../src/gen/ledger/v1/ledger_service_pb.ts";
 import { journalsWaiting, keepLaneBusy, lockUser } from "../harness/blocker.ts";
 import { createDatabase, type TestDatabase } from "../harness/database.ts";
 import { checkDatabase } from "../harness/inspect.ts";
@@ -32,6 +32,9 @@ afterAll(async () => {
   await database[Symbol.asyncDispose]();
 });
 
+/** Of each message: a flag and its length. */
+const PREFIX_BYTES = 5;
+
 const rub = (amount: string) => ({ currency: "RUB", amount });
 const newUser = (): bigint => (lastUser += 1n);
 const topUp = (userId: bigint, amount = "1", idempotencyKey = newKey()): OneWrite => ({ case: "topUp", value: { userId, amount: rub(amount), idempotencyKey } });
@@ -47,11 +50,11 @@ function serveOneLane(settings: Readonly<Record<string, string>> = {}): Promise<
   return serve(database.url, { LEDGERD_LANES: "1", LEDGERD_SWEEP_INTERVAL: "1h", ...settings });
 }
 
-/** Keeps its lane busy with a write of a user of its own. */
-async function keepBusy({ ledger, ...others }: TestService) {
+/** Keeps one of its lanes busy with a write of a user of its own. */
+async function keepBusy({ ledger, ...others }: TestService, waiting = 1) {
   const userId = newUser();
   await ledger.topUp({ userId, amount: rub("1"), idempotencyKey: newKey() });
-  return keepLaneBusy(database, { ledger, ...others }, userId);
+  return keepLaneBusy(database, { ledger, ...others }, userId, waiting);
 }
 
 async function rowsOf(userId: bigint): Promise<number> {
@@ -121,26 +124,33 @@ describe("a stream", () => {
     await fc.assert(property, { numRuns: 20, endOnFailure: true });
   });
 
-  test("has a write wait for the transfer before it, whose money it spends, while other users' writes pass", async () => {
-    const [a, b, c] = [newUser(), newUser(), newUser()];
-    await service.ledger.topUp({ userId: a, amount: rub("10"), idempotencyKey: newKey() });
-    await service.ledger.topUp({ userId: c, amount: rub("10"), idempotencyKey: newKey() });
+  test("has a write wait for the transfer before it, whose money it spends", async () => {
+    await using two = await serve(database.url, { LEDGERD_LANES: "2", LEDGERD_SWEEP_INTERVAL: "1h" });
+    const [a, b] = [newUser(), newUser()];
+    await two.ledger.topUp({ userId: a, amount: rub("10"), idempotencyKey: newKey() });
     const locked = await lockUser(database, a);
-    const stream = new WriteStream(service);
-    const first = deduct(c);
-    stream.send(deduct(a), first);
-    const answers = stream.read(4);
-    await until(async () => (await journalsWaiting(database, "lock")) === 1 && (await isOver(service.ledger, first)));
-    stream.send(transfer(a, b, "3"), deduct(b, "3"));
+    const spending = deduct(b, "3");
+    const answers = streamWrites(two, [transfer(a, b, "3"), spending], 1);
+    await until(async () => (await journalsWaiting(database, "lock")) === 1);
+    // Behind the transfer, though the other lane is idle; there, it would be over soon.
+    await until(async () => (await two.admin.getServiceStatus({})).writeQueue?.queued === 1 || isOver(two.ledger, spending));
     await locked.release();
-    expect(short(await answers)).toEqual([
-      `${a} has 9.00, 0.00 held, at 2`,
-      `${c} has 9.00, 0.00 held, at 2`,
-      `${a} has 6.00, 0.00 held, at 3`,
-      `${b} has 0.00, 0.00 held, at 2`,
-    ]);
-    stream.close();
-    expect(await stream.next()).toBeUndefined();
+    expect(short(await answers)).toEqual([`${a} has 7.00, 0.00 held, at 2`, `${b} has 0.00, 0.00 held, at 2`]);
+  });
+
+  test("has a transfer wait for the writes before it, which could use its money", async () => {
+    await using two = await serve(database.url, { LEDGERD_LANES: "2", LEDGERD_SWEEP_INTERVAL: "1h" });
+    const [first, second] = [await keepBusy(two), await keepBusy(two, 2)];
+    const even = newUser() + (lastUser % 2n);
+    const odd = even + 1n;
+    lastUser = odd;
+    // In the queues of the two lanes: where both are busy, one is chosen by the user's number.
+    const answers = streamWrites(two, [topUp(odd, "5"), deduct(even, "3"), transfer(odd, even, "3"), deduct(even, "2")]);
+    await first.queued(2);
+    await second.release();
+    await until(() => two.ledger.getBalance({ userId: odd }).then(({ balance }) => balance?.sequence === 1n));
+    await first.release();
+    expect(short(await answers)).toEqual([`${odd} has 5.00, 0.00 held, at 1`, "INSUFFICIENT_FUNDS", `${odd} has 2.00, 0.00 held, at 2`, `${even} has 1.00, 0.00 held, at 2`]);
   });
 
   test("answers a key that it has twice as a retry, and another request under it as such", async () => {
@@ -174,8 +184,12 @@ describe("a stream", () => {
     expect(short(results)).toEqual(times(1500, (index) => `${users[index % 7]} has ${Math.floor(index / 7) + 1}.00, 0.00 held, at ${Math.floor(index / 7) + 1}`));
   });
 
-  test("tells in one message what became durable in one group", async () => {
+  test("has all that arrived at once in one group, and tells in one message what became durable in one", async () => {
     await using single = await serveOneLane();
+    const together = newUser();
+    await streamWrites(single, times(100, () => topUp(together)));
+    const groups = await database.query("SELECT count(*) AS rows FROM ledgerd.transactions WHERE user_id = $1 GROUP BY xmin::text", [together]);
+    expect(groups).toEqual([{ rows: 100n }]);
     const lane = await keepBusy(single);
     const stream = new WriteStream(single);
     const userId = newUser();
@@ -376,19 +390,33 @@ describe("a stream ends", () => {
   });
 
   test("with an error at bytes that are no message, when all before them is answered", async () => {
-    const client = new grpc.Client(service.grpcAddress, grpc.credentials.createInsecure());
-    const call = client.makeBidiStreamRequest("/ledger.v1.LedgerService/StreamWrites", (message: Uint8Array) => Buffer.from(message), (bytes) => fromBinary(StreamWritesResponseSchema, bytes));
-    const [userId, write] = [newUser(), (to: bigint) => toBinary(StreamWritesRequestSchema, create(StreamWritesRequestSchema, { writes: [{ write: topUp(to) }] }))];
-    const results: WriteResult[] = [];
-    call.on("data", (response: StreamWritesResponse) => results.push(...response.results));
-    const failed = new Promise<grpc.ServiceError>((resolve) => call.once("error", (error) => resolve(error as grpc.ServiceError)));
-    for (const message of [write(userId), write(userId), Buffer.from([0x0f, 0x01]), write(userId)]) call.write(message);
-    const { code, metadata } = await failed;
-    const { details } = fromBinary(StatusSchema, metadata.get("grpc-status-details-bin")[0] as Buffer);
-    expect([code, ...details.map(({ typeUrl }) => typeUrl.split("/").at(-1))]).toEqual([grpc.status.INVALID_ARGUMENT, "google.rpc.ErrorInfo", "google.rpc.BadRequest"]);
+    const userId = newUser();
+    const good = (): Uint8Array => toBinary(StreamWritesRequestSchema, create(StreamWritesRequestSchema, { writes: [{ write: topUp(userId) }] }));
+    const { messages, trailers } = await sendTogether([good(), good(), Uint8Array.of(0x0f, 0x01), good()]);
+    const { code, details } = fromBinary(StatusSchema, Buffer.from(String(trailers["grpc-status-details-bin"]), "base64"));
+    expect([code, ...details.map(({ typeUrl }) => typeUrl.split("/").at(-1))]).toEqual([Code.InvalidArgument, "google.rpc.ErrorInfo", "google.rpc.BadRequest"]);
+    const results = messages.flatMap((message) => fromBinary(StreamWritesResponseSchema, message).results);
     expect(short(results)).toEqual([`${userId} has 1.00, 0.00 held, at 1`, `${userId} has 2.00, 0.00 held, at 2`]);
-    client.close();
   });
+
+  /** Sends these as the messages of a stream, so that they arrive at once, and answers what comes back. */
+  async function sendTogether(bodies: readonly Uint8Array[]): Promise<{ messages: readonly Buffer[]; trailers: IncomingHttpHeaders }> {
+    const session = connect(`http://${service.grpcAddress}`);
+    const stream = session.request({ ":method": "POST", ":path": "/ledger.v1.LedgerService/StreamWrites", "content-type": "application/grpc", te: "trailers" });
+    const prefixOf = ({ length }: Uint8Array): Buffer => {
+      const prefix = Buffer.alloc(PREFIX_BYTES);
+      prefix.writeUInt32BE(length, 1);
+      return prefix;
+    };
+    stream.write(Buffer.concat(bodies.flatMap((body) => [prefixOf(body), body])));
+    let received = Buffer.alloc(0);
+    stream.on("data", (chunk: Buffer) => (received = Buffer.concat([received, chunk])));
+    const trailers = await new Promise<IncomingHttpHeaders>((resolve, reject) => stream.once("trailers", resolve).once("error", reject));
+    session.destroy();
+    const messages: Buffer[] = [];
+    for (let at = 0; at < received.length; ) messages.push(received.subarray(at + PREFIX_BYTES, (at += PREFIX_BYTES + received.readUInt32BE(at + 1))));
+    return { messages, trailers };
+  }
 });
 
 test("streams of all kinds are limited together", async () => {
