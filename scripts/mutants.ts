@@ -193,7 +193,7 @@ const mutants: readonly Mutant[] = [
   },
   {
     name: "a stream isn't ended when it is too old",
-    change: [grpcDoor, "requestsOf(call, (request) => decode(method, request, messageLimit), ending)", "requestsOf(call, (request) => decode(method, request, messageLimit), gone)"],
+    change: [grpcDoor, "decode(method, request, options.messageLimit), ending)", "decode(method, request, options.messageLimit), gone)"],
     killer: [streamTests, "cleanly when it is too old, with all answered that was taken"],
   },
   {

@@ -151,12 +151,12 @@ function unaryHandler(method: DescMethod, entry: UnaryEntry, messageLimit: numbe
   };
 }
 
-function streamHandler(method: DescMethod, entry: StreamEntry, { messageLimit, shutdown, streamMaxAgeMs }: GrpcDoorOptions): grpc.handleServerStreamingCall<Buffer, Buffer> {
+function streamHandler(method: DescMethod, entry: StreamEntry, options: GrpcDoorOptions): grpc.handleServerStreamingCall<Buffer, Buffer> {
   return (call: RawStreamCall) => {
     const gone = goneSignal(call);
-    const ending = AbortSignal.any([gone, shutdown, AbortSignal.timeout(streamMaxAgeMs)]);
+    const ending = endOf(gone, options);
     const run = async (): Promise<void> => {
-      for await (const message of entry(decode(method, call.request, messageLimit), arrivalOf(call, gone))) {
+      for await (const message of entry(decode(method, call.request, options.messageLimit), arrivalOf(call, gone))) {
         // A reader that stops stops the handler: its messages aren't queued here.
         if (!call.write(encode(method.output, message))) await drained(call, ending);
       }
@@ -166,12 +166,13 @@ function streamHandler(method: DescMethod, entry: StreamEntry, { messageLimit, s
   };
 }
 
-function exchangeHandler(method: DescMethod, entry: ExchangeEntry, { messageLimit, shutdown, streamMaxAgeMs }: GrpcDoorOptions): grpc.handleBidiStreamingCall<Buffer, Buffer> {
+function exchangeHandler(method: DescMethod, entry: ExchangeEntry, options: GrpcDoorOptions): grpc.handleBidiStreamingCall<Buffer, Buffer> {
   return (call: RawExchange) => {
     const gone = goneSignal(call);
-    const ending = AbortSignal.any([gone, shutdown, AbortSignal.timeout(streamMaxAgeMs)]);
+    const ending = endOf(gone, options);
     const run = async (): Promise<void> => {
-      for await (const message of entry(requestsOf(call, (request) => decode(method, request, messageLimit), ending), arrivalOf(call, gone))) {
+      const requests = requestsOf(call, (request) => decode(method, request, options.messageLimit), ending);
+      for await (const message of entry(requests, arrivalOf(call, gone))) {
         if (!gone.aborted) await sent(call, encode(method.output, message), ending);
       }
       call.end();
@@ -209,6 +210,15 @@ function goneSignal(call: EventEmitter & { readonly cancelled: boolean }): Abort
   call.once("cancelled", () => gone.abort());
   if (call.cancelled) gone.abort();
   return gone.signal;
+}
+
+/** Aborted when a stream must end: its caller is gone, or it is over; the server shuts down; it is too old. */
+function endOf(gone: AbortSignal, { shutdown, streamMaxAgeMs }: GrpcDoorOptions): AbortSignal {
+  const tooOld = new AbortController();
+  // `AbortSignal.timeout` would keep something of each stream for as long as it could have become old.
+  const timer = setTimeout(() => tooOld.abort(), streamMaxAgeMs).unref();
+  gone.addEventListener("abort", () => clearTimeout(timer));
+  return AbortSignal.any([gone, shutdown, tooOld.signal]);
 }
 
 function decode(method: DescMethod, request: Buffer, messageLimit: number) {

@@ -368,6 +368,17 @@ describe("a stream ends", () => {
     expect(await rowsOf(userId)).toBe(51);
   });
 
+  test("when its caller goes who had stopped reading: that makes room, too", async () => {
+    await using narrow = await serve(database.url, { LEDGERD_STREAM_LIMIT: "1" });
+    const userId = newUser();
+    const stream = new WriteStream(narrow);
+    for (let message = 0; message < 40; message++) stream.send(...times(100, () => topUp(userId)));
+    await stream.next();
+    await until(async () => (await rowsOf(userId)) >= 1000);
+    stream.cancel();
+    await until(() => streamWrites(narrow, [topUp(userId)]).then(() => true, () => false));
+  });
+
   test.each([
     ["more than 1,000 writes", times(1001, () => topUp(1n)), Code.InvalidArgument, "INVALID_REQUEST"],
     ["no writes", [], Code.InvalidArgument, "INVALID_REQUEST"],
