@@ -42,7 +42,7 @@ const deduct = (userId: bigint, amount = "1", idempotencyKey = newKey()): OneWri
 const transfer = (userId: bigint, toUserId: bigint, amount = "1"): OneWrite => ({ case: "transfer", value: { userId, toUserId, amount: rub(amount), idempotencyKey: newKey() } });
 const times = <T>(count: number, make: (index: number) => T): T[] => Array.from({ length: count }, (_, index) => make(index));
 
-/** What results say in short, but for the reasons without a word. */
+/** What results say in short. */
 const short = (results: readonly WriteResult[]): readonly string[] => results.map(inShort);
 
 /** An instance with one lane, whose queue is every call's, and without a sweep that would use it too. */
@@ -53,7 +53,7 @@ function serveOneLane(settings: Readonly<Record<string, string>> = {}): Promise<
 /** Keeps one of its lanes busy with a write of a user of its own. */
 async function keepBusy({ ledger, ...others }: TestService, waiting = 1) {
   const userId = newUser();
-  await ledger.topUp({ userId, amount: rub("1"), idempotencyKey: newKey() });
+  await ledger.topUp({ userId, amount: rub("1"), idempotencyKey: newKey() }, { timeoutMs: 60_000 });
   return keepLaneBusy(database, { ledger, ...others }, userId, waiting);
 }
 
@@ -175,6 +175,17 @@ describe("a stream", () => {
     }
     const { balances } = await service.ledger.batchGetBalances({ userIds: users });
     expect(balances.map(({ balance, sequence }) => [balance?.amount, sequence])).toEqual(users.map(() => ["12.00", 12n]));
+  });
+
+  test("can't overspend, nor lose a write, with others on one account through two instances", async () => {
+    await using other = await serve(database.url, { LEDGERD_LANES: "2" });
+    const [userId, friend] = [newUser(), newUser()];
+    await service.ledger.topUp({ userId, amount: rub("500"), idempotencyKey: newKey() });
+    const spend = () => times(200, (index) => (index % 3 === 0 ? transfer(userId, friend) : deduct(userId)));
+    const results = await Promise.all([service, other, service, other].map((clients) => streamWrites(clients, spend(), 20)));
+    const refused = results.flat().filter(({ result }) => result.case === "refusal");
+    expect(short(refused)).toEqual(times(300, () => "INSUFFICIENT_FUNDS"));
+    expect((await service.ledger.getBalance({ userId })).balance).toMatchObject({ balance: rub("0.00"), sequence: 501n });
   });
 
   test("that is closed by its caller answers all that was sent, and ends", async () => {
