@@ -23,6 +23,8 @@ const connection = "src/postgres/journal/connection.ts";
 const facts = "src/postgres/journal/facts.ts";
 const lanes = "src/postgres/journal/lanes.ts";
 const lock = "src/postgres/journal/lock.ts";
+const stream = "src/rpc/stream-writes.ts";
+const grpcDoor = "src/rpc/grpc-door.ts";
 const write = "src/postgres/journal/write.ts";
 
 const commitTests = "test/journal/commit.test.ts";
@@ -30,6 +32,8 @@ const defenceTests = "test/journal/defences.test.ts";
 const groupTests = "test/journal/groups.test.ts";
 const instanceTests = "test/journal/instances.test.ts";
 const lockTests = "test/journal/locks.test.ts";
+const streamTests = "test/contract/stream-writes.test.ts";
+const stopped = "is its reader's: while nothing is read, writing stops, 100 to a message, and goes on when it is";
 
 const mutants: readonly Mutant[] = [
   {
@@ -129,8 +133,73 @@ const mutants: readonly Mutant[] = [
   },
   {
     name: "any lane for any user",
-    change: [lanes, "underWay?.lane ?? this.#lanes.find(({ working }) => working === undefined) ?? this.#lanes[byNumber]", "this.#lanes[this.#queued % this.#lanes.length]"],
+    change: [lanes, "underWay?.lane ?? this.#underWay.get(userId)?.lane ?? this.#lanes.find(({ working }) => working === undefined) ?? this.#lanes[byNumber]", "this.#lanes[this.#queued % this.#lanes.length]"],
     killer: [groupTests, "keeps the order of each user's writes"],
+  },
+  {
+    name: "a lane starts with the first write of a stream's message",
+    change: [lanes, "lane.working ??= Promise.resolve().then(() => this.#work(lane))", "lane.working ??= this.#work(lane)"],
+    killer: [streamTests, "has all that arrived at once in one group, and tells in one message what became durable in one"],
+  },
+  {
+    name: "a stream's unanswered writes have no bound",
+    change: [stream, "this.#weight >= WINDOW", "false"],
+    killer: [streamTests, stopped],
+  },
+  {
+    name: "a stream's answers don't wait for its reader",
+    change: [grpcDoor, "if (!gone.aborted) await sent(", "if (!gone.aborted) void sent("],
+    killer: [streamTests, stopped],
+  },
+  {
+    name: "a stream doesn't wait for room in the queue",
+    change: [stream, "this.#changed.promise : this.#parts.journal.full", "this.#changed.promise : undefined"],
+    killer: [streamTests, "is that of the queue: writes wait for room in it rather than be refused, and leave half of it to calls"],
+  },
+  {
+    name: "streams leave no room in the queue",
+    change: [lanes, "this.#queued < this.#queueLimit / 2", "this.#queued < this.#queueLimit"],
+    killer: [streamTests, "is that of the queue: writes wait for room in it rather than be refused, and leave half of it to calls"],
+  },
+  {
+    name: "a stream's transfers in any order",
+    change: [stream, 'this.#inLine ||= write.write.case === "transfer";', ""],
+    killer: [streamTests, "has a write wait for the transfer before it, whose money it spends"],
+  },
+  {
+    name: "a stream's transfers before what is under way",
+    change: [stream, "return mustLineUp || ", "return "],
+    killer: [streamTests, "has a transfer wait for the writes before it, which could use its money"],
+  },
+  {
+    name: "a stream's answers of any size",
+    change: [stream, "const MESSAGE_WINDOW = 250;", "const MESSAGE_WINDOW = Infinity;"],
+    killer: [streamTests, "with the longest texts keeps its answers below what clients take"],
+  },
+  {
+    name: "a stream's writes wait in the queue for ever",
+    change: [stream, "journal.submit([submission], this.#exchange.deadline(),", "journal.submit([submission], Infinity,"],
+    killer: [streamTests, "waits for nothing longer than the server's deadline: what is then still in the queue is dropped, untried, and the stream goes on"],
+  },
+  {
+    name: "what came before bytes that are no message is lost",
+    change: [grpcDoor, "if (requests.length > 0) yield requests;\n      throw error;", "throw error;"],
+    killer: [streamTests, "with an error at bytes that are no message, when all before them is answered"],
+  },
+  {
+    name: "a stream whose request is malformed is ended at once",
+    change: [stream, "yield* stream.answers();\n      const [read] = await reading;", "const [read] = await Promise.race([reading, stream.answers().next().then(() => reading)]);"],
+    killer: [streamTests, "with an error at a message of no writes, when all before it is answered"],
+  },
+  {
+    name: "a stream isn't ended when it is too old",
+    change: [grpcDoor, "decode(method, request, options.messageLimit), ending)", "decode(method, request, options.messageLimit), gone)"],
+    killer: [streamTests, "cleanly when it is too old, with all answered that was taken"],
+  },
+  {
+    name: "streams that have ended count",
+    change: ["src/rpc/handlers.ts", "this.#streams -= 1;", ""],
+    killer: [streamTests, "streams of all kinds are limited together"],
   },
   {
     name: "the feed doesn't wait for open transactions",

@@ -45,13 +45,13 @@ export interface BusyLane extends Blocker {
 }
 
 /**
- * Keeps an instance's only lane busy with a write of a user who has an account: what is queued until it is released makes up the next group.
- * The journal gives up on the lock after some seconds.
+ * Keeps an instance's only lane, or the last idle one of so many, busy with a write of a user who has an account: what is queued until it is
+ * released makes up the next group. The journal gives up on the lock after some seconds.
  */
-export async function keepLaneBusy(database: Pick<TestDatabase, "connect" | "query">, { ledger, admin }: Clients, userId: bigint): Promise<BusyLane> {
+export async function keepLaneBusy(database: Pick<TestDatabase, "connect" | "query">, { ledger, admin }: Clients, userId: bigint, lanes = 1): Promise<BusyLane> {
   const locked = await lockUser(database, userId);
   const write = ledger.topUp({ userId, amount: { amount: "1" }, idempotencyKey: newKey() }, { timeoutMs: 60_000 });
-  await until(async () => (await journalsWaiting(database, "lock")) === 1);
+  await until(async () => (await journalsWaiting(database, "lock")) === lanes);
   return {
     queued: (count) => until(async () => (await admin.getServiceStatus({})).writeQueue?.queued === count),
     release: async () => {
