@@ -30,9 +30,13 @@ export class Crew {
 
   /** Starts so many, and returns when they serve; from then on there are so many. Throws `WorkerProblem` if one ended before. */
   async start(count: number, launch: () => WorkerProcess): Promise<void> {
-    // The first one alone: what is wrong with the configuration or the database is said once.
-    await this.#add(launch);
-    await Promise.all(Array.from({ length: count - 1 }, () => this.#add(launch)));
+    try {
+      await Promise.all(Array.from({ length: count }, () => this.#add(launch)));
+    } catch (error) {
+      // The first one has said what is wrong: how the others end adds nothing to it.
+      await this.stop().catch(() => undefined);
+      throw error;
+    }
   }
 
   /** Has all of them end. Throws `WorkerProblem` if one did not end well. */

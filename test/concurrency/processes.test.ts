@@ -1,13 +1,14 @@
 // Several processes of one command on one pair of ports: the connections are spread over them, and what one writes the others' callers learn at once.
 
 import { Agent } from "node:http";
-import { createConnectTransport } from "@connectrpc/connect-node";
+import { createConnectTransport, createGrpcTransport, Http2SessionManager } from "@connectrpc/connect-node";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { JobStatus } from "../../src/gen/ledger/v1/job_service_pb.ts";
 import { servesAt, startLedgerd, workersOf, type Command } from "../harness/command.ts";
 import { createDatabase, type TestDatabase } from "../harness/database.ts";
 import { checkDatabase } from "../harness/inspect.ts";
 import { clientsOf, clientsOver, newKey, type Clients } from "../harness/service.ts";
+import { until } from "../harness/until.ts";
 
 const WORKERS = 3;
 const rub = (amount: string) => ({ currency: "RUB", amount });
@@ -37,7 +38,7 @@ afterAll(async () => {
 
 const processOf = async ({ admin }: Clients): Promise<number> => (await admin.getServiceStatus({})).processId;
 
-/** A client on the web port, with a connection of its own. */
+/** Clients on the web port, over one connection. */
 function webClients(): Clients {
   return clientsOver(createConnectTransport({ baseUrl: `http://${at.http}`, httpVersion: "1.1", nodeOptions: { agent: new Agent({ keepAlive: true, maxSockets: 1 }) } }));
 }
@@ -51,6 +52,21 @@ test.each([
   const counts = workersOf(command).map((pid) => first.filter((one) => one === pid).length);
   expect(counts).toEqual(Array.from({ length: WORKERS }, () => 3));
   expect(await Promise.all(clients.map(processOf))).toEqual(first);
+});
+
+test("a process whose callers have gone gets the next ones", async () => {
+  const baseUrl = `http://${at.grpc}`;
+  const callers = await Promise.all(
+    Array.from({ length: WORKERS * 3 }, async () => {
+      const sessionManager = new Http2SessionManager(baseUrl);
+      return { sessionManager, pid: await processOf(clientsOver(createGrpcTransport({ baseUrl, sessionManager }))) };
+    }),
+  );
+  const [{ pid: quiet } = expect.unreachable()] = callers;
+  for (const { sessionManager, pid } of callers) if (pid === quiet) sessionManager.abort();
+  const isNext = async (): Promise<boolean> => (await processOf(clientsOf(at.grpc))) === quiet;
+  await until(isNext);
+  expect([await isNext(), await isNext()]).toEqual([true, true]);
 });
 
 describe("where one process writes, a caller of another one that waits learns it without a poll", () => {

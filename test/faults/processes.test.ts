@@ -34,11 +34,21 @@ interface Serving {
   readonly http: string;
 }
 
-/** Starts a command that serves by several processes, in a process group of its own as a shell would. */
-async function start(settings: Readonly<Record<string, string>> = {}): Promise<Serving> {
+/** Begins to start a command that serves by several processes, in a process group of its own as a shell would. */
+function begin(settings: Readonly<Record<string, string>> = {}): Command {
   const defaults = { DATABASE_URL: database.url, LEDGERD_DURABILITY: "relaxed", LEDGERD_WORKERS: String(WORKERS) };
-  const command = opened.use(startLedgerd(["serve"], { ...defaults, ...settings }, "own"));
+  return opened.use(startLedgerd(["serve"], { ...defaults, ...settings }, "own"));
+}
+
+/** Starts one, and returns when it serves. */
+async function start(settings: Readonly<Record<string, string>> = {}): Promise<Serving> {
+  const command = begin(settings);
   return { command, ...(await servesAt(command)) };
+}
+
+/** What a terminal sends to a command that it runs. */
+function pressCtrlC({ process: { pid = Number.NaN } }: Command): void {
+  process.kill(-pid, "SIGINT");
 }
 
 const newUsers = (): bigint => (lastUser += 100n);
@@ -157,12 +167,11 @@ describe("of several processes that serve", () => {
     const before = logOf(serving.command).filter(({ msg }) => msg === "shutting down").length;
     const call = await waitingCall(clientsOf(serving.grpc), database);
     await load.goesOn();
-    const pressCtrlC = (): boolean => process.kill(-(serving.command.process.pid ?? Number.NaN), "SIGINT");
-    pressCtrlC();
+    pressCtrlC(serving.command);
     await shuttingDown(serving, before + 1 + WORKERS);
-    pressCtrlC();
+    pressCtrlC(serving.command);
     await until(() => fetch(`http://${serving.http}/healthz`).then(() => false, () => true));
-    pressCtrlC();
+    pressCtrlC(serving.command);
     await call.release();
     expect(await call.balance).toBe("9.00");
     expect(await serving.command.ended).toBe(0);
@@ -175,6 +184,15 @@ describe("of several processes that serve", () => {
   test("acknowledged writes have stayed, and none was done twice, through all of that", async () => {
     await checkWrites(database.url, ...loads);
   });
+});
+
+test("Ctrl-C while they start ends them well, too", async () => {
+  const command = begin();
+  await until(() => workersOf(command).length === WORKERS);
+  const pids = workersOf(command);
+  pressCtrlC(command);
+  expect(await command.ended).toBe(0);
+  expect(pids.filter(isAlive)).toEqual([]);
 });
 
 test("one that is killed while all end has the command end with 1, and say why", async () => {
