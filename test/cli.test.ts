@@ -121,7 +121,7 @@ describe("ledgerd serve", () => {
   });
 
   test("says it in one line, with 1, where its processes find that they can't serve", async () => {
-    const { code, stdout, stderr } = await runLedgerd(["serve", "--workers", "3"], { DATABASE_URL: database.url, LEDGERD_LOG_LEVEL: "error" });
+    const { code, stdout, stderr } = await runLedgerd(["serve", "--workers", "5"], { DATABASE_URL: database.url, LEDGERD_LOG_LEVEL: "error" });
     expect([code, stdout]).toEqual([1, ""]);
     expect(linesOf(stderr)).toEqual([expect.stringMatching(/^ledgerd: this database can't be served from: .*fsync is off/)]);
   });
