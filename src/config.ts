@@ -45,6 +45,12 @@ function count(min: number, max: number) {
     .refine((n) => n >= min && n <= max, problem);
 }
 
+/** The most processes that may take calls. */
+export const MAX_WORKERS = 64;
+
+/** How many processes take calls. */
+const workers = count(1, MAX_WORKERS);
+
 /** `host:port`; an IPv6 host in brackets. Port 0 takes a free one. */
 const address = z
   .string()
@@ -84,24 +90,27 @@ const environment = z.object({
     ),
   LEDGERD_GRPC_ADDR: address.prefault("127.0.0.1:50051").describe("Where gRPC listens: the API, health and reflection"),
   LEDGERD_HTTP_ADDR: address.prefault("127.0.0.1:8080").describe("Where the web port listens: Connect (JSON by curl), gRPC-Web and `/healthz`"),
+  LEDGERD_WORKERS: workers
+    .optional()
+    .describe("Processes that take calls, 1 to 64; `--workers` says the same, and wins. Without it: one for each core"),
   LEDGERD_LOG_LEVEL: z
     .enum(["debug", "info", "warn", "error", "silent"], "must be debug, info, warn, error or silent")
     .prefault("info")
     .describe("What is logged, as JSON lines on standard error"),
   LEDGERD_DEFAULT_CURRENCY: currencyCode.prefault("RUB").describe("The currency of requests that name none"),
   LEDGERD_UNITS: units.prefault("").describe("Units beside ISO 4217, with their fraction digits: `CRD:6,TOK:0`. Never change the digits of one that is in use"),
-  LEDGERD_POOL_MIN: count(0, 1000).prefault("2").describe("Connections for reads that are kept open"),
-  LEDGERD_POOL_MAX: count(1, 1000).prefault("20").describe("Connections for reads at most"),
+  LEDGERD_POOL_MIN: count(0, 1000).prefault("2").describe("Connections for reads that each process keeps open"),
+  LEDGERD_POOL_MAX: count(1, 1000).prefault("20").describe("Connections for reads at most, of each process"),
   LEDGERD_CONNECT_TIMEOUT: duration(100, MINUTE).prefault("10s").describe("How long connecting to PostgreSQL may take"),
   LEDGERD_QUERY_TIMEOUT: duration(100, 10 * MINUTE).prefault("30s").describe("How long a statement that reads may take"),
   LEDGERD_IDLE_TIMEOUT: duration(SECOND, 24 * HOUR).prefault("600s").describe("After how long an idle connection is closed"),
-  LEDGERD_LANES: count(1, 64).prefault("2").describe("Groups of writes that are committed at the same time, each on a connection of its own"),
+  LEDGERD_LANES: count(1, 64).prefault("2").describe("Groups of writes that each process commits at the same time, each on a connection of its own"),
   LEDGERD_GROUP_LIMIT: count(1, 10_000).prefault("500").describe("Writes in one group at most"),
-  LEDGERD_QUEUE_LIMIT: count(1, 1_000_000).prefault("10000").describe("Writes that may wait for their group; over it, calls are refused with `OVERLOADED`. Streams of writes take half of it, and wait"),
+  LEDGERD_QUEUE_LIMIT: count(1, 1_000_000).prefault("10000").describe("Writes that may wait for their group in each process; over it, calls are refused with `OVERLOADED`. Streams of writes take half of it, and wait"),
   LEDGERD_DEFAULT_DEADLINE: duration(10, HOUR).prefault("5s").describe("The deadline of a call that has none, and of each write of a stream, once it is in the queue"),
   LEDGERD_MAX_DEADLINE: duration(10, HOUR).prefault("60s").describe("The longest deadline of a call; a longer one is cut to it"),
   LEDGERD_STREAM_MAX_AGE: duration(SECOND, 24 * HOUR).prefault("1h").describe("After how long a stream is ended, cleanly"),
-  LEDGERD_STREAM_LIMIT: count(1, 100_000).prefault("1000").describe("Streams that may be open at the same time on one instance"),
+  LEDGERD_STREAM_LIMIT: count(1, 100_000).prefault("1000").describe("Streams that may be open at the same time in each process"),
   LEDGERD_MESSAGE_LIMIT: count(1024, 64 * 1024 * 1024).prefault("4194304").describe("The largest request, in bytes"),
   LEDGERD_FEED_POLL: duration(5, MINUTE).prefault("100ms").describe("How often watchers look for what other instances wrote"),
   LEDGERD_SWEEP_INTERVAL: duration(10, HOUR).prefault("1s").describe("How often expired holds are looked for"),
@@ -167,6 +176,17 @@ function tryCurrencies(list: readonly Currency[]): Currencies | Error {
   } catch (error) {
     return error instanceof Error ? error : new Error(String(error));
   }
+}
+
+/** How many workers a flag asks for, or what is wrong with it. */
+export function readWorkers(flag: string): number | string {
+  const parsed = workers.safeParse(flag);
+  return parsed.data ?? `--workers ${parsed.error?.issues[0]?.message}; it is ${JSON.stringify(flag)}`;
+}
+
+/** The environment for a further process of ours: that of this one, but for these settings. */
+export function environmentWith(settings: Environment): Environment {
+  return { ...process.env, ...settings };
 }
 
 /** Variables that look like ours but aren't: a typing error would otherwise go unnoticed. */

@@ -13,21 +13,29 @@ export interface Database {
   readonly close: () => Promise<void>;
 }
 
-/** The database to serve from. An embedded one is started, and must not be running already. */
-export async function openDatabase(config: Config, log: Logger): Promise<Database> {
+/** What PostgreSQL allows by itself. */
+const DEFAULT_CONNECTIONS = 100;
+/** An embedded server has so many more than are needed: for its own use, `ledgerd migrate`, a look by psql. */
+const SPARE_CONNECTIONS = 20;
+
+/** The database to serve from, by so many connections. An embedded one is started, and must not be running already. */
+export async function openDatabase(config: Config, log: Logger, connections: number): Promise<Database> {
   const url = config.DATABASE_URL;
   if (url !== undefined) {
-    await checkReachable(url, config.LEDGERD_CONNECT_TIMEOUT, "see that PostgreSQL runs there and that DATABASE_URL is right");
+    const room = await checkReachable(url, config.LEDGERD_CONNECT_TIMEOUT, "see that PostgreSQL runs there and that DATABASE_URL is right");
+    const advice = "calls will fail when it is full: lower LEDGERD_POOL_MAX or LEDGERD_WORKERS, or raise max_connections";
+    if (connections > room) log.warn({ connections, room }, `PostgreSQL has room for fewer connections than may be needed; ${advice}`);
     return { url, close: () => Promise.resolve() };
   }
-  const server = await startEmbedded({ folder: config.LEDGERD_DATA_DIR, log: (message) => log.warn(message) });
+  const settings = { max_connections: String(Math.max(DEFAULT_CONNECTIONS, connections + SPARE_CONNECTIONS)) };
+  const server = await startEmbedded({ folder: config.LEDGERD_DATA_DIR, settings, log: (message) => log.warn(message) });
   return { url: server.url, close: () => server.stop() };
 }
 
 /** The database to administer: if a `ledgerd serve` runs an embedded one, that. */
 export async function openDatabaseBeside(config: Config, log: Logger): Promise<Database> {
   const running = config.DATABASE_URL === undefined ? runningEmbedded(config.LEDGERD_DATA_DIR) : undefined;
-  if (running === undefined) return openDatabase(config, log);
+  if (running === undefined) return openDatabase(config, log, 1);
   await checkReachable(running, config.LEDGERD_CONNECT_TIMEOUT, "the ledgerd that runs it may still be starting; try again");
   return { url: running, close: () => Promise.resolve() };
 }

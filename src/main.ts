@@ -1,24 +1,29 @@
 #!/usr/bin/env node
 // The command line. Only process glue: what is done lies in the modules.
 
+import { availableParallelism } from "node:os";
 import { parseArgs } from "node:util";
 import { pino, type Logger } from "pino";
-import { readConfig, unknownVariables, type Config } from "./config.ts";
+import { MAX_WORKERS, readConfig, readWorkers, unknownVariables, type Config } from "./config.ts";
 import { openDatabaseBeside } from "./database.ts";
 import { FolderProblem } from "./postgres/embedded-folder.ts";
 import { migrate, pendingMigrations, SchemaProblem } from "./postgres/migrate.ts";
 import { DatabaseUnreachable } from "./postgres/reachable.ts";
+import { WorkerProblem } from "./processes/crew.ts";
+import { startWorkers } from "./processes/primary.ts";
+import { hasPrimary, joinPrimary } from "./processes/worker.ts";
 import { startService, StartupProblem, version } from "./service.ts";
 
 const HELP = `ledgerd ${version()}: a ledger of balances, holds and paid jobs behind gRPC, on PostgreSQL
 
 usage: ledgerd [command]
 
-  serve            take calls (the default)
-  migrate          bring the database's schema up to date
-  migrate --plan   print the SQL that migrate would run, and change nothing
-  help             print this
-  version          print the version
+  serve              take calls (the default)
+  serve --workers N  take them by N processes on the same ports; else by LEDGERD_WORKERS, or one for each core
+  migrate            bring the database's schema up to date
+  migrate --plan     print the SQL that migrate would run, and change nothing
+  help               print this
+  version            print the version
 
 It is configured by environment variables; README.md has the table.
 `;
@@ -28,7 +33,7 @@ const FAILED = 1;
 const MISUSED = 2;
 
 /** What an operator can mend is said in one line. */
-const mendable = [SchemaProblem, StartupProblem, FolderProblem, DatabaseUnreachable];
+const mendable = [SchemaProblem, StartupProblem, FolderProblem, DatabaseUnreachable, WorkerProblem];
 
 async function main(args: readonly string[]): Promise<number> {
   const line = readCommandLine(args);
@@ -38,47 +43,95 @@ async function main(args: readonly string[]): Promise<number> {
   const read = readConfig();
   if ("problems" in read) return complain(read.problems);
   const log = pino({ level: read.config.LEDGERD_LOG_LEVEL }, pino.destination(2));
-  for (const variable of unknownVariables()) log.warn({ variable }, "no such setting; is it misspelt?");
   try {
-    return line.command === "migrate" ? await runMigrate(read.config, log, line.plan) : await runServe(read.config, log);
+    return await run(line, read.config, log);
   } catch (error) {
     // For the rest, the stack is what helps.
-    if (error instanceof Error && mendable.some((problem) => error instanceof problem)) return complain([error.message], FAILED);
-    throw error;
+    if (!isMendable(error)) throw error;
+    return complain([error.message], FAILED);
   }
 }
 
-type Command = "serve" | "migrate" | "help" | "version";
+function isMendable(error: unknown): error is Error {
+  return error instanceof Error && mendable.some((problem) => error instanceof problem);
+}
 
-function readCommandLine(args: readonly string[]): { command: Command; plan: boolean } | string {
-  const options = { plan: { type: "boolean", default: false }, help: { type: "boolean", short: "h" }, version: { type: "boolean", short: "v" } } as const;
+/** `worker` is what `serve` starts its further processes with. */
+type Command = "serve" | "migrate" | "help" | "version" | "worker";
+
+interface Line {
+  readonly command: Command;
+  readonly plan: boolean;
+  readonly workers: number | undefined;
+}
+
+function readCommandLine(args: readonly string[]): Line | string {
+  const options = {
+    plan: { type: "boolean", default: false },
+    workers: { type: "string" },
+    help: { type: "boolean", short: "h" },
+    version: { type: "boolean", short: "v" },
+  } as const;
   try {
     const { positionals, values } = parseArgs({ args: [...args], options, allowPositionals: true });
     const command = values.help === true ? "help" : values.version === true ? "version" : (positionals[0] ?? "serve");
     if (positionals.length > 1) return `one command at a time, not: ${positionals.join(" ")}`;
     if (!isCommand(command)) return `there is no command ${command}`;
     if (values.plan && command !== "migrate") return `--plan goes with migrate, not with ${command}`;
-    return { command, plan: values.plan };
+    if (values.workers !== undefined && command !== "serve") return `--workers goes with serve, not with ${command}`;
+    const workers = values.workers === undefined ? undefined : readWorkers(values.workers);
+    return typeof workers === "string" ? workers : { command, plan: values.plan, workers };
   } catch (error) {
     return error instanceof Error ? error.message : String(error);
   }
 }
 
 function isCommand(word: string): word is Command {
-  return ["serve", "migrate", "help", "version"].includes(word);
+  return ["serve", "migrate", "help", "version"].includes(word) || (word === "worker" && hasPrimary());
 }
 
-async function runServe(config: Config, log: Logger): Promise<number> {
-  const stopped = Promise.withResolvers<NodeJS.Signals>();
-  // A second signal changes nothing: the first one's end is under way.
-  for (const signal of ["SIGTERM", "SIGINT"] as const) process.on(signal, () => stopped.resolve(signal));
-  const service = await startService(config, log);
+async function run({ command, plan, workers }: Line, config: Config, log: Logger): Promise<number> {
+  if (command === "worker") return runWorker(config, log);
+  for (const variable of unknownVariables()) log.warn({ variable }, "no such setting; is it misspelt?");
+  if (command === "migrate") return runMigrate(config, log, plan);
+  return runServe(workers ?? config.LEDGERD_WORKERS ?? Math.min(availableParallelism(), MAX_WORKERS), config, log);
+}
+
+async function runServe(workers: number, config: Config, log: Logger): Promise<number> {
+  const stopped = toldToStop();
+  const service = workers === 1 ? await startService(config, log) : await startWorkers(workers, config, log);
   const call = `curl -s -H 'content-type: application/json' -d '{"user_id": 1}' http://${service.httpAddress}/ledger.v1.LedgerService/GetBalance`;
   process.stdout.write(`ledgerd serves gRPC on ${service.grpcAddress} and HTTP on ${service.httpAddress}; try: ${call}\n`);
-  const signal = await stopped.promise;
-  log.info({ signal }, "shutting down");
+  log.info({ signal: await stopped }, "shutting down");
   await service.close();
   return 0;
+}
+
+/** One of several processes that serve: the first one has the database and the ports, and says when all serve. */
+async function runWorker(config: Config, log: Logger): Promise<number> {
+  const stopped = toldToStop();
+  const primary = joinPrimary();
+  try {
+    const service = await startService(config, log, primary.surroundings);
+    await primary.tell({ kind: "serving" });
+    const signal = await Promise.race([stopped, primary.gone.then(() => "none: the first process is gone")]);
+    log.info({ signal }, "shutting down");
+    await primary.tell({ kind: "draining" });
+    await service.close();
+    return 0;
+  } catch (error) {
+    if (!isMendable(error)) throw error;
+    await primary.tell({ kind: "problem", problem: error.message });
+    return FAILED;
+  } finally {
+    primary.leave();
+  }
+}
+
+/** Resolves at the first signal to end. A second one changes nothing: the first one's end is under way. */
+async function toldToStop(): Promise<NodeJS.Signals> {
+  const signals = ["SIGTERM", "SIGINT"] as const;
+  return new Promise((resolve) => signals.forEach((signal) => process.on(signal, () => resolve(signal))));
 }
 
 async function runMigrate(config: Config, log: Logger, plan: boolean): Promise<number> {

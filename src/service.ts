@@ -37,11 +37,12 @@ import { transactionsOf } from "./postgres/transactions.ts";
 import { addPartitions, repeat, rescueJobs, sweepHolds } from "./postgres/upkeep.ts";
 import { adminHandlers } from "./rpc/admin-service.ts";
 import { answersFor } from "./rpc/answers.ts";
-import { openGrpcDoor, type Door } from "./rpc/grpc-door.ts";
+import { openGrpcDoor } from "./rpc/grpc-door.ts";
 import { createGuard } from "./rpc/handlers.ts";
 import { jobSchemas } from "./rpc/job-requests.ts";
 import { jobHandlers } from "./rpc/job-service.ts";
 import { ledgerHandlers } from "./rpc/ledger-service.ts";
+import { listenHere, type Listen } from "./rpc/listener.ts";
 import { lockHandlers } from "./rpc/lock-service.ts";
 import { Payers } from "./rpc/payers.ts";
 import { readSchemas } from "./rpc/read-requests.ts";
@@ -58,6 +59,22 @@ export interface Service {
   readonly close: () => Promise<void>;
 }
 
+/** What others may be waiting for in another process, and has changed. */
+export type News = "transactions" | "jobs" | "locks";
+
+/** What a service has from the process that started it: connections, and other services beside it that work on the same database. */
+export interface Surroundings {
+  readonly grpc: Listen;
+  readonly http: Listen;
+  /** Tells the others what changed here. */
+  readonly tell: (news: News) => void;
+  /** Has this listener told what changed at the others. It may be told late, or not at all: they are polled as well. */
+  readonly hear: (listener: (news: News) => void) => void;
+}
+
+/** A service by itself. */
+const alone: Surroundings = { grpc: listenHere, http: listenHere, tell: () => undefined, hear: () => undefined };
+
 /** The service must not be started with this configuration or database. */
 export class StartupProblem extends Error {}
 
@@ -69,9 +86,9 @@ const PARTITIONS_PAUSE_MS = 10_000;
 const BACKGROUND_CONNECTIONS = 4;
 
 /** Starts a service, ready to take calls when this returns. */
-export async function startService(config: Config, log: Logger): Promise<Service> {
+export async function startService(config: Config, log: Logger, surroundings = alone): Promise<Service> {
   await using opened = new AsyncDisposableStack();
-  const storage = await openStorage(config, log, opened);
+  const storage = await openStorage(config, log, opened, surroundings);
   const translate = createTranslate(failureOf, ({ error, ...incident }) => log.error({ ...incident, err: error }, "internal error"));
   const shutdown = new AbortController();
   const { guard, empty } = createGuard({
@@ -97,7 +114,7 @@ export async function startService(config: Config, log: Logger): Promise<Service
   startUpkeep(config, storage, readiness, log, opened);
 
   const messageLimit = config.LEDGERD_MESSAGE_LIMIT;
-  const grpcDoor = await placed("LEDGERD_GRPC_ADDR", openGrpcDoor({ address: config.LEDGERD_GRPC_ADDR, entries, health: readiness.health, messageLimit, shutdown: shutdown.signal, streamMaxAgeMs: config.LEDGERD_STREAM_MAX_AGE }));
+  const grpcDoor = await placed("LEDGERD_GRPC_ADDR", openGrpcDoor({ address: config.LEDGERD_GRPC_ADDR, listen: surroundings.grpc, entries, health: readiness.health, messageLimit, shutdown: shutdown.signal, streamMaxAgeMs: config.LEDGERD_STREAM_MAX_AGE }));
   const doors = [grpcDoor];
   opened.defer(async () => {
     readiness.drain();
@@ -105,7 +122,7 @@ export async function startService(config: Config, log: Logger): Promise<Service
     const left = Promise.race([empty(), delay(config.LEDGERD_DRAIN_TIMEOUT, undefined, { ref: false })]);
     await Promise.all(doors.map((door) => door.close(left)));
   });
-  const web = { address: config.LEDGERD_HTTP_ADDR, entries, messageLimit, problem: readiness.problem, log: logged("answering", log) };
+  const web = { address: config.LEDGERD_HTTP_ADDR, listen: surroundings.http, entries, messageLimit, problem: readiness.problem, log: logged("answering", log) };
   const webDoor = await placed("LEDGERD_HTTP_ADDR", openWebDoor(web));
   doors.push(webDoor);
 
@@ -113,8 +130,8 @@ export async function startService(config: Config, log: Logger): Promise<Service
   return { grpcAddress: grpcDoor.address, httpAddress: webDoor.address, close: () => running.disposeAsync() };
 }
 
-/** A door that opens; one that can't listen where it was told to names the setting. */
-async function placed(setting: keyof Config, opening: Promise<Door>): Promise<Door> {
+/** What opens where a setting says; if it can't listen there, the error names the setting. */
+export async function placed<T>(setting: keyof Config, opening: Promise<T>): Promise<T> {
   try {
     return await opening;
   } catch (cause) {
@@ -126,8 +143,8 @@ async function placed(setting: keyof Config, opening: Promise<Door>): Promise<Do
 type Storage = Awaited<ReturnType<typeof openStorage>>;
 
 /** The database, migrated and found safe, and all that reads and writes it. */
-async function openStorage(config: Config, log: Logger, opened: AsyncDisposableStack) {
-  const database = opened.adopt(await openDatabase(config, log), ({ close }) => close());
+async function openStorage(config: Config, log: Logger, opened: AsyncDisposableStack, { tell, hear }: Surroundings) {
+  const database = opened.adopt(await openDatabase(config, log, connectionsOf(config)), ({ close }) => close());
   await bringUpToDate(database.url, config, log);
   const pool = opened.adopt(await connect(database.url, config, log, config.LEDGERD_POOL_MAX), (open) => open.end());
   const background = opened.adopt(await connect(database.url, config, log, BACKGROUND_CONNECTIONS), (open) => open.end());
@@ -141,6 +158,20 @@ async function openStorage(config: Config, log: Logger, opened: AsyncDisposableS
   const locks = locksOf(pool);
   const jobQueue = new JobQueue(claimsOf(background, rows), config.LEDGERD_WAIT_POLL);
   const jobWatch = new JobWatch(jobsOf(background, rows), config.LEDGERD_WAIT_POLL);
+  const lockWaits = new LockWaits(locks, config.LEDGERD_WAIT_POLL);
+  const wake = {
+    transactions: () => feed.wake(),
+    jobs: () => {
+      jobQueue.wake();
+      jobWatch.wake();
+    },
+    locks: () => lockWaits.wake(),
+  };
+  hear((news) => wake[news]());
+  const happened = (news: News): void => {
+    wake[news]();
+    tell(news);
+  };
   const journal = openJournal(
     {
       url: database.url,
@@ -150,10 +181,8 @@ async function openStorage(config: Config, log: Logger, opened: AsyncDisposableS
       queueLimit: config.LEDGERD_QUEUE_LIMIT,
       connectTimeoutMs: config.LEDGERD_CONNECT_TIMEOUT,
       onCommit: (aboutJobs) => {
-        feed.wake();
-        if (!aboutJobs) return;
-        jobQueue.wake();
-        jobWatch.wake();
+        happened("transactions");
+        if (aboutJobs) happened("jobs");
       },
     },
     pool,
@@ -174,9 +203,15 @@ async function openStorage(config: Config, log: Logger, opened: AsyncDisposableS
     jobWatch,
     payers: new Payers(jobs),
     locks,
-    lockWaits: new LockWaits(locks, config.LEDGERD_WAIT_POLL),
+    lockWaits,
+    lockReleased: () => happened("locks"),
     status: statusOf(pool, background, feed),
   };
+}
+
+/** How many connections a process may open at most: for reads, in the background, and one for each lane. */
+export function connectionsOf(config: Config): number {
+  return config.LEDGERD_POOL_MAX + BACKGROUND_CONNECTIONS + config.LEDGERD_LANES;
 }
 
 function connect(url: string, config: Config, log: Logger, max: number): Promise<DatabasePool> {

@@ -4,14 +4,14 @@ import { execFile, spawnSync } from "node:child_process";
 import { once } from "node:events";
 import { chmodSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { createServer, type AddressInfo, type Server } from "node:net";
-import { tmpdir } from "node:os";
+import { availableParallelism, tmpdir } from "node:os";
 import path from "node:path";
 import { promisify } from "node:util";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { startEmbedded, type EmbeddedPostgres } from "../src/postgres/embedded.ts";
 import { version } from "../src/service.ts";
 import { journalsWaiting, lockUser } from "./harness/blocker.ts";
-import { runLedgerd, servesAt, startLedgerd } from "./harness/command.ts";
+import { logOf, runLedgerd, servesAt, startLedgerd, workersOf } from "./harness/command.ts";
 import { connectTo, createDatabase, type TestDatabase } from "./harness/database.ts";
 import { clientsOf, newKey } from "./harness/service.ts";
 import { until } from "./harness/until.ts";
@@ -35,11 +35,6 @@ function linesOf(text: string): readonly string[] {
   return text.split("\n").slice(0, -1);
 }
 
-/** What was logged: each line is one JSON object. */
-function logOf(text: string): readonly Readonly<Record<string, unknown>>[] {
-  return linesOf(text).map((line) => JSON.parse(line) as Record<string, unknown>);
-}
-
 /** Takes a free port, and answers nobody there. */
 async function listen(): Promise<{ server: Server; address: string }> {
   const server = createServer().listen(0, "127.0.0.1");
@@ -58,7 +53,7 @@ describe("ledgerd", () => {
   test.each(["help", "--help"])("%s explains every command on standard output", async (word) => {
     const { code, stdout, stderr } = await runLedgerd([word]);
     expect([code, stderr]).toEqual([0, ""]);
-    for (const line of ["usage: ledgerd", "serve ", "migrate ", "migrate --plan ", "help ", "version "]) expect(stdout).toContain(line);
+    for (const line of ["usage: ledgerd", "serve ", "migrate ", "migrate --plan ", "help ", "version ", "serve --workers N "]) expect(stdout).toContain(line);
   });
 
   test.each(["version", "-v"])("%s prints the version alone", async (word) => {
@@ -70,6 +65,10 @@ describe("ledgerd", () => {
     [["serve", "--plan"], "--plan goes with migrate, not with serve"],
     [["migrate", "serve"], "one command at a time, not: migrate serve"],
     [["migrate", "--force"], "Unknown option '--force'"],
+    [["migrate", "--workers", "2"], "--workers goes with serve, not with migrate"],
+    [["serve", "--workers", "0"], '--workers must be a whole number from 1 to 64, such as 10; it is "0"'],
+    [["--workers=many"], '--workers must be a whole number from 1 to 64, such as 10; it is "many"'],
+    [["worker"], "there is no command worker"],
   ])("%j is refused with 2, and points to help", async (args, problem) => {
     const { code, stdout, stderr } = await runLedgerd(args);
     expect([code, stdout]).toEqual([2, ""]);
@@ -108,12 +107,38 @@ describe("ledgerd serve", () => {
     if (!isInstalled("curl")) context.skip("the line's call needs curl");
   });
 
+  test("serves with one process for each core where nobody says how many, by the same line and the same log", async () => {
+    await using command = startLedgerd([], { DATABASE_URL: database.url, ...relaxed, LEDGERD_WORKERS: "", LEDGERD_LANE: "4" });
+    const { grpc, http } = await servesAt(command);
+    const cores = availableParallelism();
+    expect(workersOf(command)).toHaveLength(cores === 1 ? 0 : cores);
+    await clientsOf(grpc).ledger.topUp({ userId: 3n, amount: rub("1"), idempotencyKey: newKey() });
+    expect((await fetch(`http://${http}/healthz`)).status).toBe(200);
+    command.process.kill("SIGTERM");
+    expect(await command.ended).toBe(0);
+    expect(linesOf(command.printed.stdout), "nothing after that line").toHaveLength(1);
+    expect(logOf(command).filter(({ variable }) => variable === "LEDGERD_LANE"), "what is misspelt is told once").toHaveLength(1);
+  });
+
+  test("says it in one line, with 1, where its processes find that they can't serve", async () => {
+    const { code, stdout, stderr } = await runLedgerd(["serve", "--workers", "5"], { DATABASE_URL: database.url, LEDGERD_LOG_LEVEL: "error" });
+    expect([code, stdout]).toEqual([1, ""]);
+    expect(linesOf(stderr)).toEqual([expect.stringMatching(/^ledgerd: this database can't be served from: .*fsync is off/)]);
+  });
+
+  test("warns where the database has room for fewer connections than its processes may open", async () => {
+    await using command = startLedgerd(["serve"], { DATABASE_URL: database.url, ...relaxed, LEDGERD_WORKERS: "2", LEDGERD_POOL_MAX: "200" });
+    await servesAt(command);
+    const warnings = logOf(command).filter(({ msg }) => String(msg).startsWith("PostgreSQL has room for fewer connections"));
+    expect(warnings.map(({ level, connections, room }) => [level, connections, room])).toEqual([[40, 2 * (200 + 4 + 2), 297]]);
+  });
+
   test("logs JSON lines on standard error: how it goes, and settings that are misspelt", async () => {
     await using command = startLedgerd(["serve"], { DATABASE_URL: database.url, ...relaxed, LEDGERD_LANE: "4" });
     await servesAt(command);
     command.process.kill("SIGINT");
     expect(await command.ended, "Ctrl-C ends it well").toBe(0);
-    const log = logOf(command.printed.stderr);
+    const log = logOf(command);
     expect(log).toContainEqual(expect.objectContaining({ level: 30, msg: "ready" }));
     expect(log).toContainEqual(expect.objectContaining({ level: 40, variable: "LEDGERD_LANE" }));
     expect(log).toContainEqual(expect.objectContaining({ level: 30, msg: "shutting down", signal: "SIGINT" }));
@@ -140,12 +165,17 @@ describe("ledgerd serve", () => {
     await blocker.release();
     expect((await deducted).balance?.balance).toMatchObject(rub("6.00"));
     expect(await command.ended).toBe(0);
-    expect(logOf(command.printed.stderr).filter(({ msg }) => msg === "shutting down")).toHaveLength(1);
+    expect(logOf(command).filter(({ msg }) => msg === "shutting down")).toHaveLength(1);
   });
 
-  test.each(["LEDGERD_GRPC_ADDR", "LEDGERD_HTTP_ADDR"])("says in one line that the address of %s is taken", async (setting) => {
+  test.each([
+    ["LEDGERD_GRPC_ADDR", "1"],
+    ["LEDGERD_HTTP_ADDR", "1"],
+    ["LEDGERD_GRPC_ADDR", "2"],
+    ["LEDGERD_HTTP_ADDR", "2"],
+  ])("says in one line that the address of %s is taken, with processes: %s", async (setting, workers) => {
     const { server, address } = await listen();
-    const { code, stdout, stderr } = await runLedgerd(["serve"], { DATABASE_URL: database.url, ...relaxed, LEDGERD_LOG_LEVEL: "error", [setting]: address });
+    const { code, stdout, stderr } = await runLedgerd(["serve", "--workers", workers], { DATABASE_URL: database.url, ...relaxed, LEDGERD_LOG_LEVEL: "error", [setting]: address });
     server.close();
     expect([code, stdout]).toEqual([1, ""]);
     expect(linesOf(stderr)).toEqual([expect.stringMatching(`^ledgerd: ${setting} must be a free address .*, such as 127\\.0\\.0\\.1:0 .*EADDRINUSE.* ${address}$`)]);

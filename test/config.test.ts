@@ -67,6 +67,7 @@ describe("a setting", () => {
     ["LEDGERD_STREAM_MAX_AGE", "24h", 86_400_000],
     ["LEDGERD_DRAIN_TIMEOUT", "0s", 0],
     ["LEDGERD_LANES", "64", 64],
+    ["LEDGERD_WORKERS", "64", 64],
     ["LEDGERD_POOL_MIN", "0", 0],
     ["LEDGERD_LOG_LEVEL", "silent", "silent"],
     ["LEDGERD_MIGRATE", "never", "never"],
@@ -87,6 +88,8 @@ describe("a setting", () => {
     ["LEDGERD_LANES", "0", "from 1 to 64"],
     ["LEDGERD_LANES", "65", "from 1 to 64"],
     ["LEDGERD_LANES", "1e1", "whole number"],
+    ["LEDGERD_WORKERS", "0", "from 1 to 64"],
+    ["LEDGERD_WORKERS", "65", "from 1 to 64"],
     ["LEDGERD_POOL_MAX", "-1", "whole number"],
     ["LEDGERD_POOL_MAX", "2.5", "whole number"],
     ["LEDGERD_QUERY_TIMEOUT", "30", "500ms, 10s, 5m or 1h"],
@@ -171,7 +174,7 @@ describe("the description of the settings", () => {
     const settings = describeSettings();
     const defaults = Object.fromEntries(settings.map((setting) => [setting.name, setting.default]));
     expect(configOf(defaults)).toEqual(configOf({}));
-    expect(settings.filter((setting) => setting.default === "").map(({ name }) => name)).toEqual(["DATABASE_URL", "LEDGERD_DATA_DIR", "LEDGERD_UNITS"]);
+    expect(settings.filter((setting) => setting.default === "").map(({ name }) => name)).toEqual(["DATABASE_URL", "LEDGERD_DATA_DIR", "LEDGERD_WORKERS", "LEDGERD_UNITS"]);
     expect(unknownVariables(defaults)).toEqual([]);
     const read = Object.keys(configOf({})).filter((name) => name !== "currencies");
     expect(settings.map(({ name }) => name)).toEqual(expect.arrayContaining(read));

@@ -13,6 +13,7 @@ import { journalsWaiting, lockUser } from "./harness/blocker.ts";
 import { runLedgerd, servesAt, startLedgerd, type Command } from "./harness/command.ts";
 import { connectTo, type TestDatabase } from "./harness/database.ts";
 import { startInstance, type Instance } from "./harness/instance.ts";
+import { isAlive, isZombie } from "./harness/processes.ts";
 import { clientsOf, newKey, type Clients } from "./harness/service.ts";
 import { until } from "./harness/until.ts";
 
@@ -53,20 +54,6 @@ function postmasterOf(folder: string): number {
 
 function ownerOf(folder: string): Owner {
   return JSON.parse(readFileSync(path.join(folder, "owner.json"), "utf8")) as Owner;
-}
-
-/** Whether a process runs. A zombie doesn't: whoever inherited an orphan may be slow to bury it. */
-function isAlive(pid: number): boolean {
-  try {
-    process.kill(pid, 0);
-    return !existsSync("/proc/self/stat") || !isZombie(pid);
-  } catch {
-    return false;
-  }
-}
-
-function isZombie(pid: number): boolean {
-  return /^\d+ \(.*\) Z /.test(readFileSync(`/proc/${pid}/stat`, "utf8"));
 }
 
 /** What a terminal sends to a command that it runs in a process group of its own. */

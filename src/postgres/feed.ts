@@ -50,7 +50,7 @@ export class Feed {
     this.#pollMs = pollMs;
   }
 
-  /** Something was committed in this process: no need to wait for the next poll. */
+  /** Something was committed: no need to wait for the next poll. */
   wake(): void {
     this.#tail?.reader.wake();
   }

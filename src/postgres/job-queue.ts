@@ -25,7 +25,7 @@ export class JobQueue {
     this.#pollMs = pollMs;
   }
 
-  /** Jobs may have become due in this process: no need to wait for the next poll. */
+  /** Jobs may have become due: no need to wait for the next poll. */
   wake(): void {
     this.#wake.resolve();
   }
@@ -65,7 +65,7 @@ export class JobQueue {
   async #look(): Promise<void> {
     this.#looking = true;
     while (this.#lines.size > 0) {
-      await Promise.race([this.#wake.promise, delay(this.#pollMs)]);
+      await Promise.race([this.#wake.promise, delay(this.#pollMs, undefined, { ref: false })]);
       this.#wake = Promise.withResolvers();
       await this.#serve().catch((error: unknown) => this.#giveUp(error));
     }

@@ -26,7 +26,7 @@ export class JobWatch {
     }, pollMs);
   }
 
-  /** Something was committed in this process: no need to wait for the next poll. */
+  /** Something was committed: no need to wait for the next poll. */
   wake(): void {
     this.#byId.wake();
     this.#ofUser.wake();

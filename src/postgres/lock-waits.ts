@@ -20,7 +20,7 @@ export class LockWaits {
     this.#poller = new Poller((keys) => locks.read(keys), pollMs);
   }
 
-  /** A lock was released in this process: no need to wait for the next poll. */
+  /** A lock was released: no need to wait for the next poll. */
   wake(): void {
     this.#poller.wake();
   }

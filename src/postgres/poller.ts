@@ -23,7 +23,7 @@ export class Poller<K, V> {
     this.#pollMs = pollMs;
   }
 
-  /** Something may have changed in this process: no need to wait for the next poll. */
+  /** Something may have changed: no need to wait for the next poll. */
   wake(): void {
     this.#wake.resolve();
   }
@@ -72,7 +72,7 @@ export class Poller<K, V> {
   async #poll(): Promise<void> {
     this.#polling = true;
     while (this.#watchers.size > 0) {
-      await Promise.race([this.#wake.promise, delay(this.#pollMs)]);
+      await Promise.race([this.#wake.promise, delay(this.#pollMs, undefined, { ref: false })]);
       this.#wake = Promise.withResolvers();
       const keys = [...this.#watchers.keys()];
       if (keys.length === 0) break;

@@ -40,6 +40,7 @@ export function adminHandlers(parts: AdminParts): Handlers<typeof AdminService> 
         writeQueue: journal.status,
         partitions: database.partitions,
         feedLag: database.feedLag,
+        processId: process.pid,
       };
     },
   };

@@ -3,7 +3,6 @@
 // grpc-js rather than connect-node, which serves gRPC as well: a unary call costs it 60 to 75 µs of CPU, and connect-node 290 to 440.
 
 import type { EventEmitter } from "node:events";
-import { createServer, type AddressInfo, type Server, type Socket } from "node:net";
 import { setTimeout as delay } from "node:timers/promises";
 import { create, fromBinary, toBinary, type DescFile, type DescMessage, type DescMethod, type MessageInitShape } from "@bufbuild/protobuf";
 import { anyPack, FileDescriptorProtoSchema } from "@bufbuild/protobuf/wkt";
@@ -17,6 +16,7 @@ import { StatusSchema } from "../gen/google/rpc/status_pb.ts";
 import { file_grpc_health_v1_health } from "../gen/grpc/health/v1/health_pb.ts";
 import { file_grpc_reflection_v1_reflection } from "../gen/grpc/reflection/v1/reflection_pb.ts";
 import type { Arrival, Entries, ExchangeEntry, Requests, StreamEntry, UnaryEntry } from "./handlers.ts";
+import type { Listen, Listener } from "./listener.ts";
 import { errorOf, errorOfViolations } from "./status.ts";
 
 /** A door that is open. */
@@ -30,6 +30,7 @@ export interface Door {
 /** What the door needs beside the handlers. */
 export interface GrpcDoorOptions {
   readonly address: Address;
+  readonly listen: Listen;
   readonly entries: readonly Entries[];
   readonly health: HealthImplementation;
   readonly messageLimit: number;
@@ -49,7 +50,7 @@ const LAST_WORDS_MS = 200;
 
 /** Opens the door. */
 export async function openGrpcDoor(options: GrpcDoorOptions): Promise<Door> {
-  const { address: { host: name, port: wanted }, entries, health, messageLimit } = options;
+  const { address, listen, entries, health, messageLimit } = options;
   const server = new grpc.Server({
     "grpc.max_receive_message_length": messageLimit * HARD_LIMIT_FACTOR,
     "grpc.max_concurrent_streams": CALLS_PER_CONNECTION, "grpc-node.max_session_memory": 64,
@@ -62,33 +63,18 @@ export async function openGrpcDoor(options: GrpcDoorOptions): Promise<Door> {
   const files = [...entries.map(({ service }) => service.file), file_google_rpc_error_details, file_grpc_health_v1_health, file_grpc_reflection_v1_reflection];
   reflectionOf(files).addToServer(server);
   const injector = server.createConnectionInjector(grpc.ServerCredentials.createInsecure());
-  const { socket, sockets } = await listen(name, wanted, (connection) => injector.injectConnection(connection));
-  const host = name.includes(":") ? `[${name}]` : name;
-  const { port } = socket.address() as AddressInfo;
-  return { address: `${host}:${port}`, close: (left) => close(server, socket, sockets, left) };
+  // By connections of our own, which we can cut at the end. grpc-js only asks callers to close theirs (with channelz off, its `forceShutdown`
+  // knows no sessions): one that watched health kept the process alive for half a minute.
+  const listener = await listen(address, (connection) => injector.injectConnection(connection));
+  return { address: listener.address, close: (left) => close(server, listener, left) };
 }
 
-/**
- * Listens by a socket of our own, whose connections we can cut at the end. grpc-js only asks callers to close theirs (with channelz off, its
- * `forceShutdown` knows no sessions): one that watched health kept the process alive for half a minute.
- */
-async function listen(host: string, port: number, onConnection: (connection: Socket) => void): Promise<{ socket: Server; sockets: ReadonlySet<Socket> }> {
-  const sockets = new Set<Socket>();
-  const socket = createServer({ noDelay: true }, (connection) => {
-    sockets.add(connection);
-    connection.once("close", () => sockets.delete(connection));
-    onConnection(connection);
-  });
-  await new Promise<void>((resolve, reject) => socket.once("error", reject).listen(port, host, resolve));
-  return { socket, sockets };
-}
-
-async function close(server: grpc.Server, socket: Server, sockets: ReadonlySet<Socket>, left: Promise<void>): Promise<void> {
-  const gone = new Promise<void>((resolve) => socket.close(() => resolve()));
+async function close(server: grpc.Server, listener: Listener, left: Promise<void>): Promise<void> {
+  const gone = listener.close();
   // Says GOAWAY to all. When it calls back tells nothing: it counts a session as closed once it is closing.
   server.tryShutdown(() => undefined);
   await Promise.race([gone, left.then(() => delay(LAST_WORDS_MS))]);
-  for (const connection of sockets) connection.destroy();
+  listener.cut();
 }
 
 /** What the reflection service tells: these files and all that they import. */

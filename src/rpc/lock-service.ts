@@ -26,10 +26,12 @@ export interface LockParts {
   readonly currencies: Currencies;
   readonly locks: Locks;
   readonly lockWaits: LockWaits;
+  /** Is told of each lock that was released. */
+  readonly lockReleased: () => void;
 }
 
 /** The handlers of LockService. */
-export function lockHandlers({ locks, lockWaits, currencies }: LockParts): Handlers<typeof LockService> {
+export function lockHandlers({ locks, lockWaits, lockReleased, currencies }: LockParts): Handlers<typeof LockService> {
   const lost = (lockKey: bigint, fencingToken: bigint) => errorOfRefusal({ reason: "LOCK_LOST", lockKey, fencingToken }, false, currencies);
   return {
     acquireLock: async (request, call) => {
@@ -50,7 +52,7 @@ export function lockHandlers({ locks, lockWaits, currencies }: LockParts): Handl
     releaseLock: async (request) => {
       const { lockKey, fencingToken } = validate(requests.releaseLock, ReleaseLockRequestSchema, request);
       if (!(await locks.release(lockKey, fencingToken))) throw lost(lockKey, fencingToken);
-      lockWaits.wake();
+      lockReleased();
       return {};
     },
 

@@ -4,7 +4,6 @@
 // answers a body that can't be read without a reason.
 
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
-import type { AddressInfo } from "node:net";
 import { setTimeout as delay } from "node:timers/promises";
 import type { DescService } from "@bufbuild/protobuf";
 import { createConnectRouter, type HandlerContext, type ServiceImpl } from "@connectrpc/connect";
@@ -14,11 +13,13 @@ import type { Address } from "../config.ts";
 import type { Door } from "./grpc-door.ts";
 import type { Arrival, Entries } from "./handlers.ts";
 import { errorOfViolations } from "./status.ts";
+import type { Listen, Listener } from "./listener.ts";
 import { withReason } from "./web-reasons.ts";
 
 /** What the door needs beside the handlers. */
 export interface WebDoorOptions {
   readonly address: Address;
+  readonly listen: Listen;
   readonly entries: readonly Entries[];
   readonly messageLimit: number;
   /** Why this instance isn't ready; undefined if it is. */
@@ -42,10 +43,10 @@ export async function openWebDoor(options: WebDoorOptions): Promise<Door> {
     else if (path === "/healthz") answerHealth(response, options.problem());
     else answer(response, 404, { code: "unimplemented", message: `there is nothing at ${path}; a method is at /ledger.v1.LedgerService/GetBalance, say` });
   });
-  const { host, port } = options.address;
-  await new Promise<void>((resolve, reject) => server.once("error", reject).listen(port, host, resolve));
-  const bound = (server.address() as AddressInfo).port;
-  return { address: `${host.includes(":") ? `[${host}]` : host}:${bound}`, close: (left) => close(server, left) };
+  const listener = await options.listen(options.address, (connection) => server.emit("connection", connection));
+  // It begins to watch over its connections (those that are slow to say what they want are cut) when it hears that somebody listens.
+  server.emit("listening");
+  return { address: listener.address, close: (left) => close(server, listener, left) };
 }
 
 function handlersOf({ entries, messageLimit }: WebDoorOptions): ReadonlyMap<string, UniversalHandler> {
@@ -96,9 +97,11 @@ function answer(response: ServerResponse, status: number, body: Readonly<Record<
   response.end(`${JSON.stringify(body)}\n`);
 }
 
-async function close(server: Server, left: Promise<void>): Promise<void> {
-  const closed = new Promise<void>((resolve) => server.close(() => resolve()));
-  await Promise.race([closed, left.then(() => delay(LAST_WORDS_MS))]);
-  server.closeAllConnections();
-  await closed;
+async function close(server: Server, listener: Listener, left: Promise<void>): Promise<void> {
+  const gone = listener.close();
+  // Ends connections that are idle.
+  server.close();
+  await Promise.race([gone, left.then(() => delay(LAST_WORDS_MS))]);
+  listener.cut();
+  await gone;
 }

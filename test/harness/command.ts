@@ -25,12 +25,12 @@ export interface Ended {
 /** A little less than a test may take: a command that never ends doesn't outlive the test that waits for it. */
 const LIMIT_MS = 55_000;
 
-/** Any free ports. */
-const addresses = { LEDGERD_GRPC_ADDR: "127.0.0.1:0", LEDGERD_HTTP_ADDR: "127.0.0.1:0" };
+/** Any free ports, and no further processes. */
+const defaults = { LEDGERD_GRPC_ADDR: "127.0.0.1:0", LEDGERD_HTTP_ADDR: "127.0.0.1:0", LEDGERD_WORKERS: "1" };
 
-/** Starts `ledgerd` with these arguments, in an environment of these settings alone; `group` gives it a process group of its own, as a shell does. */
+/** Starts `ledgerd` with these arguments, in an environment of these settings and some defaults; `group` gives it a process group of its own, as a shell does. */
 export function startLedgerd(args: readonly string[], settings: Readonly<Record<string, string>> = {}, group: "own" | "ours" = "ours"): Command {
-  const env = { PATH: process.env["PATH"] ?? "", ...addresses, ...settings };
+  const env = { PATH: process.env["PATH"] ?? "", ...defaults, ...settings };
   const child = spawn(process.execPath, [MAIN, ...args], { env, stdio: ["ignore", "pipe", "pipe"], detached: group === "own", timeout: LIMIT_MS });
   const printed = { stdout: "", stderr: "" };
   child.stdout.setEncoding("utf8").on("data", (text: string) => (printed.stdout += text));
@@ -60,4 +60,16 @@ export async function servesAt({ process: child, printed }: Command): Promise<{ 
   const [, grpc, http] = /gRPC on (\S+) and HTTP on (\S+);/.exec(printed.stdout) ?? [];
   if (grpc === undefined || http === undefined) throw new Error(`it doesn't serve, but printed:\n${printed.stdout}${printed.stderr}`);
   return { grpc, http };
+}
+
+/** What a command has logged: each line is one JSON object. */
+export function logOf({ printed }: Pick<Command, "printed">): readonly Readonly<Record<string, unknown>>[] {
+  return printed.stderr.split("\n").slice(0, -1).map((line) => JSON.parse(line) as Record<string, unknown>);
+}
+
+/** The pids of a command's further processes: of those that it has started, and that have not ended. */
+export function workersOf(command: Pick<Command, "printed">): readonly number[] {
+  const told = (message: string): readonly number[] => logOf(command).flatMap(({ msg, worker }) => (msg === message ? [Number(worker)] : []));
+  const ended = told("a worker ended; another one takes its place");
+  return told("a worker starts").filter((pid) => !ended.includes(pid));
 }

@@ -25,6 +25,7 @@ export async function startInstance(databaseUrl: string, settings: Readonly<Reco
     DATABASE_URL: databaseUrl,
     LEDGERD_GRPC_ADDR: "127.0.0.1:0",
     LEDGERD_HTTP_ADDR: "127.0.0.1:0",
+    LEDGERD_WORKERS: "1",
     LEDGERD_DURABILITY: "relaxed",
     LEDGERD_LOG_LEVEL: "error",
     ...settings,

@@ -14,7 +14,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file ledger/v1/admin_service.proto.
  */
 export const file_ledger_v1_admin_service: GenFile = /*@__PURE__*/
-  fileDesc("Ch1sZWRnZXIvdjEvYWRtaW5fc2VydmljZS5wcm90bxIJbGVkZ2VyLnYxIk4KE0xpc3RCYWxhbmNlc1JlcXVlc3QSEAoIY3VycmVuY3kYASABKAkSEQoJcGFnZV9zaXplGAIgASgFEhIKCnBhZ2VfdG9rZW4YAyABKAkiVQoUTGlzdEJhbGFuY2VzUmVzcG9uc2USJAoIYmFsYW5jZXMYASADKAsyEi5sZWRnZXIudjEuQmFsYW5jZRIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAki6wIKFVNldENyZWRpdExpbWl0UmVxdWVzdBIPCgd1c2VyX2lkGAEgASgDEiYKDGNyZWRpdF9saW1pdBgCIAEoCzIQLmxlZGdlci52MS5Nb25leRIXCg9pZGVtcG90ZW5jeV9rZXkYAyABKAkSEwoLZGVzY3JpcHRpb24YBCABKAkSQAoIbWV0YWRhdGEYBSADKAsyLi5sZWRnZXIudjEuU2V0Q3JlZGl0TGltaXRSZXF1ZXN0Lk1ldGFkYXRhRW50cnkSHgoRZXhwZWN0ZWRfc2VxdWVuY2UYBiABKANIAIgBARIVCg12YWxpZGF0ZV9vbmx5GAcgASgIEhEKCXJlZmVyZW5jZRgIIAEoCRIYChB1bmlxdWVfcmVmZXJlbmNlGAkgASgIGi8KDU1ldGFkYXRhRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4AUIUChJfZXhwZWN0ZWRfc2VxdWVuY2UifAoWU2V0Q3JlZGl0TGltaXRSZXNwb25zZRIrCgt0cmFuc2FjdGlvbhgBIAEoCzIWLmxlZGdlci52MS5UcmFuc2FjdGlvbhIjCgdiYWxhbmNlGAIgASgLMhIubGVkZ2VyLnYxLkJhbGFuY2USEAoIcmVwbGF5ZWQYAyABKAgiGQoXR2V0U2VydmljZVN0YXR1c1JlcXVlc3Qi9gEKGEdldFNlcnZpY2VTdGF0dXNSZXNwb25zZRIPCgd2ZXJzaW9uGAEgASgJEhgKEGRhdGFiYXNlX3ZlcnNpb24YAiABKAkSFgoOc2NoZW1hX3ZlcnNpb24YAyABKAUSIwoEcG9vbBgEIAEoCzIVLmxlZGdlci52MS5Qb29sU3RhdHVzEjAKC3dyaXRlX3F1ZXVlGAUgASgLMhsubGVkZ2VyLnYxLldyaXRlUXVldWVTdGF0dXMSLgoKcGFydGl0aW9ucxgGIAEoCzIaLmxlZGdlci52MS5QYXJ0aXRpb25TdGF0dXMSEAoIZmVlZF9sYWcYByABKAMiPQoKUG9vbFN0YXR1cxIQCghhY3F1aXJlZBgBIAEoBRIMCgRpZGxlGAIgASgFEg8KB3dhaXRpbmcYAyABKAUiQAoQV3JpdGVRdWV1ZVN0YXR1cxINCgVsYW5lcxgBIAEoBRIOCgZxdWV1ZWQYAiABKAUSDQoFbGltaXQYAyABKAUiMgoPUGFydGl0aW9uU3RhdHVzEg0KBWNvdW50GAEgASgFEhAKCGhlYWRyb29tGAIgASgDMpMCCgxBZG1pblNlcnZpY2USTwoMTGlzdEJhbGFuY2VzEh4ubGVkZ2VyLnYxLkxpc3RCYWxhbmNlc1JlcXVlc3QaHy5sZWRnZXIudjEuTGlzdEJhbGFuY2VzUmVzcG9uc2USVQoOU2V0Q3JlZGl0TGltaXQSIC5sZWRnZXIudjEuU2V0Q3JlZGl0TGltaXRSZXF1ZXN0GiEubGVkZ2VyLnYxLlNldENyZWRpdExpbWl0UmVzcG9uc2USWwoQR2V0U2VydmljZVN0YXR1cxIiLmxlZGdlci52MS5HZXRTZXJ2aWNlU3RhdHVzUmVxdWVzdBojLmxlZGdlci52MS5HZXRTZXJ2aWNlU3RhdHVzUmVzcG9uc2VCFFoSbGVkZ2VyL3YxO2xlZGdlcnYxYgZwcm90bzM", [file_ledger_v1_account, file_ledger_v1_money]);
+  fileDesc("Ch1sZWRnZXIvdjEvYWRtaW5fc2VydmljZS5wcm90bxIJbGVkZ2VyLnYxIk4KE0xpc3RCYWxhbmNlc1JlcXVlc3QSEAoIY3VycmVuY3kYASABKAkSEQoJcGFnZV9zaXplGAIgASgFEhIKCnBhZ2VfdG9rZW4YAyABKAkiVQoUTGlzdEJhbGFuY2VzUmVzcG9uc2USJAoIYmFsYW5jZXMYASADKAsyEi5sZWRnZXIudjEuQmFsYW5jZRIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAki6wIKFVNldENyZWRpdExpbWl0UmVxdWVzdBIPCgd1c2VyX2lkGAEgASgDEiYKDGNyZWRpdF9saW1pdBgCIAEoCzIQLmxlZGdlci52MS5Nb25leRIXCg9pZGVtcG90ZW5jeV9rZXkYAyABKAkSEwoLZGVzY3JpcHRpb24YBCABKAkSQAoIbWV0YWRhdGEYBSADKAsyLi5sZWRnZXIudjEuU2V0Q3JlZGl0TGltaXRSZXF1ZXN0Lk1ldGFkYXRhRW50cnkSHgoRZXhwZWN0ZWRfc2VxdWVuY2UYBiABKANIAIgBARIVCg12YWxpZGF0ZV9vbmx5GAcgASgIEhEKCXJlZmVyZW5jZRgIIAEoCRIYChB1bmlxdWVfcmVmZXJlbmNlGAkgASgIGi8KDU1ldGFkYXRhRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4AUIUChJfZXhwZWN0ZWRfc2VxdWVuY2UifAoWU2V0Q3JlZGl0TGltaXRSZXNwb25zZRIrCgt0cmFuc2FjdGlvbhgBIAEoCzIWLmxlZGdlci52MS5UcmFuc2FjdGlvbhIjCgdiYWxhbmNlGAIgASgLMhIubGVkZ2VyLnYxLkJhbGFuY2USEAoIcmVwbGF5ZWQYAyABKAgiGQoXR2V0U2VydmljZVN0YXR1c1JlcXVlc3QiigIKGEdldFNlcnZpY2VTdGF0dXNSZXNwb25zZRIPCgd2ZXJzaW9uGAEgASgJEhgKEGRhdGFiYXNlX3ZlcnNpb24YAiABKAkSFgoOc2NoZW1hX3ZlcnNpb24YAyABKAUSIwoEcG9vbBgEIAEoCzIVLmxlZGdlci52MS5Qb29sU3RhdHVzEjAKC3dyaXRlX3F1ZXVlGAUgASgLMhsubGVkZ2VyLnYxLldyaXRlUXVldWVTdGF0dXMSLgoKcGFydGl0aW9ucxgGIAEoCzIaLmxlZGdlci52MS5QYXJ0aXRpb25TdGF0dXMSEAoIZmVlZF9sYWcYByABKAMSEgoKcHJvY2Vzc19pZBgIIAEoBSI9CgpQb29sU3RhdHVzEhAKCGFjcXVpcmVkGAEgASgFEgwKBGlkbGUYAiABKAUSDwoHd2FpdGluZxgDIAEoBSJAChBXcml0ZVF1ZXVlU3RhdHVzEg0KBWxhbmVzGAEgASgFEg4KBnF1ZXVlZBgCIAEoBRINCgVsaW1pdBgDIAEoBSIyCg9QYXJ0aXRpb25TdGF0dXMSDQoFY291bnQYASABKAUSEAoIaGVhZHJvb20YAiABKAMykwIKDEFkbWluU2VydmljZRJPCgxMaXN0QmFsYW5jZXMSHi5sZWRnZXIudjEuTGlzdEJhbGFuY2VzUmVxdWVzdBofLmxlZGdlci52MS5MaXN0QmFsYW5jZXNSZXNwb25zZRJVCg5TZXRDcmVkaXRMaW1pdBIgLmxlZGdlci52MS5TZXRDcmVkaXRMaW1pdFJlcXVlc3QaIS5sZWRnZXIudjEuU2V0Q3JlZGl0TGltaXRSZXNwb25zZRJbChBHZXRTZXJ2aWNlU3RhdHVzEiIubGVkZ2VyLnYxLkdldFNlcnZpY2VTdGF0dXNSZXF1ZXN0GiMubGVkZ2VyLnYxLkdldFNlcnZpY2VTdGF0dXNSZXNwb25zZUIUWhJsZWRnZXIvdjE7bGVkZ2VydjFiBnByb3RvMw", [file_ledger_v1_account, file_ledger_v1_money]);
 
 /**
  * Which accounts to list.
@@ -207,7 +207,7 @@ export const GetServiceStatusRequestSchema: GenMessage<GetServiceStatusRequest> 
   messageDesc(file_ledger_v1_admin_service, 4);
 
 /**
- * One instance and its database.
+ * The process that answers, and its database. Where several processes serve one port, a connection stays with one of them.
  *
  * @generated from message ledger.v1.GetServiceStatusResponse
  */
@@ -234,14 +234,14 @@ export type GetServiceStatusResponse = Message<"ledger.v1.GetServiceStatusRespon
   schemaVersion: number;
 
   /**
-   * The connections of this instance's pool for reads.
+   * The connections of this process's pool for reads.
    *
    * @generated from field: ledger.v1.PoolStatus pool = 4;
    */
   pool?: PoolStatus | undefined;
 
   /**
-   * The queues of this instance's write path.
+   * The queues of this process's write path.
    *
    * @generated from field: ledger.v1.WriteQueueStatus write_queue = 5;
    */
@@ -255,11 +255,18 @@ export type GetServiceStatusResponse = Message<"ledger.v1.GetServiceStatusRespon
   partitions?: PartitionStatus | undefined;
 
   /**
-   * How far this instance's feed is behind the log's newest id, in ids. Zero on an idle ledger.
+   * How far this process's feed is behind the log's newest id, in ids. Zero on an idle ledger.
    *
    * @generated from field: int64 feed_lag = 7;
    */
   feedLag: bigint;
+
+  /**
+   * The process, as its machine numbers it, and as it is named in its log.
+   *
+   * @generated from field: int32 process_id = 8;
+   */
+  processId: number;
 };
 
 /**

@@ -1,0 +1,40 @@
+// The first process of a command that serves with several: it owns the database, the ports and the workers, and takes no calls itself.
+
+import type { Socket } from "node:net";
+import type { Logger } from "pino";
+import { environmentWith, type Config } from "../config.ts";
+import { bringUpToDate, openDatabase } from "../database.ts";
+import { connectionsOf, placed, type Service } from "../service.ts";
+import { Crew } from "./crew.ts";
+import { Gate } from "./gate.ts";
+import type { DoorName } from "./messages.ts";
+import { WorkerProcess, type Listener } from "./worker-process.ts";
+
+/** Starts a service of so many processes, ready to take calls when this returns. Throws `WorkerProblem` where one of them doesn't start. */
+export async function startWorkers(count: number, config: Config, log: Logger): Promise<Service> {
+  await using opened = new AsyncDisposableStack();
+  const database = opened.adopt(await openDatabase(config, log, count * connectionsOf(config)), ({ close }) => close());
+  await bringUpToDate(database.url, config, log);
+  const crew = opened.adopt(new Crew(log), (workers) => workers.stop());
+  const give = (door: DoorName) => (worker: WorkerProcess, connection: Socket) => worker.give(door, connection);
+  const gates = {
+    grpc: opened.adopt(await placed("LEDGERD_GRPC_ADDR", Gate.open(config.LEDGERD_GRPC_ADDR, give("grpc"))), (gate) => gate.close()),
+    http: opened.adopt(await placed("LEDGERD_HTTP_ADDR", Gate.open(config.LEDGERD_HTTP_ADDR, give("http"))), (gate) => gate.close()),
+  };
+  const env = environmentWith({
+    DATABASE_URL: database.url,
+    LEDGERD_MIGRATE: "never",
+    LEDGERD_GRPC_ADDR: gates.grpc.address,
+    LEDGERD_HTTP_ADDR: gates.http.address,
+  });
+  const doors = Object.values(gates);
+  const listener: Listener = {
+    serving: (worker) => doors.forEach((gate) => gate.add(worker)),
+    draining: (worker) => doors.forEach((gate) => gate.remove(worker)),
+    left: (worker, door) => gates[door].left(worker),
+    news: (worker, news) => crew.others(worker).forEach((other) => news.forEach((one) => other.tell(one))),
+  };
+  await crew.start(count, () => new WorkerProcess(env, listener));
+  const running = opened.move();
+  return { grpcAddress: gates.grpc.address, httpAddress: gates.http.address, close: () => running.disposeAsync() };
+}

@@ -1,0 +1,88 @@
+// A worker as the first process sees it: a child process that serves, and ends sooner or later.
+
+import { fork, type ChildProcess } from "node:child_process";
+import { once } from "node:events";
+import type { Socket } from "node:net";
+import path from "node:path";
+import type { News } from "../service.ts";
+import { Bulletin, type DoorName, type ToPrimary, type ToWorker } from "./messages.ts";
+
+/** How a worker ended. */
+export interface End {
+  readonly code: number | null;
+  readonly signal: NodeJS.Signals | null;
+  /** What it said was wrong, or why it could not even be started. */
+  readonly problem: string | undefined;
+}
+
+/** Is told what a worker tells. */
+export interface Listener {
+  readonly serving: (worker: WorkerProcess) => void;
+  /** It gets no more connections; told again when it has ended. */
+  readonly draining: (worker: WorkerProcess) => void;
+  readonly left: (worker: WorkerProcess, door: DoorName) => void;
+  readonly news: (worker: WorkerProcess, news: readonly News[]) => void;
+}
+
+const MAIN = path.resolve(import.meta.dirname, "../main.ts");
+
+/** One child process. */
+export class WorkerProcess {
+  readonly startedAt = performance.now();
+  /** Whether it came to serve. */
+  readonly served: Promise<boolean>;
+  readonly ended: Promise<End>;
+  readonly #child: ChildProcess;
+  readonly #bulletin: Bulletin;
+  #problem: string | undefined;
+
+  constructor(env: NodeJS.ProcessEnv, listener: Listener) {
+    // Detached, in a process group of its own: Ctrl-C reaches the first process alone, which then tells its workers.
+    this.#child = fork(MAIN, ["worker"], { env, detached: true });
+    this.#bulletin = new Bulletin((news) => this.#send({ kind: "news", news }).catch(() => undefined));
+    this.ended = this.#end();
+    const serving = Promise.withResolvers<boolean>();
+    this.served = Promise.race([serving.promise, this.ended.then(() => false)]);
+    this.#child.on("message", (message: ToPrimary) => {
+      if (message.kind === "left") listener.left(this, message.door);
+      else if (message.kind === "news") listener.news(this, message.news);
+      else if (message.kind === "problem") this.#problem = message.problem;
+      else listener[message.kind](this);
+      if (message.kind === "serving") serving.resolve(true);
+    });
+    void this.ended.then(() => listener.draining(this));
+  }
+
+  get pid(): number | undefined {
+    return this.#child.pid;
+  }
+
+  /** Gives it a connection. */
+  give(door: DoorName, connection: Socket): void {
+    // That fails only where the worker is gone, and all that was on its way to it.
+    this.#send({ kind: "connection", door }, connection).catch(() => connection.destroy());
+  }
+
+  tell(news: News): void {
+    this.#bulletin.tell(news);
+  }
+
+  /** Tells it to end, as an operator would. */
+  stop(): void {
+    this.#child.kill("SIGTERM");
+  }
+
+  async #end(): Promise<End> {
+    try {
+      // Not at its exit: what it said last may still be on its way.
+      const [code, signal] = (await once(this.#child, "close")) as [number | null, NodeJS.Signals | null];
+      return { code, signal, problem: this.#problem };
+    } catch (error) {
+      return { code: null, signal: null, problem: `it could not be started: ${String(error)}` };
+    }
+  }
+
+  #send(message: ToWorker, connection?: Socket): Promise<void> {
+    return new Promise((resolve, reject) => this.#child.send(message, connection, (error) => (error === null ? resolve() : reject(error))));
+  }
+}
