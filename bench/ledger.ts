@@ -3,7 +3,8 @@
 import { spawn, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
 import path from "node:path";
-import pg from "pg";
+import type pg from "pg";
+import { inSession } from "./database.ts";
 import type { LoadProcess } from "./load-process.ts";
 import type { Tasks } from "./load/main.ts";
 import type { Load, Window } from "./load/meter.ts";
@@ -110,11 +111,5 @@ async function driftIn(url: string): Promise<number> {
 }
 
 async function ask<R extends pg.QueryResultRow>(url: string, text: string): Promise<R[]> {
-  const client = new pg.Client({ connectionString: url });
-  await client.connect();
-  try {
-    return (await client.query<R>(text)).rows;
-  } finally {
-    await client.end();
-  }
+  return inSession(url, async (client) => (await client.query<R>(text)).rows);
 }

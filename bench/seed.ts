@@ -1,6 +1,6 @@
 // The seed's own way of keeping balances, as it was specified: its tables, with rich users.
 
-import pg from "pg";
+import { inSession } from "./database.ts";
 
 const TABLES = `
   CREATE TABLE IF NOT EXISTS user_balances (
@@ -15,10 +15,9 @@ const TABLES = `
 
 /** Makes the tables in an empty database. */
 export async function makeSeedTables(url: string, users: number): Promise<void> {
-  const client = new pg.Client({ connectionString: url });
-  await client.connect();
-  await client.query(TABLES);
-  await client.query("INSERT INTO user_balances (user_id, balance) SELECT n, 1000000 FROM generate_series(1, $1::int) n", [users]);
-  await client.query("VACUUM ANALYZE");
-  await client.end();
+  await inSession(url, async (client) => {
+    await client.query(TABLES);
+    await client.query("INSERT INTO user_balances (user_id, balance) SELECT n, 1000000 FROM generate_series(1, $1::int) n", [users]);
+    await client.query("VACUUM ANALYZE");
+  });
 }

@@ -7,6 +7,7 @@ import path from "node:path";
 import pg from "pg";
 import { startEmbedded } from "../src/postgres/embedded.ts";
 import { migrate } from "../src/postgres/migrate.ts";
+import { databaseAt, inSession } from "./database.ts";
 import { Ledger } from "./ledger.ts";
 import { LoadProcess } from "./load-process.ts";
 import type { Options } from "./options.ts";
@@ -50,6 +51,7 @@ export class Stage {
     const server = await startEmbedded({ folder, settings: SETTINGS, log: say });
     opened.defer(() => server.stop());
     const admin = new pg.Client({ connectionString: databaseAt(server.url, "postgres") });
+    admin.on("error", () => undefined);
     await admin.connect();
     opened.defer(() => admin.end());
     const stage = new Stage(options, say, server.url, admin, Number.parseInt(readFileSync(path.join(folder, "data/postmaster.pid"), "utf8"), 10));
@@ -121,23 +123,17 @@ export class Stage {
   }
 }
 
-/** The same server's other database. */
-function databaseAt(url: string, database: string): string {
-  return url.replace(/\/[^/]*$/, `/${database}`);
-}
-
 async function giveMoney(url: string, users: number): Promise<void> {
-  const client = new pg.Client({ connectionString: url });
-  await client.connect();
-  await client.query(
-    `INSERT INTO ledgerd.transactions (user_id, amount, type, sequence, balance_after, held_after, credit_limit_after, hash)
-     SELECT n, 1000000.00, 'topup', 1, 1000000.00, 0.00, 0.00, sha256(n::text::bytea) FROM generate_series(1, $1::int) n`,
-    [users],
-  );
-  await client.query(
-    `INSERT INTO ledgerd.user_balances (user_id, balance, sequence, chain_head)
-     SELECT user_id, balance_after, sequence, hash FROM ledgerd.transactions`,
-  );
-  await client.query("VACUUM ANALYZE");
-  await client.end();
+  await inSession(url, async (client) => {
+    await client.query(
+      `INSERT INTO ledgerd.transactions (user_id, amount, type, sequence, balance_after, held_after, credit_limit_after, hash)
+       SELECT n, 1000000.00, 'topup', 1, 1000000.00, 0.00, 0.00, sha256(n::text::bytea) FROM generate_series(1, $1::int) n`,
+      [users],
+    );
+    await client.query(
+      `INSERT INTO ledgerd.user_balances (user_id, balance, sequence, chain_head)
+       SELECT user_id, balance_after, sequence, hash FROM ledgerd.transactions`,
+    );
+    await client.query("VACUUM ANALYZE");
+  });
 }

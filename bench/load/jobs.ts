@@ -16,7 +16,7 @@ export interface JobsTask {
 /** How much at the same time, here and at the rival's. */
 export const CREATING = 128;
 /** Creators rest while so many jobs wait: what is measured is the whole way of a job. */
-export const MOST_WAITING = 2000;
+export const MOST_WAITING = 1000;
 export const REST_MS = 2;
 const WORKERS = 8;
 const CLAIMED_AT_ONCE = 50;
