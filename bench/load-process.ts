@@ -23,7 +23,7 @@ export class LoadProcess {
     try {
       this.#child.send({ kind, task, window });
       const [report] = (await once(this.#child, "message", { signal: ended.signal })) as [Report];
-      if ("error" in report) throw new Error(`${kind}: ${report.error}`);
+      if ("error" in report) throw Object.assign(new Error(`${kind}: ${report.error.message}`), { stack: report.error.stack });
       return report.load;
     } catch (error) {
       throw ended.signal.aborted ? ended.signal.reason : error;

@@ -36,6 +36,7 @@ export interface Pgbench {
 
 /** The numbers of clients among which its best is looked for. */
 const CLIENTS = [8, 16, 32, 64];
+const MUCH_SLOWER = 0.8;
 
 /** Where pgbench is, if it is on this machine: on the PATH, or where Debian puts it. */
 export function findPgbench(): string | undefined {
@@ -45,7 +46,7 @@ export function findPgbench(): string | undefined {
   return folders.map((folder) => path.join(folder, "pgbench")).find((file) => existsSync(file));
 }
 
-/** The number of clients with which it is fastest, each tried with so many transactions. */
+/** The number of clients with which it is fastest, each tried with so many transactions, up to the first that is much slower than the best. */
 export async function bestClients(pgbench: Pgbench, transactions: number): Promise<number> {
   let best = { clients: 0, rate: 0 };
   for (const clients of CLIENTS) {
@@ -53,6 +54,7 @@ export async function bestClients(pgbench: Pgbench, transactions: number): Promi
     const rate = Number(/tps = ([\d.]+)/.exec(printed)?.[1]);
     if (Number.isNaN(rate)) throw new Error(`pgbench told no rate:\n${printed}`);
     if (rate > best.rate) best = { clients, rate };
+    if (rate < best.rate * MUCH_SLOWER) break;
   }
   return best.clients;
 }

@@ -5,23 +5,31 @@ import { cpuOf } from "./processes.ts";
 import type { Stage } from "./stage.ts";
 import type { Contender, Lineup, Round, Sample } from "./workload.ts";
 
-/** Measures some line-ups together; whoever is in several of them is measured once for all. Answers the rounds of each. */
-export async function measure(stage: Stage, lineups: readonly Lineup[], window: Window): Promise<readonly (readonly Round[])[]> {
+/** What the rounds of a line-up showed, or what went wrong in one of its contenders. */
+export type Seen = readonly Round[] | Error;
+
+/** Measures some line-ups together; whoever is in several of them is measured once for all. Who fails is left out from then on, the others go on. */
+export async function measure(stage: Stage, lineups: readonly Lineup[], window: Window): Promise<readonly Seen[]> {
   const contenders = [...new Set(lineups.flatMap((lineup) => Object.values(lineup.contenders)))];
   const rounds = lineups.every(({ once }) => once === true) ? 1 : stage.options.rounds;
-  const samples = new Map<Contender, Sample>();
-  const seen: Round[][] = lineups.map(() => []);
+  const samples = new Map<Contender, Sample[]>(contenders.map((contender) => [contender, []]));
+  const failures = new Map<Contender, Error>();
   for (let round = 1; round <= rounds; round += 1) {
     for (const contender of round % 2 === 0 ? contenders.toReversed() : contenders) {
+      if (failures.has(contender)) continue;
       stage.say(`  round ${round} of ${rounds}: ${contender.title}`);
-      samples.set(contender, await sampleOf(stage, contender, window));
-    }
-    for (const [index, lineup] of lineups.entries()) {
-      const taken = Object.entries(lineup.contenders).map(([name, contender]) => [name, samples.get(contender) as Sample]);
-      seen[index]?.push(Object.fromEntries(taken) as Round);
+      try {
+        samples.get(contender)?.push(await sampleOf(stage, contender, window));
+      } catch (error) {
+        failures.set(contender, error instanceof Error ? error : new Error(String(error)));
+      }
     }
   }
-  return seen;
+  return lineups.map(({ contenders: own }) => {
+    const failure = Object.values(own).map((contender) => failures.get(contender)).find((error) => error !== undefined);
+    const roundOf = (index: number): Round => Object.fromEntries(Object.entries(own).map(([name, contender]) => [name, samples.get(contender)?.[index] as Sample]));
+    return failure ?? Array.from({ length: rounds }, (_, index) => roundOf(index));
+  });
 }
 
 async function sampleOf(stage: Stage, { measure: run, ledger }: Contender, window: Window): Promise<Sample> {

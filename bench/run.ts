@@ -45,25 +45,38 @@ function groupsOf({ ids, quick }: Options): readonly (readonly Workload[])[] {
   return [...Map.groupBy(wanted, ({ id, family }) => (quick ? family : id)).values()];
 }
 
+/** What can't be prepared or measured is said, and keeps none of the others from being measured. */
 async function measured(stage: Stage, group: readonly Workload[], { window }: Options): Promise<readonly Result[]> {
   say(group.map(({ id }) => id).join(", "));
-  try {
-    const lineups: Lineup[] = [];
-    for (const workload of group) lineups.push(await workload.prepare(stage));
-    const seen = await measure(stage, lineups, window);
-    return group.map((workload, index) => ({ workload, lineup: lineups[index] as Lineup, rounds: seen[index] ?? [] }));
-  } catch (error) {
-    // The others are measured nevertheless.
-    say(error instanceof Error ? (error.stack ?? error.message) : String(error));
-    return group.map((workload) => ({ workload, error: error instanceof Error ? error.message : String(error) }));
+  const results: Result[] = [];
+  const ready: { readonly workload: Workload; readonly lineup: Lineup }[] = [];
+  for (const workload of group) {
+    try {
+      ready.push({ workload, lineup: await workload.prepare(stage) });
+    } catch (error) {
+      results.push({ workload, error: failure(error) });
+    }
   }
+  const seen = await measure(stage, ready.map(({ lineup }) => lineup), window);
+  for (const [index, one] of ready.entries()) {
+    const rounds = seen[index] ?? [];
+    results.push(rounds instanceof Error ? { workload: one.workload, error: failure(rounds) } : { ...one, rounds });
+  }
+  return results;
+}
+
+/** The stack is for standard error. */
+function failure(error: unknown): string {
+  if (!(error instanceof Error)) return String(error);
+  say(error.stack ?? error.message);
+  return error.message;
 }
 
 async function checkLogs(stage: Stage): Promise<LogCheck> {
   try {
     return { answered: await stage.checkLogs() };
   } catch (error) {
-    return { error: error instanceof Error ? error.message : String(error) };
+    return { error: failure(error) };
   }
 }
 

@@ -18,6 +18,6 @@ export async function makeSeedTables(url: string, users: number): Promise<void> 
   await inSession(url, async (client) => {
     await client.query(TABLES);
     await client.query("INSERT INTO user_balances (user_id, balance) SELECT n, 1000000 FROM generate_series(1, $1::int) n", [users]);
-    await client.query("VACUUM ANALYZE");
+    await client.query("VACUUM ANALYZE user_balances");
   });
 }

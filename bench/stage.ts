@@ -134,6 +134,6 @@ async function giveMoney(url: string, users: number): Promise<void> {
       `INSERT INTO ledgerd.user_balances (user_id, balance, sequence, chain_head)
        SELECT user_id, balance_after, sequence, hash FROM ledgerd.transactions`,
     );
-    await client.query("VACUUM ANALYZE");
+    await client.query("VACUUM ANALYZE ledgerd.transactions, ledgerd.user_balances");
   });
 }

@@ -33,7 +33,7 @@ export interface Tasks {
 export type Order = { [K in keyof Tasks]: { readonly kind: K; readonly task: Tasks[K]; readonly window: Window } }[keyof Tasks];
 
 /** What it is answered. */
-export type Report = { readonly load: Load } | { readonly error: string };
+export type Report = { readonly load: Load } | { readonly error: { readonly message: string; readonly stack: string } };
 
 /** Each is loaded when it is first asked for. */
 async function perform(order: Order): Promise<Load> {
@@ -66,7 +66,7 @@ async function perform(order: Order): Promise<Load> {
 process.on("message", (order: Order) => {
   perform(order)
     .then((load): Report => ({ load }))
-    .catch((error: unknown): Report => ({ error: error instanceof Error ? (error.stack ?? error.message) : String(error) }))
+    .catch((error: unknown): Report => ({ error: error instanceof Error ? { message: error.message, stack: error.stack ?? "" } : { message: String(error), stack: "" } }))
     .then((report) => process.send?.(report))
     .catch((error: unknown) => {
       throw error;

@@ -2,7 +2,7 @@
 // service before it that locks, decides, hashes or answers. The rows are of the same columns and sizes as ledgerd's; what they say of the
 // account's state isn't true of it, since nothing here has read it.
 
-import { createHash, randomUUID } from "node:crypto";
+import { randomBytes, randomUUID } from "node:crypto";
 import pg from "pg";
 import { Meter, type Load, type Window } from "./meter.ts";
 
@@ -17,8 +17,9 @@ export interface UnnestTask {
   readonly withKeys: boolean;
 }
 
-/** Batches are made before the clock starts, and used in turn: so many, with all but keys and sequences of them. */
-const MADE_BEFORE = 100;
+/** So many batches are made before the clock starts, but for their keys and sequences, and used in turn. */
+const MADE_BEFORE = 20;
+const HASH_BYTES = 32;
 
 const insertLog = {
   name: "insert_log",
@@ -106,7 +107,7 @@ function ownUsers(users: number, index: number, connections: number): () => numb
 
 function batchOf(size: number, userOf: () => number): Batch {
   const users = Array.from({ length: size }, userOf);
-  const hashes = users.map(() => bytea(createHash("sha256").update(randomUUID()).digest()));
+  const hashes = users.map(() => bytea(randomBytes(HASH_BYTES)));
   const counts = new Map<number, number>();
   for (const user of users) counts.set(user, (counts.get(user) ?? 0) + 1);
   const accounts = [...counts].toSorted(([one], [other]) => one - other);

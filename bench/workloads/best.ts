@@ -6,7 +6,7 @@ import type { Stage } from "../stage.ts";
 /** Tries each for a moment, and answers the one with the highest rate. */
 export async function bestOf(stage: Stage, what: string, options: readonly number[], measure: (option: number, window: Window) => Promise<Load>): Promise<number> {
   stage.say(`looking for the best number of ${what}`);
-  const window = { warmUpMs: stage.options.window.warmUpMs / 2, measuredMs: Math.min(1000, stage.options.window.measuredMs) };
+  const window = { warmUpMs: stage.options.window.warmUpMs / 4, measuredMs: stage.options.window.measuredMs / 2 };
   let best = { option: options[0] ?? 1, rate: 0 };
   for (const option of options) {
     const { rate } = await measure(option, window);
