@@ -30,7 +30,8 @@ export const batchHot: Workload = {
 };
 
 async function prepare(stage: Stage, users: number): Promise<Lineup> {
-  const ledgerd = await batchesOf(stage, await stage.ledger(), users, "ledgerd");
+  const ledger = await stage.ledger();
+  const ledgerd = batchesOn(stage, ledger, "ledgerd", await bestInFlight(stage, ledger, users), users);
   const limits = await limitOf(stage, users);
   const { pgbench, notes } = await seedUnderPgbench(stage, "deduct", users);
   const ratios = {
@@ -41,12 +42,18 @@ async function prepare(stage: Stage, users: number): Promise<Lineup> {
   return { contenders: { ledgerd, ...limits, ...(pgbench === undefined ? {} : { pgbench }) }, ratios, notes };
 }
 
-/** Batches on a ledger, with its best number of them in flight. */
-export async function batchesOf(stage: Stage, ledger: Ledger, users: number, name: string): Promise<Contender> {
-  const measure = (inFlight: number, window: Window): Promise<Load> =>
-    ledger.takeFrom(stage.caller, "batch", { address: ledger.address, inFlight, size: SIZE, users }, window);
-  const inFlight = await bestOf(stage, `batches in flight, ${name}`, IN_FLIGHT, measure);
-  return { title: `${name}, ${inFlight} batches of ${SIZE} in flight`, ledger, measure: (window) => measure(inFlight, window) };
+/** The number of batches in flight with which a ledger is fastest. */
+export function bestInFlight(stage: Stage, ledger: Ledger, users: number): Promise<number> {
+  return bestOf(stage, "batches in flight", IN_FLIGHT, (inFlight, window) => batches(stage, ledger, inFlight, users, window));
+}
+
+/** Batches on a ledger, so many of them in flight. */
+export function batchesOn(stage: Stage, ledger: Ledger, name: string, inFlight: number, users: number): Contender {
+  return { title: `${name}, ${inFlight} batches of ${SIZE} in flight`, ledger, measure: (window) => batches(stage, ledger, inFlight, users, window) };
+}
+
+function batches(stage: Stage, ledger: Ledger, inFlight: number, users: number, window: Window): Promise<Load> {
+  return ledger.takeFrom(stage.caller, "batch", { address: ledger.address, inFlight, size: SIZE, users }, window);
 }
 
 /** The limit, and with the keys' insert as well, each on its best number of connections. In short rounds without the latter. */
