@@ -7,7 +7,7 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { promisify } from "node:util";
-import { fromJsonString, toJson, type DescMethodUnary, type JsonValue } from "@bufbuild/protobuf";
+import { fromJsonString, toJson, type DescMethodBiDiStreaming, type DescMethodUnary, type JsonValue } from "@bufbuild/protobuf";
 import { createClient, type Transport } from "@connectrpc/connect";
 import { createGrpcTransport } from "@connectrpc/connect-node";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -35,7 +35,7 @@ const examples = blocks.flatMap(({ language, text }, index): Example[] => {
   const answer = next?.language === "json" ? (JSON.parse(next.text) as object) : undefined;
   return text.trim().split("\n").map((command) => ({ command, answer }));
 });
-const calls = examples.filter(({ command }) => /^(grpcurl|curl) /.test(command));
+const calls = examples.filter(({ command }) => /^(printf .* \| )?(grpcurl|curl) /.test(command));
 
 let database: TestDatabase;
 let service: TestService;
@@ -54,19 +54,22 @@ afterAll(async () => {
 
 describe("the README's calls", () => {
   test.each(calls)("answer what it shows: $command", async ({ command, answer }) => {
-    const words = wordsOf(command);
+    const { words, input } = partsOf(command);
     const [program = ""] = words;
-    const ours = program === "curl" ? await byFetch(words) : await byOurClient(words);
+    const ours = program === "curl" ? await byFetch(words) : await byOurClient(words, input);
     if (answer !== undefined) expect(ours).toMatchObject(answer);
     if (!isInstalled(program)) return;
-    const { stdout } = await run(program, words.slice(1).map(atOurs));
-    const theirs: unknown = words.at(-1) === "list" ? stdout.trim().split("\n") : JSON.parse(stdout);
-    expect(theirs, `${program} itself`).toEqual(typeof ours === "object" && ours !== null && "transaction" in ours ? { ...ours, replayed: true } : ours);
+    const running = run(program, words.slice(1).map(atOurs));
+    running.child.stdin?.end(input.join("\n"));
+    const { stdout } = await running;
+    const messages = (): readonly JsonValue[] => stdout.split(/^(?=\{)/m).map((text) => JSON.parse(text) as JsonValue);
+    const theirs: unknown = words.at(-1) === "list" ? stdout.trim().split("\n") : together(messages());
+    expect(theirs, `${program} itself`).toEqual(replayed(ours));
   });
 
-  test("cover a top-up, a hold, a capture, by both doors", () => {
+  test("cover a top-up, a hold, a capture and a stream, by both doors", () => {
     const sent = calls.map(({ command }) => command).join("\n");
-    for (const part of ["TopUp", "PlaceHold", "CaptureHold", "grpcurl", "curl -s", "Health/Check", " list"]) expect(sent).toContain(part);
+    for (const part of ["TopUp", "PlaceHold", "CaptureHold", "StreamWrites", "grpcurl", "curl -s", "Health/Check", " list"]) expect(sent).toContain(part);
   });
 });
 
@@ -111,6 +114,28 @@ function protoFiles(): readonly string[] {
   return readdirSync(path.join(root, "proto/ledger/v1")).map((file) => `proto/ledger/v1/${file}`);
 }
 
+/** A command, and what `printf` gives it to read, line by line. */
+function partsOf(command: string): { readonly words: readonly string[]; readonly input: readonly string[] } {
+  const [, printed = "", called = ""] = /^(?:printf '%s\\n' (.*) \| )?(.*)$/.exec(command) ?? [];
+  return { words: wordsOf(called), input: wordsOf(printed) };
+}
+
+/** The messages of an answer as one: how results are cut into messages says nothing. */
+function together(messages: readonly JsonValue[]): JsonValue {
+  const [first = null] = messages;
+  return messages.length < 2 ? first : { results: messages.flatMap((message) => (message as { results: JsonValue[] }).results) };
+}
+
+/** The answer to the same call, made again. */
+function replayed(answer: unknown): unknown {
+  if (Array.isArray(answer)) return answer.map(replayed);
+  if (typeof answer !== "object" || answer === null) return answer;
+  if ("transaction" in answer) return { ...answer, replayed: true };
+  if (!("results" in answer)) return answer;
+  const each = (result: object): object => Object.fromEntries(Object.entries(result).map(([name, value]) => [name, replayed(value)]));
+  return { results: (answer.results as readonly object[]).map(each) };
+}
+
 /** A command's words, as a shell would split them. */
 function wordsOf(command: string): readonly string[] {
   return [...command.matchAll(/'([^']*)'|(\S+)/g)].map(([, quoted, plain]) => quoted ?? plain ?? "");
@@ -127,16 +152,27 @@ async function byFetch(words: readonly string[]): Promise<unknown> {
   return response.json();
 }
 
-async function byOurClient(words: readonly string[]): Promise<JsonValue> {
+async function byOurClient(words: readonly string[], input: readonly string[]): Promise<JsonValue> {
   const name = words.at(-1) ?? "";
   if (name === "list") return listServices();
   const [typeName, method] = name.split("/");
-  const desc = [LedgerService, Health].find((one) => one.typeName === typeName)?.methods.find((one) => one.name === method) as DescMethodUnary | undefined;
+  const desc = [LedgerService, Health].find((one) => one.typeName === typeName)?.methods.find((one) => one.name === method);
   if (desc === undefined) throw new Error(`the README calls ${name}, which isn't there`);
+  if (desc.methodKind === "bidi_streaming") return byStream(desc as DescMethodBiDiStreaming, input);
   const data = words.indexOf("-d");
   const request = fromJsonString(desc.input, data < 0 ? "{}" : (words[data + 1] ?? ""));
-  const { message } = await transport.unary(desc, undefined, undefined, undefined, request);
+  const { message } = await transport.unary(desc as DescMethodUnary, undefined, undefined, undefined, request);
   return toJson(desc.output, message);
+}
+
+async function byStream(desc: DescMethodBiDiStreaming, input: readonly string[]): Promise<JsonValue> {
+  const requests = async function* () {
+    yield* await Promise.resolve(input.map((line) => fromJsonString(desc.input, line)));
+  };
+  const { message: responses } = await transport.stream(desc, undefined, undefined, undefined, requests());
+  const messages: JsonValue[] = [];
+  for await (const response of responses) messages.push(toJson(desc.output, response));
+  return together(messages);
 }
 
 async function listServices(): Promise<string[]> {

@@ -1,6 +1,15 @@
 // What a handler is, and what is done around each: deadline, translation of errors, log. The doors bind the guarded handlers to their protocols.
 
-import type { DescMessage, DescMethod, DescMethodServerStreaming, DescMethodUnary, DescService, MessageInitShape, MessageShape } from "@bufbuild/protobuf";
+import type {
+  DescMessage,
+  DescMethod,
+  DescMethodBiDiStreaming,
+  DescMethodServerStreaming,
+  DescMethodUnary,
+  DescService,
+  MessageInitShape,
+  MessageShape,
+} from "@bufbuild/protobuf";
 import type { Duration } from "@bufbuild/protobuf/wkt";
 import { Failure } from "../domain/failure.ts";
 import { errorOf, errorOfFailure, type Translate } from "./status.ts";
@@ -31,12 +40,28 @@ export interface StreamCall {
   readonly signal: AbortSignal;
 }
 
+/**
+ * A call as the handler of an exchange (a bidirectional stream) sees it. It needs no signal: when the exchange must end, for whatever reason, its
+ * requests end, and what it answers to a caller who is gone is dropped.
+ */
+export interface Exchange {
+  /** 32 hexadecimal digits, or empty. */
+  readonly traceId: string;
+  /** Of what is begun now, in milliseconds of `performance.now()`: an exchange as a whole has no deadline. */
+  readonly deadline: () => number;
+}
+
+/** The requests of an exchange: each time all that have arrived, at least one. Its caller sends no more than is asked for here. */
+export type Requests<T> = AsyncIterable<readonly T[]>;
+
 type Handler<M extends DescMethod> =
   M extends DescMethodUnary<infer I, infer O>
     ? (request: MessageShape<I>, call: Call) => Promise<MessageInitShape<O>>
     : M extends DescMethodServerStreaming<infer I, infer O>
       ? (request: MessageShape<I>, call: StreamCall) => AsyncIterable<MessageInitShape<O>>
-      : never;
+      : M extends DescMethodBiDiStreaming<infer I, infer O>
+        ? (requests: Requests<MessageShape<I>>, exchange: Exchange) => AsyncIterable<MessageInitShape<O>>
+        : never;
 
 /** The handlers of a service: one for each of its methods. */
 export type Handlers<S extends DescService> = { readonly [M in keyof S["method"]]: Handler<S["method"][M]> };
@@ -45,12 +70,15 @@ export type Handlers<S extends DescService> = { readonly [M in keyof S["method"]
 export type UnaryEntry = (request: MessageShape<DescMessage>, arrival: Arrival) => Promise<MessageInitShape<DescMessage>>;
 /** A streaming handler with everything around it; it throws nothing but `ConnectError`. */
 export type StreamEntry = (request: MessageShape<DescMessage>, arrival: Arrival) => AsyncIterable<MessageInitShape<DescMessage>>;
+/** The handler of an exchange with everything around it; it throws nothing but `ConnectError`. */
+export type ExchangeEntry = (requests: Requests<MessageShape<DescMessage>>, arrival: Arrival) => AsyncIterable<MessageInitShape<DescMessage>>;
 
 /** A service's guarded handlers, by the local names of its methods. */
 export interface Entries {
   readonly service: DescService;
   readonly unary: ReadonlyMap<string, UnaryEntry>;
   readonly streams: ReadonlyMap<string, StreamEntry>;
+  readonly exchanges: ReadonlyMap<string, ExchangeEntry>;
 }
 
 /** What the guard needs. */
@@ -64,32 +92,57 @@ export interface GuardOptions {
   readonly translate: Translate;
 }
 
-/** Guards handlers; the calls of all services it is used for are counted together. */
-export function createGuard(options: GuardOptions) {
-  let calls = 0;
-  let streams = 0;
-  const whenEmpty: (() => void)[] = [];
-  return { guard, empty };
+/** The calls that are inside, of all services, and the streams among them. */
+class Inside {
+  readonly #streamLimit: number;
+  #calls = 0;
+  #streams = 0;
+  readonly #whenEmpty: (() => void)[] = [];
+
+  constructor(streamLimit: number) {
+    this.#streamLimit = streamLimit;
+  }
 
   /** Resolves once no call is inside. */
-  async function empty(): Promise<void> {
-    if (calls > 0) await new Promise<void>((resolve) => whenEmpty.push(resolve));
+  async empty(): Promise<void> {
+    if (this.#calls > 0) await new Promise<void>((resolve) => this.#whenEmpty.push(resolve));
   }
 
-  function leave(): void {
-    calls -= 1;
-    if (calls === 0) for (const resolve of whenEmpty.splice(0)) resolve();
+  enter(): void {
+    this.#calls += 1;
   }
+
+  leave(): void {
+    this.#calls -= 1;
+    if (this.#calls === 0) for (const resolve of this.#whenEmpty.splice(0)) resolve();
+  }
+
+  enterStream(): void {
+    if (this.#streams >= this.#streamLimit) throw errorOf("OVERLOADED", `this instance has its ${this.#streamLimit} streams open already`);
+    this.#streams += 1;
+    this.enter();
+  }
+
+  leaveStream(): void {
+    this.#streams -= 1;
+    this.leave();
+  }
+}
+
+/** Guards handlers; the calls of all services it is used for are counted together. */
+export function createGuard(options: GuardOptions) {
+  const inside = new Inside(options.streamLimit);
+  return { guard, empty: () => inside.empty() };
 
   function guard<S extends DescService>(service: S, handlers: Handlers<S>): Entries {
     const byName = handlers as unknown as Readonly<Record<string, unknown>>;
-    const methods = service.methods.map((method) => ({ method, handler: byName[method.localName] }));
+    const ofKind = <E>(kind: DescMethod["methodKind"], guardOne: (method: DescMethod, handler: never) => E): ReadonlyMap<string, E> =>
+      new Map(service.methods.filter(({ methodKind }) => methodKind === kind).map((method) => [method.localName, guardOne(method, byName[method.localName] as never)]));
     return {
       service,
-      unary: new Map(methods.filter(({ method }) => method.methodKind === "unary").map(({ method, handler }) => [method.localName, guardUnary(method, handler as never)])),
-      streams: new Map(
-        methods.filter(({ method }) => method.methodKind === "server_streaming").map(({ method, handler }) => [method.localName, guardStream(method, handler as never)]),
-      ),
+      unary: ofKind("unary", guardUnary),
+      streams: ofKind("server_streaming", guardStream),
+      exchanges: ofKind("bidi_streaming", guardExchange),
     };
   }
 
@@ -98,7 +151,7 @@ export function createGuard(options: GuardOptions) {
       const timeoutMs = timeoutOf(request, arrival, options);
       const late = Promise.withResolvers<never>();
       const timer = setTimeout(() => late.reject(new Failure("DEADLINE_PASSED")), timeoutMs);
-      calls += 1;
+      inside.enter();
       try {
         const ending = (): AbortSignal => AbortSignal.any([options.shutdown, ...(arrival.signal === undefined ? [] : [arrival.signal])]);
         const call = { deadline: performance.now() + timeoutMs, traceId: traceIdOf(arrival.traceparent), ending };
@@ -107,7 +160,7 @@ export function createGuard(options: GuardOptions) {
         throw options.translate(error, nameOf(method));
       } finally {
         clearTimeout(timer);
-        leave();
+        inside.leave();
       }
     };
   }
@@ -116,9 +169,7 @@ export function createGuard(options: GuardOptions) {
     return async function* (request, arrival) {
       const ending = AbortSignal.any([options.shutdown, AbortSignal.timeout(options.streamMaxAgeMs)]);
       const signal = arrival.signal === undefined ? ending : AbortSignal.any([ending, arrival.signal]);
-      if (streams >= options.streamLimit) throw errorOf("OVERLOADED", `this instance has its ${options.streamLimit} streams open already`);
-      streams += 1;
-      calls += 1;
+      inside.enterStream();
       try {
         yield* handler(request, { signal });
       } catch (error) {
@@ -126,8 +177,20 @@ export function createGuard(options: GuardOptions) {
         // Too old, or shutting down: a clean end, and the caller watches again from its last position.
         if (!ending.aborted) throw options.translate(error, nameOf(method));
       } finally {
-        streams -= 1;
-        leave();
+        inside.leaveStream();
+      }
+    };
+  }
+
+  function guardExchange(method: DescMethod, handler: Handler<DescMethodBiDiStreaming>): ExchangeEntry {
+    return async function* (requests, arrival) {
+      inside.enterStream();
+      try {
+        yield* handler(requests, { traceId: traceIdOf(arrival.traceparent), deadline: () => performance.now() + options.defaultDeadlineMs });
+      } catch (error) {
+        throw options.translate(error, nameOf(method));
+      } finally {
+        inside.leaveStream();
       }
     };
   }

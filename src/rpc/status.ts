@@ -120,11 +120,14 @@ export function createTranslate(
   };
 }
 
-/** An error as an item of a batch. */
+/** What is said of one of many writes has at most so many characters: a malformed one may have thousands of fields that are wrong. */
+const MAX_ITEM_MESSAGE = 4000;
+
+/** An error as an item of a batch or a stream. */
 export function refusalOfError(error: ConnectError): RefusalMessage {
   const [info] = error.findDetails(ErrorInfoSchema);
   const reason = ErrorReason[(info?.reason ?? "INTERNAL") as Reason];
-  return create(RefusalSchema, { reason, message: error.rawMessage, stored: false, metadata: info?.metadata ?? {} });
+  return create(RefusalSchema, { reason, message: error.rawMessage.slice(0, MAX_ITEM_MESSAGE), stored: false, metadata: info?.metadata ?? {} });
 }
 
 /** The error of a malformed request: all that is wrong with it at once. */

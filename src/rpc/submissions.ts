@@ -7,8 +7,11 @@ import type { Lease } from "../domain/job.ts";
 import type { Money } from "../domain/money.ts";
 import type { Call } from "./handlers.ts";
 
+/** What of a call is kept with what it writes. */
+type Traced = Pick<Call, "traceId">;
+
 /** The submission of one write under its key. */
-export function submissionOf(command: Command, key: string, call: Call): Submission {
+export function submissionOf(command: Command, key: string, call: Traced): Submission {
   return submit([command], key, false, call);
 }
 
@@ -17,7 +20,7 @@ export function batchSubmissionOf(commands: readonly Command[], key: string, cal
   return submit(commands, key, true, call);
 }
 
-function submit(commands: readonly Command[], key: string, batch: boolean, { traceId }: Call): Submission {
+function submit(commands: readonly Command[], key: string, batch: boolean, { traceId }: Traced): Submission {
   const [first] = commands;
   if (first === undefined) throw new Error("a submission needs a command");
   return {

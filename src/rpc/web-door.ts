@@ -13,6 +13,7 @@ import { compressionGzip, universalRequestFromNodeRequest, universalResponseToNo
 import type { Address } from "../config.ts";
 import type { Door } from "./grpc-door.ts";
 import type { Arrival, Entries } from "./handlers.ts";
+import { errorOfViolations } from "./status.ts";
 import { withReason } from "./web-reasons.ts";
 
 /** What the door needs beside the handlers. */
@@ -56,13 +57,16 @@ function handlersOf({ entries, messageLimit }: WebDoorOptions): ReadonlyMap<stri
     // A field that was misspelt would otherwise be left out silently.
     jsonOptions: { ignoreUnknownFields: false },
   });
-  for (const { service, unary, streams } of entries) {
-    const implementation = Object.fromEntries(
-      [...unary, ...streams].map(([name, entry]) => [name, (request: never, context: HandlerContext) => entry(request, arrivalOf(context))]),
-    );
-    router.service(service, implementation as unknown as Partial<ServiceImpl<DescService>>);
+  for (const { service, unary, streams, exchanges } of entries) {
+    const answered = [...unary, ...streams].map(([name, entry]) => [name, (request: never, context: HandlerContext) => entry(request, arrivalOf(context))] as const);
+    const refused = [...exchanges.keys()].map((name) => [name, refuseExchange] as const);
+    router.service(service, Object.fromEntries<unknown>([...answered, ...refused]) as Partial<ServiceImpl<DescService>>);
   }
   return new Map(router.handlers.map((handler) => [handler.requestPath, handler]));
+}
+
+function refuseExchange(): never {
+  throw errorOfViolations([{ field: "", description: "a stream in both directions needs HTTP/2: call it by gRPC, at the other port; BatchWrite takes up to 1,000 writes here" }]);
 }
 
 function arrivalOf(context: HandlerContext): Arrival {
@@ -71,7 +75,9 @@ function arrivalOf(context: HandlerContext): Arrival {
 
 function serve(handler: UniversalHandler, request: IncomingMessage, response: ServerResponse, { log, messageLimit }: WebDoorOptions): void {
   const run = async (): Promise<void> => {
-    const answered = await handler(universalRequestFromNodeRequest(request, response, undefined, undefined));
+    const asked = universalRequestFromNodeRequest(request, response, undefined, undefined);
+    // The router looks at the version for streams in both directions alone, which it would answer with a bare 505; we refuse those with a reason.
+    const answered = await handler({ ...asked, httpVersion: "2.0" });
     await universalResponseToNodeResponse(await withReason(answered, messageLimit), response);
   };
   run().catch((error: unknown) => {

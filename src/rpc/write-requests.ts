@@ -27,7 +27,8 @@ type Place = "call" | "item" | "atomic item";
 
 const DEFAULT_HOLD_MICROS = 7n * 86_400_000_000n;
 const MAX_HOLD_DAYS = 90n;
-const MAX_WRITES = 1000;
+/** In one message. */
+export const MAX_WRITES = 1000;
 
 interface Common {
   readonly userId: bigint;
@@ -49,7 +50,7 @@ export type WriteSchemas = ReturnType<typeof writeSchemas>;
 export function writeSchemas(currencies: Currencies, defaultCurrency: string) {
   const atomicItem = itemSchema(schemasAt("atomic item", currencies, defaultCurrency));
   const item = itemSchema(schemasAt("item", currencies, defaultCurrency));
-  return { ...schemasAt("call", currencies, defaultCurrency), batch: batchSchema(item, atomicItem) };
+  return { ...schemasAt("call", currencies, defaultCurrency), item, batch: batchSchema(item, atomicItem) };
 }
 
 function schemasAt(place: Place, currencies: Currencies, defaultCurrency: string) {
@@ -102,7 +103,7 @@ function commonAt(place: Place) {
       idempotencyKey: key,
       metadata,
       expectedSequence: sequence.optional(),
-      validateOnly: place === "call" ? z.boolean() : z.literal(false, "must not be set inside a batch"),
+      validateOnly: place === "call" ? z.boolean() : z.literal(false, "must not be set inside a batch or a stream"),
       reference: printableText,
       uniqueReference: z.boolean(),
     })

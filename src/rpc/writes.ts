@@ -1,6 +1,7 @@
 // The handlers that change money: check, submit to the journal, answer.
 
 import type { DescMessage, Message } from "@bufbuild/protobuf";
+import type { ConnectError } from "@connectrpc/connect";
 import type { z } from "zod";
 import type { Command, CommandKind } from "../domain/command.ts";
 import type { Currencies } from "../domain/currency.ts";
@@ -68,7 +69,8 @@ export async function write(parts: WriteParts, { command, key, validateOnly }: W
   return parts.answers.written(result, outcome.replayed);
 }
 
-type Result = Pick<WriteResult, "result">;
+/** What one of several writes is answered. */
+export type Result = Pick<WriteResult, "result">;
 
 async function writeEach(parts: WriteParts, commands: readonly Command[], keys: readonly string[], call: Call): Promise<Result[]> {
   const submissions = commands.map((command, index) => submissionOf(command, keys[index] ?? "", call));
@@ -77,7 +79,7 @@ async function writeEach(parts: WriteParts, commands: readonly Command[], keys: 
   if (settled.every(({ status }) => status === "rejected") && settled[0]?.status === "rejected") throw settled[0].reason;
   return settled.map((outcome, index) => {
     if (outcome.status === "fulfilled") return itemOf(parts, commands[index]?.kind, outcome.value);
-    return { result: { case: "refusal", value: refusalOfError(parts.translate(outcome.reason, "BatchWrite")) } };
+    return itemOfError(parts.translate(outcome.reason, "BatchWrite"));
   });
 }
 
@@ -107,9 +109,15 @@ const cases = {
   adjust: "adjust",
 } as const;
 
-function itemOf({ answers, currencies }: WriteParts, kind: CommandKind | undefined, outcome: Outcome): Result {
+/** What a write is answered that was not carried out, or of which nobody knows whether it was. */
+export function itemOfError(error: ConnectError): Result {
+  return { result: { case: "refusal", value: refusalOfError(error) } };
+}
+
+/** What a write of a kind is answered. */
+export function itemOf({ answers, currencies }: WriteParts, kind: CommandKind | undefined, outcome: Outcome): Result {
   if (outcome.kind === "refused") return { result: { case: "refusal", value: refusalMessage(outcome.refusal, outcome.stored, currencies) } };
   const [result] = outcome.results;
-  if (result === undefined || kind === undefined || !(kind in cases)) throw new Error("an item of the batch has no result of its kind");
+  if (result === undefined || kind === undefined || !(kind in cases)) throw new Error("a write has no result of its kind");
   return { result: { case: cases[kind as keyof typeof cases], value: answers.written(result, outcome.replayed) } as Result["result"] };
 }

@@ -10,6 +10,7 @@ import { ServerReflectionRequestSchema, ServerReflectionResponseSchema, type Ser
 import { createDatabase, type TestDatabase } from "../harness/database.ts";
 import { clientsOver, failureOf, newKey, serve, type Clients, type TestService } from "../harness/service.ts";
 import { until } from "../harness/until.ts";
+import { streamWrites } from "../harness/write-stream.ts";
 
 let database: TestDatabase;
 let service: TestService;
@@ -76,6 +77,13 @@ describe.each(Object.keys(transports))("by %s", (protocol) => {
       expect(event.value?.userId).toBe(9_007_199_254_740_993n);
     }
     gone.abort();
+  });
+
+  test("writes stream by gRPC; elsewhere they are told where to", async () => {
+    const request = { userId: 9n, amount: { amount: "1" }, idempotencyKey: newKey() };
+    const writes = streamWrites(clients, [{ case: "topUp", value: request }]);
+    if (protocol === "gRPC") expect(await writes).toMatchObject([{ result: { value: { transaction: { idempotencyKey: request.idempotencyKey } } } }]);
+    else expect(await failureOf(writes)).toMatchObject({ code: Code.InvalidArgument, reason: "INVALID_REQUEST", message: expect.stringContaining("by gRPC, at the other port") as string });
   });
 
   test("a caller's deadline is kept", async () => {

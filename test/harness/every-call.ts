@@ -6,6 +6,7 @@ import { ListOrder, type WatchTransactionsResponse } from "../../src/gen/ledger/
 import { JobStatus } from "../../src/gen/ledger/v1/job_service_pb.ts";
 import { newKey, type Clients } from "./service.ts";
 import { until } from "./until.ts";
+import { streamWrites } from "./write-stream.ts";
 
 const rub = (amount: string) => ({ currency: "RUB", amount });
 
@@ -33,6 +34,7 @@ async function write({ ledger, admin }: Clients, userId: bigint): Promise<void> 
   await admin.setCreditLimit({ userId, creditLimit: rub("50"), idempotencyKey: newKey() });
   const deductions = Array.from({ length: 500 }, (_, place) => ({ userId: userId + BigInt(place % 2), amount: rub("0.01"), idempotencyKey: newKey() }));
   await ledger.batchWrite({ writes: deductions.map((value) => ({ write: { case: "deduct", value } })) });
+  await streamWrites({ ledger }, deductions.map((value) => ({ case: "deduct", value: { ...value, idempotencyKey: newKey() } })));
   const short = await ledger.placeHold({ userId, amount: rub("1"), expiresIn: { seconds: 0n, nanos: 1_000_000 }, idempotencyKey: newKey() });
   await until(async () => (await ledger.getHold({ holdId: short.hold?.id ?? 0n })).hold?.state === HoldState.EXPIRED);
 }

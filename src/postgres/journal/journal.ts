@@ -7,7 +7,7 @@ import { RUNTIME_ROLE, withSession } from "../pool.ts";
 import type { Rows } from "../rows.ts";
 import { Committer } from "./commit.ts";
 import { JournalConnection } from "./connection.ts";
-import { Lanes, type GroupCommitter } from "./lanes.ts";
+import { Lanes, weightOf, type GroupCommitter } from "./lanes.ts";
 import { preview } from "./preview.ts";
 
 /** How to open a journal. */
@@ -24,8 +24,15 @@ export interface JournalOptions {
 
 /** Takes writes. */
 export interface Journal {
-  /** Queues writes that belong together; each is answered once it is durable. Throws `Failure` if there is no room for them. */
-  readonly submit: (submissions: readonly Submission[], deadline: number) => readonly Promise<Outcome>[];
+  /**
+   * Queues writes that belong together; each is answered once it is durable. Throws `Failure` if there is no room for them. The writes of a user keep
+   * their order, and so do all that are submitted with the same object.
+   */
+  readonly submit: (submissions: readonly Submission[], deadline: number, ordered?: object) => readonly Promise<Outcome>[];
+  /** For writes that can wait until there is room: undefined if there is, else resolves when there may be. */
+  readonly full: Lanes["full"];
+  /** How many writes one counts for: its text may be long. */
+  readonly weightOf: (submission: Submission) => number;
   /** What `submit` would answer, by committed state. Changes nothing, locks nothing, uses no key. */
   readonly preview: (submission: Submission) => Promise<Outcome>;
   readonly status: Lanes["status"];
@@ -62,7 +69,11 @@ export function openJournal(options: JournalOptions, pool: DatabasePool): Journa
   }));
   const lanes = new Lanes(waking, { group: options.groupLimit, queue: options.queueLimit });
   return {
-    submit: (submissions, deadline) => lanes.submit(submissions, deadline),
+    submit: (submissions, deadline, ordered) => lanes.submit(submissions, deadline, ordered),
+    get full() {
+      return lanes.full;
+    },
+    weightOf,
     preview: (submission) => preview(pool, rows, submission),
     get status() {
       return lanes.status;

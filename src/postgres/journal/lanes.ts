@@ -29,14 +29,18 @@ interface Lane {
   working: Promise<void> | undefined;
 }
 
+/** Whose writes keep their order: a user by the number, or what a caller hands in. */
+type Ordered = bigint | object;
+
 /** All lanes of one instance. */
 export class Lanes {
   readonly #lanes: readonly Lane[];
   readonly #groupLimit: number;
   readonly #queueLimit: number;
-  /** Which lane has the calls of a user that are under way, and how many they are. */
-  readonly #underWay = new Map<bigint, { readonly lane: Lane; count: number }>();
+  /** Which lane has the writes of a user, or of something else whose writes keep their order, that are under way, and how many they are. */
+  readonly #underWay = new Map<Ordered, { readonly lane: Lane; count: number }>();
   #queued = 0;
+  #taken = Promise.withResolvers<void>();
   #closed = false;
 
   constructor(committers: readonly GroupCommitter[], limits: { readonly group: number; readonly queue: number }) {
@@ -50,44 +54,55 @@ export class Lanes {
   }
 
   /**
-   * Queues submissions that belong together, in this order, in one lane: that of the first one's user, while calls of that user are under way, so
-   * that the writes of a user keep their order. Each is answered by itself, once it is durable. Throws `Failure` if there is no room for all of them.
+   * For writes that can wait until there is room: undefined if there is, else resolves when there may be. They leave half of the queue to calls, which
+   * can't wait.
    */
-  submit(submissions: readonly Submission[], deadline: number): readonly Promise<Outcome>[] {
+  get full(): Promise<void> | undefined {
+    return this.#queued < this.#queueLimit / 2 ? undefined : this.#taken.promise;
+  }
+
+  /**
+   * Queues submissions that belong together, in this order, in one lane: that of the first one's user, while calls of that user are under way, so
+   * that the writes of a user keep their order; or that of what else is to keep its order. Each is answered by itself, once it is durable. Throws
+   * `Failure` if there is no room for all of them.
+   */
+  submit(submissions: readonly Submission[], deadline: number, ordered?: object): readonly Promise<Outcome>[] {
     const [first] = submissions;
     if (first === undefined) return [];
     if (this.#closed) throw new Failure("SHUTTING_DOWN");
     const weight = submissions.reduce((sum, submission) => sum + weightOf(submission), 0);
     if (this.#queued + weight > this.#queueLimit) throw new Failure("OVERLOADED");
-    const lane = this.#enter(first.userId, submissions.length);
+    const whose = ordered ?? first.userId;
+    const lane = this.#enter(whose, first.userId, submissions.length);
     this.#queued += weight;
-    const leave = (): void => this.#leave(first.userId);
+    const leave = (): void => this.#leave(whose);
     const outcomes = submissions.map(
       (submission) => new Promise<Outcome>((resolve, reject) => lane.queue.push({ submission, deadline, resolve, reject })).finally(leave),
     );
-    lane.working ??= this.#work(lane);
+    // With what else comes in the same moment: the writes of a message, say.
+    lane.working ??= Promise.resolve().then(() => this.#work(lane));
     return outcomes;
   }
 
   /**
-   * The lane of a user's calls that are under way; else the first idle one, whose session is the warmest (calls one by one that change between two
+   * The lane of what keeps its order and is under way, or of a user's calls that are; else the first idle one, whose session is the warmest (calls one by one that change between two
    * sessions take a tenth longer); else one by the user's number.
    */
-  #enter(userId: bigint, calls: number): Lane {
-    const underWay = this.#underWay.get(userId);
+  #enter(whose: Ordered, userId: bigint, calls: number): Lane {
+    const underWay = this.#underWay.get(whose);
     if (underWay !== undefined) underWay.count += calls;
     const byNumber = Number(BigInt.asUintN(32, userId) % BigInt(this.#lanes.length));
-    const lane = underWay?.lane ?? this.#lanes.find(({ working }) => working === undefined) ?? this.#lanes[byNumber];
+    const lane = underWay?.lane ?? this.#underWay.get(userId)?.lane ?? this.#lanes.find(({ working }) => working === undefined) ?? this.#lanes[byNumber];
     if (lane === undefined) throw new Error("there is no lane");
-    if (underWay === undefined) this.#underWay.set(userId, { lane, count: calls });
+    if (underWay === undefined) this.#underWay.set(whose, { lane, count: calls });
     return lane;
   }
 
-  #leave(userId: bigint): void {
-    const underWay = this.#underWay.get(userId);
+  #leave(whose: Ordered): void {
+    const underWay = this.#underWay.get(whose);
     if (underWay === undefined) return;
     underWay.count -= 1;
-    if (underWay.count === 0) this.#underWay.delete(userId);
+    if (underWay.count === 0) this.#underWay.delete(whose);
   }
 
   /** Takes no more, and returns when all that was taken is answered. */
@@ -118,6 +133,8 @@ export class Lanes {
       weight += weightOf(submission);
     }
     this.#queued -= weight;
+    this.#taken.resolve();
+    this.#taken = Promise.withResolvers();
     return lane.queue.splice(0, count);
   }
 }
@@ -126,7 +143,7 @@ export class Lanes {
 const CHARACTERS_PER_WEIGHT = 4096;
 
 /** How many writes a submission counts for: what bounds the memory of the queue, and the time of a group. */
-function weightOf({ commands }: Submission): number {
+export function weightOf({ commands }: Submission): number {
   return commands.length + Math.floor(commands.reduce((sum, command) => sum + charactersOf(command), 0) / CHARACTERS_PER_WEIGHT);
 }
 

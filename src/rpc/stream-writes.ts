@@ -1,0 +1,153 @@
+// StreamWrites: writes as they come, answered in the order in which they came.
+//
+// One part reads and submits, another answers; between them lie the writes whose results have not left yet, in order, and that is all there is in memory.
+// Where those are too many, or the journal's queue is full, nothing more is read, and HTTP/2 lets the caller wait.
+
+import { WriteSchema, type StreamWritesRequest, type Write } from "../gen/ledger/v1/ledger_service_pb.ts";
+import type { Exchange, Requests } from "./handlers.ts";
+import { errorOfViolations } from "./status.ts";
+import { submissionOf } from "./submissions.ts";
+import { validate } from "./validation.ts";
+import { MAX_WRITES } from "./write-requests.ts";
+import { itemOf, itemOfError, type Result, type WriteParts } from "./writes.ts";
+
+/** Writes of a stream at most whose results have not left, long texts counted as several: two groups on each of two lanes. */
+const WINDOW = 1000;
+/** Results in one message at most, counted alike: with the longest texts it stays below the 4 MiB that clients take. */
+const MESSAGE_WINDOW = 250;
+
+/** The handler of `StreamWrites`. */
+export function streamHandlers(parts: WriteParts) {
+  return {
+    streamWrites: async function* (requests: Requests<StreamWritesRequest>, exchange: Exchange): AsyncGenerator<{ results: Result[] }> {
+      const stream = new WriteStream(parts, exchange);
+      const reading = Promise.allSettled([stream.read(requests)]);
+      yield* stream.answers();
+      const [read] = await reading;
+      if (read.status === "rejected") throw read.reason;
+    },
+  };
+}
+
+/** A write whose result has not left yet. */
+interface Unanswered {
+  readonly weight: number;
+  /** Once it is known. */
+  result: Result | undefined;
+}
+
+class WriteStream {
+  readonly #parts: WriteParts;
+  readonly #exchange: Exchange;
+  readonly #unanswered: Unanswered[] = [];
+  /** Of all that is unanswered. */
+  #weight = 0;
+  /** How many have no result yet. */
+  #underWay = 0;
+  /** Whether what is under way goes one behind the other. */
+  #inLine = false;
+  #ended = false;
+  /** Resolved when what one of the parts waits for may have come. */
+  #changed = Promise.withResolvers<void>();
+
+  constructor(parts: WriteParts, exchange: Exchange) {
+    this.#parts = parts;
+    this.#exchange = exchange;
+  }
+
+  /** Submits what is requested, as there is room for it, to its end. */
+  async read(requests: Requests<StreamWritesRequest>): Promise<void> {
+    try {
+      for await (const arrived of requests) {
+        for (const { writes } of arrived) {
+          if (writes.length < 1 || writes.length > MAX_WRITES) {
+            throw errorOfViolations([{ field: "writes", description: `must hold 1 to ${MAX_WRITES} writes` }]);
+          }
+          for (const write of writes) {
+            for (let obstacle = this.#obstacle(write); obstacle !== undefined; obstacle = this.#obstacle(write)) await obstacle;
+            this.#take(write);
+          }
+        }
+      }
+    } finally {
+      this.#ended = true;
+      this.#notify();
+    }
+  }
+
+  /** Answers in order, as results are there, until nothing is left to be answered. */
+  async *answers(): AsyncGenerator<{ results: Result[] }> {
+    while (!this.#ended || this.#unanswered.length > 0) {
+      const results: Result[] = [];
+      let weight = 0;
+      for (const { result, weight: own } of this.#unanswered) {
+        if (result === undefined || (results.length > 0 && weight + own > MESSAGE_WINDOW)) break;
+        results.push(result);
+        weight += own;
+      }
+      if (results.length === 0) {
+        await this.#changed.promise;
+        continue;
+      }
+      this.#unanswered.splice(0, results.length);
+      yield { results };
+      this.#weight -= weight;
+      this.#notify();
+    }
+  }
+
+  /** What must come before a write can be taken; undefined: nothing. */
+  #obstacle({ write }: Write): Promise<void> | undefined {
+    const mustLineUp = write.case === "transfer" && !this.#inLine && this.#underWay > 0;
+    return mustLineUp || this.#weight >= WINDOW ? this.#changed.promise : this.#parts.journal.full;
+  }
+
+  /**
+   * Submits a write, or finds it malformed.
+   *
+   * It is to see the ones before it. The journal keeps the order of each user's writes, and those of other users don't matter to it, except transfers:
+   * with one of them under way, all go in one lane. (Were it always so, lanes would wait for each other's accounts: a tenth slower with two.)
+   */
+  #take(write: Write): void {
+    const { writes, journal } = this.#parts;
+    if (this.#underWay === 0) this.#inLine = false;
+    this.#inLine ||= write.write.case === "transfer";
+    try {
+      const { command, key } = validate(writes.item, WriteSchema, write);
+      const submission = submissionOf(command, key, this.#exchange);
+      const [submitted] = journal.submit([submission], this.#exchange.deadline(), this.#inLine ? this : undefined);
+      if (submitted === undefined) throw new Error("the write was not submitted");
+      const place = this.#add(journal.weightOf(submission), undefined);
+      this.#underWay += 1;
+      void submitted
+        .then((outcome) => itemOf(this.#parts, command.kind, outcome))
+        .catch((error: unknown) => this.#itemOfError(error))
+        .then((result) => this.#settle(place, result));
+    } catch (error) {
+      this.#add(1, this.#itemOfError(error));
+      this.#notify();
+    }
+  }
+
+  #add(weight: number, result: Result | undefined): Unanswered {
+    const place = { weight, result };
+    this.#unanswered.push(place);
+    this.#weight += weight;
+    return place;
+  }
+
+  #settle(place: Unanswered, result: Result): void {
+    place.result = result;
+    this.#underWay -= 1;
+    if (place === this.#unanswered[0] || this.#underWay === 0) this.#notify();
+  }
+
+  #itemOfError(error: unknown): Result {
+    return itemOfError(this.#parts.translate(error, "StreamWrites"));
+  }
+
+  #notify(): void {
+    this.#changed.resolve();
+    this.#changed = Promise.withResolvers();
+  }
+}
