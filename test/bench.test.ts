@@ -6,6 +6,7 @@ import { promisify } from "node:util";
 import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { run as runBatches } from "../bench/load/batch.ts";
+import { run as runStreams } from "../bench/load/stream.ts";
 import { run as runUnary } from "../bench/load/unary.ts";
 import { run as runWatch } from "../bench/load/watch.ts";
 import { checkLog, takenIn } from "../bench/log.ts";
@@ -163,6 +164,16 @@ describe("the caller", () => {
     await checkDatabase(database);
   });
 
+  test("keeps streams full to the measured time's end, one write per message or many, and each is in the log once", async () => {
+    const address = service.grpcAddress;
+    const before = await takenIn(database.url);
+    const singly = await runStreams({ address, streams: 2, perMessage: 1, unanswered: 500, users }, window);
+    const together = await runStreams({ address, streams: 2, perMessage: 50, unanswered: 2000, users }, window);
+    expect(singly.operations).toBeGreaterThanOrEqual(2 * 500);
+    expect(together.operations).toBeGreaterThanOrEqual(2 * 2000);
+    await checkLog(database.url, before, { applied: BigInt(singly.operations + together.operations), failed: 0n });
+  });
+
   test("reads balances, and the feed of the log to its present end", async () => {
     const reads = await runUnary({ address: service.grpcAddress, method: "GetBalance", inFlight: 8, users }, window);
     expect(reads.operations).toBeGreaterThanOrEqual(8);
@@ -182,5 +193,6 @@ describe("the caller", () => {
     await expect(connection.call(framed(Buffer.alloc(0)))).rejects.toThrow("/ledger.v1.LedgerService/NoSuchCall failed");
     connection.close();
     await expect(runBatches({ address: service.grpcAddress, inFlight: 1, size: 2, users: 1000 }, window)).rejects.toThrow("a write was not applied");
+    await expect(runStreams({ address: service.grpcAddress, streams: 1, perMessage: 1, unanswered: 2, users: 1000 }, window)).rejects.toThrow("a write was not applied");
   });
 });
