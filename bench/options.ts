@@ -67,7 +67,7 @@ export function readOptions(args: readonly string[], known: readonly string[], q
     rounds: number("rounds", values.rounds, values.quick ? 2 : 5, { ...whole, to: 1000 }),
     window: { warmUpMs: values.quick ? 200 : Math.min(1000, seconds * 1000), measuredMs: seconds * 1000 },
     users: number("users", values.users, 100_000, whole),
-    workers: values.workers === undefined ? undefined : number("workers", values.workers, 1, { ...whole, to: 256 }),
+    workers: values.workers === undefined ? undefined : number("workers", values.workers, 1, { ...whole, to: 64 }),
     history: number("history", values.history, 10_000_000, { from: 1000, to: 50_000_000, whole: true }),
     minutes: number("minutes", values.minutes, 1, { from: 0.01, to: 1440 }),
   };

@@ -92,8 +92,7 @@ function sectionOf(result: Result): string {
   const header = ["", `${unit}/s`, "p50 ms", "p99 ms", "caller", "service", "PostgreSQL", "caller's cores"];
   const lines = Object.entries(result.lineup.contenders).map(([name, { title }]) => lineOf(title, samplesOf(result.rounds, name)));
   const ratios = Object.entries(ratiosOf(result)).map(([name, ratio]) => `  ${name} ${spread(ratio, 2)}`);
-  const missing = "ratio" in result.lineup.ratios || Object.keys(result.lineup.ratios).length > 0 ? [] : ["  ratio not available"];
-  return [head, ...aligned([header, ...lines]), ...ratios, ...missing, ...furtherOf(result), ...result.lineup.notes.map((note) => `  (${note})`)].join("\n");
+  return [head, ...aligned([header, ...lines]), ...ratios, ...furtherOf(result), ...result.lineup.notes.map((note) => `  (${note})`)].join("\n");
 }
 
 function lineOf(title: string, samples: readonly Sample[]): readonly string[] {

@@ -47,6 +47,7 @@ export class Stage {
 
   /** Does the work on a stage, and clears it away. */
   static async use<T>(options: Options, say: (message: string) => void, work: (stage: Stage) => Promise<T>): Promise<T> {
+    const interrupted = interruption();
     await using opened = new AsyncDisposableStack();
     const folder = mkdtempSync(path.join(tmpdir(), "ledgerd-bench-"));
     opened.defer(() => rmSync(folder, { recursive: true, force: true }));
@@ -59,7 +60,7 @@ export class Stage {
     opened.defer(() => admin.end());
     const stage = new Stage(options, say, server.url, admin, Number.parseInt(readFileSync(path.join(folder, "data/postmaster.pid"), "utf8"), 10));
     opened.defer(() => stage.#close());
-    return await work(stage);
+    return await Promise.race([work(stage), interrupted]);
   }
 
   /** What is made once, under a name, for all who ask for it. */
@@ -129,6 +130,15 @@ export class Stage {
   async #close(): Promise<void> {
     await Promise.all([this.caller.stop(), this.rival.stop(), ...this.#ledgers.map((ledger) => ledger.stop())]);
   }
+}
+
+/** Throws when a signal asks to stop: PostgreSQL runs apart from the terminal, and would go on. */
+function interruption(): Promise<never> {
+  const { promise, reject } = Promise.withResolvers<never>();
+  for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, () => reject(new Error(`stopped by ${signal}`)));
+  // It may come before anybody waits for it.
+  promise.catch(() => undefined);
+  return promise;
 }
 
 async function giveMoney(url: string, users: number): Promise<void> {

@@ -1,6 +1,9 @@
 // The benchmark: what its command line takes and prints, how it counts, and that its caller speaks HTTP/2 and protobuf as the service does.
 
-import { execFile } from "node:child_process";
+import { execFile, spawn } from "node:child_process";
+import { once } from "node:events";
+import { chmodSync, mkdtempSync, readdirSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
 import path from "node:path";
 import { promisify } from "node:util";
 import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
@@ -22,6 +25,7 @@ import { BatchWriteRequestSchema, BatchWriteResponseSchema, DeductRequestSchema 
 import { checkDatabase } from "./harness/inspect.ts";
 import { createDatabase, type TestDatabase } from "./harness/database.ts";
 import { newKey, serve, type TestService } from "./harness/service.ts";
+import { until } from "./harness/until.ts";
 
 const run = promisify(execFile);
 const RUN = path.resolve(import.meta.dirname, "../bench/run.ts");
@@ -65,6 +69,23 @@ describe("the command line", () => {
   });
 });
 
+test("stopped in the middle, it leaves nothing behind", async () => {
+  // As root, PostgreSQL runs as another user.
+  const folder = mkdtempSync(path.join(tmpdir(), "ledgerd-stopped-"));
+  chmodSync(folder, 0o755);
+  const child = spawn(process.execPath, [RUN, "lone", "--seconds", "60", "--users", "100"], { env: { ...process.env, TMPDIR: folder }, stdio: ["ignore", "ignore", "pipe"] });
+  const ended = once(child, "close");
+  let said = "";
+  child.stderr.setEncoding("utf8").on("data", (text: string) => (said += text));
+  await until(() => said.includes("round 1") || child.exitCode !== null);
+  child.kill("SIGINT");
+  await ended;
+  expect(child.exitCode, said).toBe(1);
+  expect(said).toContain("stopped by SIGINT");
+  expect(readdirSync(folder)).toEqual([]);
+  rmSync(folder, { recursive: true });
+});
+
 describe("the figures", () => {
   test("are the median, the least and the most", () => {
     expect(figuresOf([3, 1, 2])).toEqual({ median: 2, min: 1, max: 3 });
@@ -91,7 +112,7 @@ describe("the figures", () => {
     const [workload] = workloads;
     if (workload === undefined) throw new Error("there are no workloads");
     const load = { operations: 10, rate: 5, p50: 1, p99: 2, cpuMs: 3, tookMs: 1000, cpuPerOperation: { caller: 300, service: undefined, postgres: undefined }, callerCores: 0.1 };
-    const lineup = { contenders: { ledgerd: { title: "ledgerd", measure: () => Promise.resolve(load) } }, ratios: {}, notes: ["there is no pgbench on this machine"] };
+    const lineup = { contenders: { ledgerd: { title: "ledgerd", measure: () => Promise.resolve(load) } }, ratios: {}, notes: ["pgbench is not on this machine"] };
     const options = readOptions(["unary"], ids, QUICK);
     if (options === "help") throw new Error("asked for help");
     const settings = settingsOf(options, {});
@@ -99,7 +120,7 @@ describe("the figures", () => {
     expect(JSON.parse(jsonOf(results, { answered: 10n }, settings))).toMatchObject({
       workloads: [{ id: "unary", ratio: null, notes: lineup.notes, figures: { ledgerd: { rounds: [{ rate: 5, cpu_us: { caller: 300, service: null, postgres: null } }] } } }],
     });
-    expect(tableOf(results, { answered: 10n }, settings)).toMatch(/ledgerd +5 \[5, 5\] +1\.00 +2\.00 +300\.0 +n\/a +n\/a +0\.10\n {2}ratio not available\n {2}\(there is no pgbench on this machine\)/);
+    expect(tableOf(results, { answered: 10n }, settings)).toMatch(/ledgerd +5 \[5, 5\] +1\.00 +2\.00 +300\.0 +n\/a +n\/a +0\.10\n {2}\(pgbench is not on this machine\)/);
   });
 });
 

@@ -21,7 +21,7 @@ export function seedDatabase(stage: Stage): Promise<string> {
 export function seedUnderPgbench(stage: Stage, script: Pgbench["script"], users: number): Promise<{ readonly pgbench?: Contender; readonly notes: readonly string[] }> {
   return stage.shared(`pgbench ${script} ${users}`, async () => {
     const program = findPgbench();
-    if (program === undefined) return { notes: ["there is no pgbench on this machine: install PostgreSQL's client programs to compare with it"] };
+    if (program === undefined) return { notes: ["not compared with pgbench, which is not on this machine: it comes with PostgreSQL's programs"] };
     const pgbench = { program, url: await seedDatabase(stage), script, users };
     stage.say(`looking for pgbench's best number of clients`);
     const clients = await bestClients(pgbench, TRIED[script === "deduct" && users === 1 ? "deduct_hot" : script] * (stage.options.quick ? 1 : 4));
