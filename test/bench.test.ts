@@ -3,6 +3,8 @@
 import { execFile, spawn } from "node:child_process";
 import { once } from "node:events";
 import { chmodSync, mkdtempSync, readdirSync, rmSync } from "node:fs";
+import { createServer } from "node:http2";
+import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { promisify } from "node:util";
@@ -207,6 +209,25 @@ describe("the caller", () => {
     await database.query("UPDATE ledgerd.user_balances SET balance = balance - 1 WHERE user_id = 1");
     await expect(checkLog(database.url, before, { applied: 0n, failed: 0n })).rejects.toThrow("1 balances are not the sums");
     await database.query("UPDATE ledgerd.user_balances SET balance = balance + 1 WHERE user_id = 1");
+  });
+
+  test("sends no more than the server has room for, however late that reads", async () => {
+    const server = createServer({ settings: { initialWindowSize: 1000 } });
+    server.on("stream", (stream) => {
+      let received = 0;
+      stream.respond({ "content-type": "application/grpc" });
+      stream.on("end", () => stream.end(framed(Buffer.from(String(received)))));
+      // Not before everything that could be sent without asking has arrived.
+      setImmediate(() => setImmediate(() => stream.on("data", (chunk: Buffer) => (received += chunk.length))));
+    });
+    server.listen(0, "127.0.0.1");
+    await once(server, "listening");
+    const connection = await GrpcConnection.open(`127.0.0.1:${(server.address() as AddressInfo).port}`, "/test/Count");
+    const messages = Array.from({ length: 4 }, (_, index) => framed(Buffer.alloc(100_000 * (index + 1))));
+    const answers = await Promise.all(messages.map((message) => connection.call(message)));
+    expect(answers.map(String)).toEqual(messages.map(({ length }) => String(length)));
+    connection.close();
+    await new Promise((resolve) => server.close(resolve));
   });
 
   test("is told when a call fails, by its method, and when it is refused", async () => {
