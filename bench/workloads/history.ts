@@ -16,26 +16,26 @@ export const history: Workload = {
   unit: "deductions",
   family: "history",
   prepare: async (stage) => {
-    const most = stage.options.history - (stage.options.history % PARTS);
-    const some = most / PARTS;
-    const end = Math.ceil((most + ROOM) / PARTITION) * PARTITION;
-    const inOne = (rows: number): number[] => [end - ROOM - rows];
-    const overTen = Array.from({ length: PARTS }, (_, index) => (index + 1) * PARTITION - ROOM - most / PARTS);
-    const ledgers = {
-      none: await withHistory(stage, "history_none", "no rows before", 0, inOne(0)),
-      some: await withHistory(stage, "history_some", `${some} rows before`, some, inOne(some)),
-      most: await withHistory(stage, "history_most", `${most} rows before`, most, inOne(most)),
-      ten: await withHistory(stage, "history_ten", `${most} rows before, in ten partitions`, most, overTen),
-    };
-    const inFlight = await bestInFlight(stage, ledgers.none.ledger, stage.options.users);
-    const contenders = Object.fromEntries(Object.entries(ledgers).map(([name, { title, ledger }]) => [name, batchesOn(stage, ledger, title, inFlight, stage.options.users)]));
+    const tenth = Math.floor(stage.options.history / PARTS);
+    const rows = tenth * PARTS;
+    const end = Math.ceil((rows + ROOM) / PARTITION) * PARTITION;
+    const inOne = (count: number): number[] => [end - ROOM - count];
+    const overTen = Array.from({ length: PARTS }, (_, index) => (index + 1) * PARTITION - ROOM - tenth);
+    const [none, some, most, ten] = await Promise.all([
+      withHistory(stage, "history_none", "no rows before", 0, inOne(0)),
+      withHistory(stage, "history_some", `${tenth} rows before`, tenth, inOne(tenth)),
+      withHistory(stage, "history_most", `${rows} rows before`, rows, inOne(rows)),
+      withHistory(stage, "history_ten", `${rows} rows before, in ten partitions`, rows, overTen),
+    ]);
+    const inFlight = await bestInFlight(stage, none.ledger, stage.options.users);
+    const contenders = Object.fromEntries(Object.entries({ none, some, most, ten }).map(([name, { title, ledger }]) => [name, batchesOn(stage, ledger, title, inFlight, stage.options.users)]));
     // Each of the services runs for the first time.
     for (const { measure } of Object.values(contenders)) await measure(stage.options.window);
     const fits = PARTITION - ROOM;
     return {
       contenders,
       ratios: { ratio: rateRatio("most", "none"), ratio_some: rateRatio("some", "none"), ratio_ten_partitions: rateRatio("ten", "none") },
-      notes: most > fits ? [`of ${most} rows, ${fits} lie in the partition that is written to: it has ${PARTITION} ids, and what is measured needs room`] : [],
+      notes: rows > fits ? [`of ${rows} rows, ${fits} lie in the partition that is written to: it has ${PARTITION} ids, and what is measured needs room`] : [],
     };
   },
 };
