@@ -57,7 +57,8 @@ function entryOf(result: Result): object {
     figures: Object.fromEntries(
       Object.entries(lineup.contenders).map(([name, { title }]) => {
         const samples = samplesOf(rounds, name);
-        return [name, { title, rate: figures(samples, (one) => one.rate), p50_ms: figures(samples, (one) => one.p50), p99_ms: figures(samples, (one) => one.p99), rounds: samples.map(rawOf) }];
+        const summary = { rate: figures(samples, (one) => one.rate), p50_ms: figures(samples, (one) => one.p50), p99_ms: figures(samples, (one) => one.p99) };
+        return [name, { title, ...summary, rounds: samples.map(rawOf) }];
       }),
     ),
   };

@@ -25,7 +25,9 @@ export async function run({ address, streams, perMessage, unanswered, users }: S
   return meter.load();
 }
 
-async function keepSending(connection: GrpcConnection, deducts: Deducts, { perMessage, unanswered }: Pick<StreamTask, "perMessage" | "unanswered">, meter: Meter): Promise<void> {
+type Pace = Pick<StreamTask, "perMessage" | "unanswered">;
+
+async function keepSending(connection: GrpcConnection, deducts: Deducts, { perMessage, unanswered }: Pace, meter: Meter): Promise<void> {
   const ended = Promise.withResolvers<void>();
   /** What was sent at one time and isn't answered yet, the oldest first. */
   const sent: { readonly at: number; writes: number }[] = [];

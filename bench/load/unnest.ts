@@ -23,7 +23,8 @@ const HASH_BYTES = 32;
 
 const insertLog = {
   name: "insert_log",
-  text: `INSERT INTO ledgerd.transactions (user_id, currency, sequence, type, amount, held_change, balance_after, held_after, credit_limit_after, idempotency_key, created_at, hash)
+  text: `INSERT INTO ledgerd.transactions (
+           user_id, currency, sequence, type, amount, held_change, balance_after, held_after, credit_limit_after, idempotency_key, created_at, hash)
          SELECT r.user_id, 'RUB', $2::bigint + r.place, 'deduction', -0.01, 0.00, r.balance_after, 0.00, 0.00, r.key, $3::timestamptz, r.hash
          FROM unnest($1::bigint[], $4::numeric[], $5::text[], $6::bytea[]) WITH ORDINALITY AS r (user_id, balance_after, key, hash, place)`,
 };
@@ -115,7 +116,11 @@ function batchOf(size: number, userOf: () => number): Batch {
     users: array(users),
     balances: array(users.map(() => "999999.99")),
     hashes: array(hashes),
-    accounts: { users: array(accounts.map(([user]) => user)), amounts: array(accounts.map(([, count]) => `-${amount(count)}`)), heads: array(hashes.slice(0, accounts.length)) },
+    accounts: {
+      users: array(accounts.map(([user]) => user)),
+      amounts: array(accounts.map(([, count]) => `-${amount(count)}`)),
+      heads: array(hashes.slice(0, accounts.length)),
+    },
   };
 }
 

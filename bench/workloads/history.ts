@@ -28,14 +28,16 @@ export const history: Workload = {
       withHistory(stage, "history_ten", `${rows} rows before, in ten partitions`, rows, overTen),
     ]);
     const inFlight = await bestInFlight(stage, none.ledger, stage.options.users);
-    const contenders = Object.fromEntries(Object.entries({ none, some, most, ten }).map(([name, { title, ledger }]) => [name, batchesOn(stage, ledger, title, inFlight, stage.options.users)]));
+    const contenders = Object.fromEntries(
+      Object.entries({ none, some, most, ten }).map(([name, { title, ledger }]) => [name, batchesOn(stage, ledger, title, inFlight, stage.options.users)]),
+    );
     // Each of the services runs for the first time.
     for (const { measure } of Object.values(contenders)) await measure(stage.options.window);
     const fits = PARTITION - ROOM;
     return {
       contenders,
       ratios: { ratio: rateRatio("most", "none"), ratio_some: rateRatio("some", "none"), ratio_ten_partitions: rateRatio("ten", "none") },
-      notes: rows > fits ? [`of ${rows} rows, ${fits} lie in the partition that is written to: it has ${PARTITION} ids, and what is measured needs room`] : [],
+      notes: rows <= fits ? [] : [`of ${rows} rows, ${fits} lie in the partition that is written to: it has ${PARTITION} ids, and what is measured needs room`],
     };
   },
 };
