@@ -68,7 +68,7 @@ const mutants: readonly Mutant[] = [
   },
   {
     name: "no second look after a key was taken meanwhile",
-    change: [commit, "return state === UNIQUE_VIOLATION && taken;", "return false;"],
+    change: [commit, "return state === UNIQUE_VIOLATION && ofOutcomes;", "return false;"],
     killer: [instanceTests, "use one key under two currencies at the same moment: one effect"],
   },
   {
