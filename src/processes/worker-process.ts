@@ -34,6 +34,8 @@ export class WorkerProcess {
   readonly ended: Promise<End>;
   readonly #child: ChildProcess;
   readonly #bulletin: Bulletin;
+  /** Connections that it has not been sent yet: Node sends one at a time, and forgets those that wait when the worker ends. */
+  readonly #underway = new Set<Socket>();
   #problem: string | undefined;
 
   constructor(env: NodeJS.ProcessEnv, listener: Listener) {
@@ -59,8 +61,10 @@ export class WorkerProcess {
 
   /** Gives it a connection. */
   give(door: DoorName, connection: Socket): void {
-    // That fails only where the worker is gone, and all that was on its way to it.
-    this.#send({ kind: "connection", door }, connection).catch(() => connection.destroy());
+    this.#underway.add(connection);
+    this.#send({ kind: "connection", door }, connection)
+      .catch(() => connection.destroy())
+      .finally(() => this.#underway.delete(connection));
   }
 
   tell(news: News): void {
@@ -79,6 +83,8 @@ export class WorkerProcess {
       return { code, signal, problem: this.#problem };
     } catch (error) {
       return { code: null, signal: null, problem: `it could not be started: ${String(error)}` };
+    } finally {
+      for (const connection of this.#underway) connection.destroy();
     }
   }
 
