@@ -124,7 +124,9 @@ interface Move {
 async function checkMoves({ query }: Queried): Promise<void> {
   for (const move of await query<Move>("SELECT * FROM public.job_moves ORDER BY number")) {
     const { job_id: id, status_before: before, status_after: after, token_before: old, token_after: token } = move;
-    expect(moves[before], `job ${id} went from ${before} to ${after}`).toContain(after);
+    // A group writes a job once, as its last command leaves it: of a retry and a start in one group, say, the row shows one step.
+    const within = [...moves[before], ...moves[before].flatMap((between) => moves[between])];
+    expect(within, `job ${id} went from ${before} to ${after}`).toContain(after);
     expect(move.rescued_early === true, `job ${id} was rescued while its lease was valid`).toBe(false);
     if (token !== old) expect([before, after, token > old], `job ${id} got token ${token} after ${old}`).toEqual(["pending", "processing", true]);
   }
