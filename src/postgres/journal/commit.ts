@@ -95,7 +95,8 @@ export class Committer {
         if (error instanceof Failure) throw error;
         const state = error instanceof pg.DatabaseError ? error.code : undefined;
         const lost = error instanceof ConnectionLost;
-        if (isTaken(error, state)) this.#toProbe = PROBED_AFTER_REPEAT;
+        // Where a connection was lost, callers repeat what they don't know the outcome of.
+        if (lost || isTaken(error, state)) this.#toProbe = PROBED_AFTER_REPEAT;
         if (state === LOCK_NOT_AVAILABLE && mode === "wait") {
           mode = "skip";
         } else if (!lost && !startsOver(error, state)) {
