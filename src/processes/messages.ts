@@ -8,8 +8,8 @@ export type DoorName = "grpc" | "http";
 
 /** What a worker is told. */
 export type ToWorker =
-  /** Together with a connection, which is the worker's from now on. */
-  | { readonly kind: "connection"; readonly door: DoorName }
+  /** Together with a connection. */
+  | { readonly kind: "connection"; readonly door: DoorName; readonly id: number }
   | { readonly kind: "news"; readonly news: readonly News[] };
 
 /** What a worker tells. */
@@ -18,6 +18,8 @@ export type ToPrimary =
   | { readonly kind: "serving" }
   /** It takes no more. */
   | { readonly kind: "draining" }
+  /** It has got a connection, which is its own from now on. */
+  | { readonly kind: "taken"; readonly id: number }
   /** One of its connections has ended. */
   | { readonly kind: "left"; readonly door: DoorName }
   | { readonly kind: "news"; readonly news: readonly News[] }

@@ -34,8 +34,12 @@ export class WorkerProcess {
   readonly ended: Promise<End>;
   readonly #child: ChildProcess;
   readonly #bulletin: Bulletin;
-  /** Connections that it has not been sent yet: Node sends one at a time, and forgets those that wait when the worker ends. */
-  readonly #underway = new Set<Socket>();
+  /**
+   * Connections that it has not taken yet, kept open on our side as well. Node would close them by itself when the worker has got them, but
+   * forgets them when it ends before that: their callers waited for ever.
+   */
+  readonly #underway = new Map<number, Socket>();
+  #given = 0;
   #problem: string | undefined;
 
   constructor(env: NodeJS.ProcessEnv, listener: Listener) {
@@ -48,6 +52,7 @@ export class WorkerProcess {
     this.#child.on("message", (message: ToPrimary) => {
       if (message.kind === "left") listener.left(this, message.door);
       else if (message.kind === "news") listener.news(this, message.news);
+      else if (message.kind === "taken") this.#letGo(message.id);
       else if (message.kind === "problem") this.#problem = message.problem;
       else listener[message.kind](this);
       if (message.kind === "serving") serving.resolve(true);
@@ -61,10 +66,9 @@ export class WorkerProcess {
 
   /** Gives it a connection. */
   give(door: DoorName, connection: Socket): void {
-    this.#underway.add(connection);
-    this.#send({ kind: "connection", door }, connection)
-      .catch(() => connection.destroy())
-      .finally(() => this.#underway.delete(connection));
+    const id = (this.#given += 1);
+    this.#underway.set(id, connection);
+    this.#send({ kind: "connection", door, id }, connection).catch(() => this.#letGo(id));
   }
 
   tell(news: News): void {
@@ -84,11 +88,19 @@ export class WorkerProcess {
     } catch (error) {
       return { code: null, signal: null, problem: `it could not be started: ${String(error)}` };
     } finally {
-      for (const connection of this.#underway) connection.destroy();
+      for (const id of this.#underway.keys()) this.#letGo(id);
     }
   }
 
+  /** Closes our side of a connection: that ends it, unless the worker has it. */
+  #letGo(id: number): void {
+    this.#underway.get(id)?.destroy();
+    this.#underway.delete(id);
+  }
+
   #send(message: ToWorker, connection?: Socket): Promise<void> {
-    return new Promise((resolve, reject) => this.#child.send(message, connection, (error) => (error === null ? resolve() : reject(error))));
+    return new Promise((resolve, reject) => {
+      this.#child.send(message, connection, { keepOpen: true }, (error) => (error === null ? resolve() : reject(error)));
+    });
   }
 }

@@ -26,9 +26,10 @@ export function joinPrimary(): Primary {
   const welcomes = new Map<DoorName, (connection: Socket) => void>();
   const listeners: ((news: News) => void)[] = [];
   process.on("message", (message: ToWorker, connection: Socket | undefined) => {
-    if (message.kind === "news") message.news.forEach((news) => listeners.forEach((listener) => listener(news)));
+    if (message.kind === "news") return message.news.forEach((news) => listeners.forEach((listener) => listener(news)));
+    void tell({ kind: "taken", id: message.id });
     // A caller who is gone already leaves a message without a connection.
-    else if (connection === undefined) void tell({ kind: "left", door: message.door });
+    if (connection === undefined) void tell({ kind: "left", door: message.door });
     else welcomes.get(message.door)?.(connection);
   });
   const gone = new Promise<void>((resolve) => (process.connected ? process.once("disconnect", resolve) : resolve()));

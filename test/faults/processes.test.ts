@@ -1,9 +1,10 @@
 // One of several processes that serve ends, or all do, or the first one: what was acknowledged stays, nothing is done twice, the others go on, and
 // nobody is left behind.
 
-import { chmodSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { chmodSync, existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
+import { Code, ConnectError } from "@connectrpc/connect";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { journalsWaiting, lockUser } from "../harness/blocker.ts";
 import { logOf, servesAt, startLedgerd, workersOf, type Command } from "../harness/command.ts";
@@ -150,6 +151,24 @@ describe("of several processes that serve", () => {
     await load.finish();
   });
 
+  test("one that stands still and is killed lets go of those who were on their way to it", async () => {
+    const before = workersOf(serving.command);
+    const [, victim = 0] = before;
+    process.kill(victim, "SIGSTOP");
+    // Some get to the other one, some wait.
+    const ends: (number | ConnectError)[] = [];
+    const asking = Array.from({ length: 40 }, async () => {
+      const answer = clientsOf(serving.grpc).admin.getServiceStatus({}, { timeoutMs: 20_000 });
+      ends.push(await answer.then(({ processId }) => processId, (error: unknown) => ConnectError.from(error)));
+    });
+    await until(() => ends.length >= 4);
+    process.kill(victim, "SIGKILL");
+    await Promise.all(asking);
+    expect(ends.filter((end) => end instanceof ConnectError).length, "those who were let go").toBeGreaterThan(1);
+    expect(ends.filter((end) => end instanceof ConnectError && end.code === Code.DeadlineExceeded), "those who waited on").toEqual([]);
+    await successorOf(serving, before);
+  });
+
   test("all are killed under load: others take their places on the same ports", async () => {
     await using load = newLoad(serving);
     await load.goesOn();
@@ -165,8 +184,8 @@ describe("of several processes that serve", () => {
     await using load = newLoad(serving);
     const pids = workersOf(serving.command);
     const before = logOf(serving.command).filter(({ msg }) => msg === "shutting down").length;
-    const call = await waitingCall(clientsOf(serving.grpc), database);
     await load.goesOn();
+    const call = await waitingCall(clientsOf(serving.grpc), database);
     pressCtrlC(serving.command);
     await shuttingDown(serving, before + 1 + WORKERS);
     pressCtrlC(serving.command);
@@ -211,7 +230,13 @@ test("one that is killed while all end has the command end with 1, and say why",
 
 test("where the first process is killed, the others answer what they have taken and end; the next command goes on with the PostgreSQL and the ports", async () => {
   const folder = mkdtempSync(path.join(tmpdir(), "ledgerd-processes-"));
-  opened.defer(() => rmSync(folder, { recursive: true }));
+  const pidFile = path.join(folder, "data/postmaster.pid");
+  opened.defer(async () => {
+    // A test that failed may have left its server behind.
+    if (existsSync(pidFile)) process.kill(Number.parseInt(readFileSync(pidFile, "utf8"), 10), "SIGQUIT");
+    await until(() => !existsSync(pidFile));
+    rmSync(folder, { recursive: true });
+  });
   chmodSync(folder, 0o755);
   const settings = { LEDGERD_DATA_DIR: folder, DATABASE_URL: "" };
   const killed = await start({ ...settings, LEDGERD_POOL_MAX: "100" });
