@@ -138,7 +138,7 @@ const mutants: readonly Mutant[] = [
   },
   {
     name: "a lane starts with the first write of a stream's message",
-    change: [lanes, "lane.working ??= Promise.resolve().then(() => this.#work(lane))", "lane.working ??= this.#work(lane)"],
+    change: [lanes, "source === undefined ? this.#work(lane) : Promise.resolve().then(() => this.#work(lane))", "this.#work(lane)"],
     killer: [streamTests, "has all that arrived at once in one group, and tells in one message what became durable in one"],
   },
   {
@@ -163,7 +163,7 @@ const mutants: readonly Mutant[] = [
   },
   {
     name: "a stream's transfers in any order",
-    change: [stream, 'this.#inLine ||= write.write.case === "transfer";', ""],
+    change: [stream, 'this.inLine ||= write.write.case === "transfer";', ""],
     killer: [streamTests, "has a write wait for the transfer before it, whose money it spends"],
   },
   {

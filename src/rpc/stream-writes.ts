@@ -4,6 +4,7 @@
 // Where those are too many, or the journal's queue is full, nothing more is read, and HTTP/2 lets the caller wait.
 
 import { WriteSchema, type StreamWritesRequest, type Write } from "../gen/ledger/v1/ledger_service_pb.ts";
+import type { Source } from "../postgres/journal/lanes.ts";
 import type { Exchange, Requests } from "./handlers.ts";
 import { errorOfViolations } from "./status.ts";
 import { submissionOf } from "./submissions.ts";
@@ -36,7 +37,9 @@ interface Unanswered {
   result: Result | undefined;
 }
 
-class WriteStream {
+class WriteStream implements Source {
+  /** With a transfer under way, all that is under way goes one behind the other. */
+  inLine = false;
   readonly #parts: WriteParts;
   readonly #exchange: Exchange;
   readonly #unanswered: Unanswered[] = [];
@@ -44,8 +47,6 @@ class WriteStream {
   #weight = 0;
   /** How many have no result yet. */
   #underWay = 0;
-  /** Whether what is under way goes one behind the other. */
-  #inLine = false;
   #ended = false;
   /** Resolved when what one of the parts waits for may have come. */
   #changed = Promise.withResolvers<void>();
@@ -98,7 +99,7 @@ class WriteStream {
 
   /** What must come before a write can be taken; undefined: nothing. */
   #obstacle({ write }: Write): Promise<void> | undefined {
-    const mustLineUp = write.case === "transfer" && !this.#inLine && this.#underWay > 0;
+    const mustLineUp = write.case === "transfer" && !this.inLine && this.#underWay > 0;
     return mustLineUp || this.#weight >= WINDOW ? this.#changed.promise : this.#parts.journal.full;
   }
 
@@ -110,12 +111,12 @@ class WriteStream {
    */
   #take(write: Write): void {
     const { writes, journal } = this.#parts;
-    if (this.#underWay === 0) this.#inLine = false;
-    this.#inLine ||= write.write.case === "transfer";
+    if (this.#underWay === 0) this.inLine = false;
+    this.inLine ||= write.write.case === "transfer";
     try {
       const { command, key } = validate(writes.item, WriteSchema, write);
       const submission = submissionOf(command, key, this.#exchange);
-      const [submitted] = journal.submit([submission], this.#exchange.deadline(), this.#inLine ? this : undefined);
+      const [submitted] = journal.submit([submission], this.#exchange.deadline(), this);
       if (submitted === undefined) throw new Error("the write was not submitted");
       const place = this.#add(journal.weightOf(submission), undefined);
       this.#underWay += 1;

@@ -7,7 +7,7 @@ import { RUNTIME_ROLE, withSession } from "../pool.ts";
 import type { Rows } from "../rows.ts";
 import { Committer } from "./commit.ts";
 import { JournalConnection } from "./connection.ts";
-import { Lanes, weightOf, type GroupCommitter } from "./lanes.ts";
+import { Lanes, weightOf, type GroupCommitter, type Source } from "./lanes.ts";
 import { preview } from "./preview.ts";
 
 /** How to open a journal. */
@@ -26,9 +26,9 @@ export interface JournalOptions {
 export interface Journal {
   /**
    * Queues writes that belong together; each is answered once it is durable. Throws `Failure` if there is no room for them. The writes of a user keep
-   * their order, and so do all that are submitted with the same object.
+   * their order, and so do all of a source while it says so.
    */
-  readonly submit: (submissions: readonly Submission[], deadline: number, ordered?: object) => readonly Promise<Outcome>[];
+  readonly submit: (submissions: readonly Submission[], deadline: number, source?: Source) => readonly Promise<Outcome>[];
   /** For writes that can wait until there is room: undefined if there is, else resolves when there may be. */
   readonly full: Lanes["full"];
   /** How many writes one counts for: its text may be long. */
@@ -69,7 +69,7 @@ export function openJournal(options: JournalOptions, pool: DatabasePool): Journa
   }));
   const lanes = new Lanes(waking, { group: options.groupLimit, queue: options.queueLimit });
   return {
-    submit: (submissions, deadline, ordered) => lanes.submit(submissions, deadline, ordered),
+    submit: (submissions, deadline, source) => lanes.submit(submissions, deadline, source),
     get full() {
       return lanes.full;
     },

@@ -29,16 +29,19 @@ interface Lane {
   working: Promise<void> | undefined;
 }
 
-/** Whose writes keep their order: a user by the number, or what a caller hands in. */
-type Ordered = bigint | object;
+/** Where many writes come from, each submitted by itself: a stream. */
+export interface Source {
+  /** Whether all of them keep their order, whichever user's they are. */
+  readonly inLine: boolean;
+}
 
 /** All lanes of one instance. */
 export class Lanes {
   readonly #lanes: readonly Lane[];
   readonly #groupLimit: number;
   readonly #queueLimit: number;
-  /** Which lane has the writes of a user, or of something else whose writes keep their order, that are under way, and how many they are. */
-  readonly #underWay = new Map<Ordered, { readonly lane: Lane; count: number }>();
+  /** Which lane has the writes under way of a user, or of a source whose writes are in line, and how many they are. */
+  readonly #underWay = new Map<bigint | Source, { readonly lane: Lane; count: number }>();
   #queued = 0;
   #taken = Promise.withResolvers<void>();
   #closed = false;
@@ -63,32 +66,32 @@ export class Lanes {
 
   /**
    * Queues submissions that belong together, in this order, in one lane: that of the first one's user, while calls of that user are under way, so
-   * that the writes of a user keep their order; or that of what else is to keep its order. Each is answered by itself, once it is durable. Throws
-   * `Failure` if there is no room for all of them.
+   * that the writes of a user keep their order; or that of their source, if its writes are in line. Each is answered by itself, once it is durable.
+   * Throws `Failure` if there is no room for all of them.
    */
-  submit(submissions: readonly Submission[], deadline: number, ordered?: object): readonly Promise<Outcome>[] {
+  submit(submissions: readonly Submission[], deadline: number, source?: Source): readonly Promise<Outcome>[] {
     const [first] = submissions;
     if (first === undefined) return [];
     if (this.#closed) throw new Failure("SHUTTING_DOWN");
     const weight = submissions.reduce((sum, submission) => sum + weightOf(submission), 0);
     if (this.#queued + weight > this.#queueLimit) throw new Failure("OVERLOADED");
-    const whose = ordered ?? first.userId;
+    const whose = source?.inLine === true ? source : first.userId;
     const lane = this.#enter(whose, first.userId, submissions.length);
     this.#queued += weight;
     const leave = (): void => this.#leave(whose);
     const outcomes = submissions.map(
       (submission) => new Promise<Outcome>((resolve, reject) => lane.queue.push({ submission, deadline, resolve, reject })).finally(leave),
     );
-    // With what else comes in the same moment: the writes of a message, say.
-    lane.working ??= Promise.resolve().then(() => this.#work(lane));
+    // A source's first group is all that comes in the same moment, not its first write alone.
+    lane.working ??= source === undefined ? this.#work(lane) : Promise.resolve().then(() => this.#work(lane));
     return outcomes;
   }
 
   /**
-   * The lane of what keeps its order and is under way, or of a user's calls that are; else the first idle one, whose session is the warmest (calls one by one that change between two
-   * sessions take a tenth longer); else one by the user's number.
+   * The lane of writes in line that are under way, or of a user's that are; else the first idle one, whose session is the warmest (calls one by one
+   * that change between two sessions take a tenth longer); else one by the user's number.
    */
-  #enter(whose: Ordered, userId: bigint, calls: number): Lane {
+  #enter(whose: bigint | Source, userId: bigint, calls: number): Lane {
     const underWay = this.#underWay.get(whose);
     if (underWay !== undefined) underWay.count += calls;
     const byNumber = Number(BigInt.asUintN(32, userId) % BigInt(this.#lanes.length));
@@ -98,7 +101,7 @@ export class Lanes {
     return lane;
   }
 
-  #leave(whose: Ordered): void {
+  #leave(whose: bigint | Source): void {
     const underWay = this.#underWay.get(whose);
     if (underWay === undefined) return;
     underWay.count -= 1;
