@@ -68,6 +68,7 @@ const table: Readonly<Record<string, { readonly values: RegExp; readonly types?:
   config: { values: /^(src\/domain\/|zod$)/ },
   database: { values: /^src\/(config.ts$|postgres\/)/, types: /^pino$/ },
   service: { values: /^(src\/|node:)/, types: /^(pino|slonik)$/ },
+  ops: { values: /^(src\/(domain|postgres|ops)\/|slonik$|pg$|zod$|node:)/ },
   processes: { values: /^(src\/(config.ts$|database.ts$|service.ts$|processes\/|rpc\/listener.ts$)|node:)/, types: /^pino$/ },
   main: { values: /^(src\/|node:|pino$)/ },
 };
