@@ -3,11 +3,19 @@
 import { sql, type DatabasePool } from "slonik";
 import { z } from "zod";
 import { newAccount, type Account } from "../domain/account.ts";
+import { accountId } from "../domain/group.ts";
 import { accountAfter } from "../domain/transaction.ts";
+import { gathered } from "./gather.ts";
 import { accountColumns, timestamp, transactionColumns, type Rows } from "./rows.ts";
 
 /** The moment to read accounts at: microseconds since 1970, or a count of the account's transactions. */
 export type AsOf = { readonly time: bigint } | { readonly sequence: bigint };
+
+/** Which account. */
+export interface AccountName {
+  readonly userId: bigint;
+  readonly currency: string;
+}
 
 const timeRow = z.object({ time: z.bigint() });
 
@@ -16,20 +24,22 @@ export type Balances = ReturnType<typeof balancesOf>;
 
 /** The reads of balances, over a pool. */
 export function balancesOf(pool: DatabasePool, rows: Rows) {
-  return { read, readAsOf, list, now };
+  return { read: gathered(readAll), readAll, readAsOf, list, now };
 
-  /** The accounts of these users in one currency, in their order; those without transactions are new ones. */
-  async function read(userIds: readonly bigint[], currency: string): Promise<readonly Account[]> {
+  /** These accounts, in their order; those without transactions are new ones. */
+  async function readAll(names: readonly AccountName[]): Promise<readonly Account[]> {
     const found = await pool.any(sql.prepared("read_balances", rows.account)`
       SELECT f.user_id, f.currency, f.balance, f.held, f.credit_limit, f.sequence, f.time
-      FROM unnest(${sql.array(userIds, "int8")}) AS a (user_id)
+      FROM unnest(${sql.array(names.map(({ userId }) => userId), "int8")}, ${sql.array(names.map(({ currency }) => currency), "text")})
+        AS a (user_id, currency)
       CROSS JOIN LATERAL (
         SELECT ${accountColumns}
         FROM ledgerd.user_balances b
-        WHERE b.user_id = a.user_id AND b.currency = ${currency} AND b.sequence > 0
+        WHERE b.user_id = a.user_id AND b.currency = a.currency AND b.sequence > 0
         LIMIT 1
       ) AS f`);
-    return inOrder(userIds, currency, found);
+    const byName = new Map(found.map((account) => [accountId(account.userId, account.currency), account]));
+    return names.map(({ userId, currency }) => byName.get(accountId(userId, currency)) ?? newAccount(userId, currency));
   }
 
   /** The same as of a moment, from the log. Of a sequence that an account hasn't reached, its last one: the caller compares. */

@@ -8,7 +8,7 @@ import { spawn, spawnSync, type ChildProcess, type ChildProcessByStdio } from "n
 import { once } from "node:events";
 import { chownSync, cpSync, existsSync, mkdtempSync, readdirSync, readFileSync, readlinkSync, realpathSync, renameSync, rmSync } from "node:fs";
 import { createRequire } from "node:module";
-import { tmpdir } from "node:os";
+import { tmpdir, totalmem } from "node:os";
 import path from "node:path";
 import type { Readable } from "node:stream";
 import { setTimeout as delay } from "node:timers/promises";
@@ -134,7 +134,7 @@ class Server implements EmbeddedPostgres {
   }
 
   async #launch(): Promise<void> {
-    const settings = { listen_addresses: "", unix_socket_directories: this.#socketFolder, unix_socket_permissions: "0700", ...this.#options.settings };
+    const settings = { shared_buffers: `${sharedMegabytes()}MB`, listen_addresses: "", unix_socket_directories: this.#socketFolder, unix_socket_permissions: "0700", ...this.#options.settings };
     const flags = Object.entries(settings).flatMap(([name, value]) => ["-c", `${name}=${value}`]);
     const child = this.#spawn("postgres", ["-D", this.#data, "-p", String(PORT), ...flags]);
     const printed = lastLines(child);
@@ -224,6 +224,16 @@ class Server implements EmbeddedPostgres {
     const { uid, gid } = this.#user;
     if (uid !== undefined && gid !== undefined) chownSync(folder, uid, gid);
   }
+}
+
+/**
+ * An eighth of the memory that this machine or container has, within bounds: half of what PostgreSQL's manual advises for a server that has it all to
+ * itself. With the default of 128 MB and a log of 2 million rows a deduction in a group took 54 µs of PostgreSQL's time, and 42 with 2 GB.
+ */
+function sharedMegabytes(): number {
+  // Where there is no limit it is 0, or larger than the machine.
+  const memory = Math.min(totalmem(), process.constrainedMemory() || Number.POSITIVE_INFINITY);
+  return Math.max(128, Math.min(2048, Math.floor(memory / 8 / 2 ** 20)));
 }
 
 /** What a process printed last. */

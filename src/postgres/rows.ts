@@ -146,6 +146,7 @@ export function rowsFor(currencies: Currencies) {
 /** A stored decimal number in minor units. PostgreSQL may add zeros at its end, and nothing else. */
 export function parseStored(text: string, digits: number): bigint {
   const [whole = "", fraction = ""] = text.split(".");
+  if (fraction.length === digits) return BigInt(whole + fraction);
   if (/[1-9]/.test(fraction.slice(digits))) throw new Error(`the database holds ${text}, which has more than ${digits} fraction digits`);
   return BigInt(whole + fraction.slice(0, digits).padEnd(digits, "0"));
 }

@@ -126,7 +126,7 @@ async function readAccounts(
   currency: string,
   asOf: AsOf | undefined,
 ): Promise<{ accounts: readonly Account[]; provisional: boolean }> {
-  if (asOf === undefined) return { accounts: await balances.read(userIds, currency), provisional: false };
+  if (asOf === undefined) return { accounts: await readNow(balances, userIds, currency), provisional: false };
   const provisional = "time" in asOf && (await isProvisional(balances, "as_of_time", asOf.time));
   const accounts = await balances.readAsOf(userIds, currency, asOf);
   const short = "sequence" in asOf ? accounts.find(({ sequence }) => sequence < asOf.sequence) : undefined;
@@ -139,6 +139,13 @@ async function readAccounts(
     });
   }
   return { accounts, provisional };
+}
+
+/** A single one together with those that others ask for at the same time. */
+async function readNow(balances: Balances, userIds: readonly bigint[], currency: string): Promise<readonly Account[]> {
+  const [first, ...others] = userIds.map((userId) => ({ userId, currency }));
+  if (first === undefined) return [];
+  return others.length === 0 ? [await balances.read(first)] : balances.readAll([first, ...others]);
 }
 
 /** Whether a moment is too recent to be sure of; one in the future is refused. By the database's clock. */

@@ -17,6 +17,9 @@ export interface GroupCommitter {
 
 interface Waiting {
   readonly submission: Submission;
+  readonly weight: number;
+  /** Whose lane it is in: see `#enter`. */
+  readonly whose: bigint | Source;
   /** In milliseconds of `performance.now()`: not started after it. */
   readonly deadline: number;
   readonly resolve: (outcome: Outcome) => void;
@@ -73,14 +76,15 @@ export class Lanes {
     const [first] = submissions;
     if (first === undefined) return [];
     if (this.#closed) throw new Failure("SHUTTING_DOWN");
-    const weight = submissions.reduce((sum, submission) => sum + weightOf(submission), 0);
+    const weights = submissions.map(weightOf);
+    const weight = weights.reduce((sum, one) => sum + one, 0);
     if (this.#queued + weight > this.#queueLimit) throw new Failure("OVERLOADED");
     const whose = source?.inLine === true ? source : first.userId;
     const lane = this.#enter(whose, first.userId, submissions.length);
     this.#queued += weight;
-    const leave = (): void => this.#leave(whose);
     const outcomes = submissions.map(
-      (submission) => new Promise<Outcome>((resolve, reject) => lane.queue.push({ submission, deadline, resolve, reject })).finally(leave),
+      (submission, index) =>
+        new Promise<Outcome>((resolve, reject) => lane.queue.push({ submission, weight: weights[index] ?? 1, whose, deadline, resolve, reject })),
     );
     // A source's first group is all that comes in the same moment, not its first write alone.
     lane.working ??= source === undefined ? this.#work(lane) : Promise.resolve().then(() => this.#work(lane));
@@ -119,9 +123,9 @@ export class Lanes {
       const taken = this.#take(lane);
       const now = performance.now();
       const late = taken.filter(({ deadline }) => deadline <= now);
-      for (const { reject } of late) reject(new Failure("DEADLINE_PASSED"));
+      for (const waiting of late) this.#answer(waiting, new Failure("DEADLINE_PASSED"));
       const group = late.length === 0 ? taken : taken.filter(({ deadline }) => deadline > now);
-      if (group.length > 0) await answer(group, lane.committer);
+      if (group.length > 0) await this.#commit(group, lane.committer);
     }
     lane.working = undefined;
   }
@@ -130,15 +134,36 @@ export class Lanes {
   #take(lane: Lane): readonly Waiting[] {
     let count = 0;
     let weight = 0;
-    for (const { submission } of lane.queue) {
-      if (count > 0 && weight + weightOf(submission) > this.#groupLimit) break;
+    for (const waiting of lane.queue) {
+      if (count > 0 && weight + waiting.weight > this.#groupLimit) break;
       count += 1;
-      weight += weightOf(submission);
+      weight += waiting.weight;
     }
     this.#queued -= weight;
     this.#taken.resolve();
     this.#taken = Promise.withResolvers();
     return lane.queue.splice(0, count);
+  }
+
+  async #commit(group: readonly Waiting[], committer: GroupCommitter): Promise<void> {
+    const open = new Set(group);
+    try {
+      await committer.commit(
+        group.map(({ submission }) => submission),
+        (place, committed) => {
+          const waiting = group[place];
+          if (waiting !== undefined && open.delete(waiting)) this.#answer(waiting, committed);
+        },
+      );
+    } catch (error) {
+      for (const waiting of open) this.#answer(waiting, error instanceof Error ? error : new Error(String(error)));
+    }
+  }
+
+  #answer({ whose, resolve, reject }: Waiting, committed: Committed): void {
+    this.#leave(whose);
+    if (committed instanceof Error) reject(committed);
+    else resolve(committed);
   }
 }
 
@@ -154,18 +179,4 @@ function charactersOf(command: Command): number {
   const { description, metadata } = command.note;
   const ofJob = command.kind === "create_job" ? command.prompt.length + command.parameters.length : 0;
   return metadata.reduce((sum, [key, value]) => sum + key.length + value.length, description.length + ofJob);
-}
-
-async function answer(group: readonly Waiting[], committer: GroupCommitter): Promise<void> {
-  try {
-    await committer.commit(
-      group.map(({ submission }) => submission),
-      (place, outcome) => {
-        if (outcome instanceof Error) group[place]?.reject(outcome);
-        else group[place]?.resolve(outcome);
-      },
-    );
-  } catch (error) {
-    for (const { reject } of group) reject(error instanceof Error ? error : new Error(String(error)));
-  }
 }
