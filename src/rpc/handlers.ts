@@ -167,9 +167,12 @@ export function createGuard(options: GuardOptions) {
 
   function guardStream(method: DescMethod, handler: Handler<DescMethodServerStreaming>): StreamEntry {
     return async function* (request, arrival) {
-      const ending = AbortSignal.any([options.shutdown, AbortSignal.timeout(options.streamMaxAgeMs)]);
-      const signal = arrival.signal === undefined ? ending : AbortSignal.any([ending, arrival.signal]);
       inside.enterStream();
+      const tooOld = new AbortController();
+      // `AbortSignal.timeout` would keep something of each stream for as long as it could have become old.
+      const timer = setTimeout(() => tooOld.abort(), options.streamMaxAgeMs).unref();
+      const ending = AbortSignal.any([options.shutdown, tooOld.signal]);
+      const signal = arrival.signal === undefined ? ending : AbortSignal.any([ending, arrival.signal]);
       try {
         yield* handler(request, { signal });
       } catch (error) {
@@ -177,6 +180,7 @@ export function createGuard(options: GuardOptions) {
         // Too old, or shutting down: a clean end, and the caller watches again from its last position.
         if (!ending.aborted) throw options.translate(error, nameOf(method));
       } finally {
+        clearTimeout(timer);
         inside.leaveStream();
       }
     };

@@ -142,10 +142,15 @@ export class Committer {
   async #connected(): Promise<Connected> {
     if (this.#connection?.session.usable === true) return this.#connection;
     const session = await this.#open();
-    const { types } = await session.pipeline((send) => ({ types: send(selectRowTypes) }));
-    const [found] = types;
-    if (found === undefined) throw new Error("PostgreSQL did not tell the types of rows");
-    return (this.#connection = { session, types: found });
+    try {
+      const { types } = await session.pipeline((send) => ({ types: send(selectRowTypes) }));
+      const [found] = types;
+      if (found === undefined) throw new Error("PostgreSQL did not tell the types of rows");
+      return (this.#connection = { session, types: found });
+    } catch (error) {
+      session.close();
+      throw error;
+    }
   }
 
   async #named(connection: JournalConnection, submissions: readonly Submission[]): Promise<Named> {
