@@ -21,12 +21,10 @@ export const history: Workload = {
     const end = Math.ceil((rows + ROOM) / PARTITION) * PARTITION;
     const inOne = (count: number): number[] => [end - ROOM - count];
     const overTen = Array.from({ length: PARTS }, (_, index) => (index + 1) * PARTITION - ROOM - tenth);
-    const [none, some, most, ten] = await Promise.all([
-      withHistory(stage, "history_none", "no rows before", 0, inOne(0)),
-      withHistory(stage, "history_some", `${tenth} rows before`, tenth, inOne(tenth)),
-      withHistory(stage, "history_most", `${rows} rows before`, rows, inOne(rows)),
-      withHistory(stage, "history_ten", `${rows} rows before, in ten partitions`, rows, overTen),
-    ]);
+    const none = await withHistory(stage, "history_none", "no rows before", 0, inOne(0));
+    const some = await withHistory(stage, "history_some", `${tenth} rows before`, tenth, inOne(tenth));
+    const most = await withHistory(stage, "history_most", `${rows} rows before`, rows, inOne(rows));
+    const ten = await withHistory(stage, "history_ten", `${rows} rows before, in ten partitions`, rows, overTen);
     const inFlight = await bestInFlight(stage, none.ledger, stage.options.users);
     const contenders = Object.fromEntries(
       Object.entries({ none, some, most, ten }).map(([name, { title, ledger }]) => [name, batchesOn(stage, ledger, title, inFlight, stage.options.users)]),
