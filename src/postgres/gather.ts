@@ -12,6 +12,8 @@ interface Waiting<Ask, Answer> {
 
 /** How many statements may be under way: while one is being answered, PostgreSQL works on the other. */
 const STATEMENTS = 2;
+/** One that takes longer isn't counted any more: its connection may hang, and the others wait no longer for it. */
+const SLOW_MS = 100;
 /** How much one statement is asked at most. */
 const TOGETHER = 500;
 /** How many may wait: more than the callers of a process can have under way on a few connections. */
@@ -27,18 +29,31 @@ export function gathered<Ask, Answer>(read: (asks: readonly Ask[]) => Promise<re
   return (ask) => {
     if (waiting.length >= WAITING) return Promise.reject(new Failure("OVERLOADED"));
     const answer = new Promise<Answer>((resolve, reject) => waiting.push({ ask, resolve, reject }));
-    if (underWay < STATEMENTS) void work();
+    begin();
     return answer;
   };
 
-  async function work(): Promise<void> {
-    underWay += 1;
-    while (waiting.length > 0) {
+  function begin(): void {
+    while (underWay < STATEMENTS && waiting.length > 0) {
       const group = waiting.slice(0, TOGETHER);
       waiting = waiting.slice(TOGETHER);
-      await settle(group);
+      void run(group);
     }
-    underWay -= 1;
+  }
+
+  async function run(group: readonly Waiting<Ask, Answer>[]): Promise<void> {
+    let counted = true;
+    const leave = (): void => {
+      if (!counted) return;
+      counted = false;
+      underWay -= 1;
+      begin();
+    };
+    underWay += 1;
+    const slow = setTimeout(leave, SLOW_MS);
+    await settle(group);
+    clearTimeout(slow);
+    leave();
   }
 
   async function settle(group: readonly Waiting<Ask, Answer>[]): Promise<void> {

@@ -1,6 +1,6 @@
 // Balances that many ask for at the same moment: each is that of the account that was asked for, and as new as if it had been asked for alone.
 
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test, vi } from "vitest";
 import { gathered } from "../../src/postgres/gather.ts";
 import { createDatabase, type TestDatabase } from "../harness/database.ts";
 import { newKey, type Clients } from "../harness/service.ts";
@@ -41,6 +41,9 @@ describe("balances that are read at the same moment", () => {
 });
 
 describe("reads that are gathered", () => {
+  beforeEach(() => void vi.useFakeTimers());
+  afterEach(() => void vi.useRealTimers());
+
   test("begin after they came, two statements at a time, each with all that came meanwhile", async () => {
     const statements: { readonly asks: readonly number[]; readonly answer: () => void }[] = [];
     const read = gathered((asks: readonly number[]) => new Promise<readonly string[]>((resolve) => statements.push({ asks, answer: () => resolve(asks.map((ask) => `answer ${ask}`)) })));
@@ -48,11 +51,23 @@ describe("reads that are gathered", () => {
     expect(statements.map(({ asks }) => asks.length)).toEqual([1, 1]);
     statements[1]?.answer();
     expect(await answers[1]).toBe("answer 1");
-    await expect.poll(() => statements.map(({ asks }) => asks.length)).toEqual([1, 1, 500]);
+    await vi.advanceTimersByTimeAsync(0);
+    expect(statements.map(({ asks }) => asks.length)).toEqual([1, 1, 500]);
     statements[0]?.answer();
-    await expect.poll(() => statements.map(({ asks }) => asks.length)).toEqual([1, 1, 500, 98]);
+    await vi.advanceTimersByTimeAsync(0);
+    expect(statements.map(({ asks }) => asks.length)).toEqual([1, 1, 500, 98]);
     for (const { answer } of statements) answer();
     expect(await Promise.all(answers)).toEqual(Array.from({ length: 600 }, (_, index) => `answer ${index}`));
+  });
+
+  test("don't wait for statements that hang", async () => {
+    let hanging = 2;
+    const read = gathered((asks: readonly number[]) => (hanging-- > 0 ? new Promise<readonly number[]>(() => undefined) : Promise.resolve(asks)));
+    for (const lost of [1, 2]) void read(lost);
+    const waiting = read(3);
+    await vi.advanceTimersByTimeAsync(100);
+    expect(await waiting).toBe(3);
+    expect(await read(4)).toBe(4);
   });
 
   test("fail together where their statement fails, and go on after it", async () => {
