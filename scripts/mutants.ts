@@ -21,6 +21,7 @@ interface Mutant {
 const commit = "src/postgres/journal/commit.ts";
 const connection = "src/postgres/journal/connection.ts";
 const facts = "src/postgres/journal/facts.ts";
+const gather = "src/postgres/gather.ts";
 const lanes = "src/postgres/journal/lanes.ts";
 const lock = "src/postgres/journal/lock.ts";
 const stream = "src/rpc/stream-writes.ts";
@@ -32,10 +33,21 @@ const defenceTests = "test/journal/defences.test.ts";
 const groupTests = "test/journal/groups.test.ts";
 const instanceTests = "test/journal/instances.test.ts";
 const lockTests = "test/journal/locks.test.ts";
+const readTests = "test/concurrency/reads.test.ts";
 const streamTests = "test/contract/stream-writes.test.ts";
 const stopped = "is its reader's: while nothing is read, writing stops, 100 to a message, and goes on when it is";
 
 const mutants: readonly Mutant[] = [
+  {
+    name: "answers of gathered reads mixed up",
+    change: [gather, "resolve(answers[index] as Answer)", "resolve(answers[0] as Answer)"],
+    killer: [readTests, "show each what was written before, through either instance, while others read and write"],
+  },
+  {
+    name: "gathered reads wait for a statement that hangs",
+    change: [gather, "const slow = setTimeout(leave, SLOW_MS);", "const slow = setTimeout(leave, 2 ** 30);"],
+    killer: [readTests, "don't wait for statements that hang"],
+  },
   {
     name: "no lock on accounts",
     change: [lock, "wait: sql.fragment`FOR UPDATE`", "wait: sql.fragment`OFFSET 0`"],
