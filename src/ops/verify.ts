@@ -41,7 +41,7 @@ export async function* verifyLedger(options: VerifyOptions): AsyncGenerator<Veri
   try {
     const last = await settledId(pool, signal);
     const counts: Counts = { rows: 0, accounts: 0, holds: 0, jobs: 0, keys: 0, heads: 0 };
-    const context: Context = { session, currencies, counts, size: new PageSize(), lastId: last, settledBy: await lastId(pool), rest: restOf(options) };
+    const context: Context = { session, currencies, counts, size: new PageSize(options.rowsPerSecond), lastId: last, settledBy: await lastId(pool), rest: restOf(options) };
     let differences = 0;
     let accountsMs = 0;
     for await (const event of phases(context, options)) {

@@ -6,6 +6,7 @@ import path from "node:path";
 import { gunzipSync, gzipSync } from "node:zlib";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { currenciesWith } from "../../src/domain/currency.ts";
+import { VerificationKind } from "../../src/gen/ledger/v1/admin_service_pb.ts";
 import { chainHash, figuresOf } from "../../src/postgres/journal/chain.ts";
 import { rowsFor, transactionColumns } from "../../src/postgres/rows.ts";
 import { runLedgerd } from "../harness/command.ts";
@@ -337,6 +338,18 @@ describe("ledgerd verify", () => {
     expect(lines.filter(({ event }) => event === "difference")).toMatchObject([{ kind: "balance_wrong", userId: String(userId), currency: "RUB", what: "balance", expected: "100", actual: "700" }]);
     expect(lines.at(-1)).toMatchObject({ event: "summary", differences: 1 });
     expect(readdirSync(folder).filter((name) => name.startsWith("of-damage"))).toEqual([]);
+  });
+
+  test("needs no more than the right to read; with more, it leaves what it found for the service to tell", async () => {
+    await database.query("DELETE FROM ledgerd.verifications");
+    const reader = `reader_${newKey().slice(0, 8)}`;
+    await database.query(`CREATE ROLE ${reader} LOGIN; GRANT USAGE ON SCHEMA ledgerd TO ${reader}; GRANT SELECT ON ALL TABLES IN SCHEMA ledgerd TO ${reader}; GRANT SELECT ON ALL SEQUENCES IN SCHEMA ledgerd TO ${reader}`);
+    const { code, stderr } = await runLedgerd(["verify"], { DATABASE_URL: database.url.replace("postgres@", `${reader}@`) });
+    expect([code, stderr]).toEqual([0, ""]);
+    expect((await service.admin.getServiceStatus({})).verifications).toEqual([]);
+    await database.query(`DROP OWNED BY ${reader}; DROP ROLE ${reader}`);
+    expect((await runLedgerd(["verify"], relaxed())).code).toBe(0);
+    expect((await service.admin.getServiceStatus({})).verifications).toMatchObject([{ kind: VerificationKind.REQUESTED, differences: 0n }]);
   });
 
   test("ends with 2 where it can't be done, and says why", async () => {
