@@ -8,7 +8,7 @@ import type { Load, Window } from "../load/meter.ts";
 import type { ProveTask } from "../load/prove.ts";
 import { rateRatio, type Workload } from "../workload.ts";
 
-const ROWS = 500_000;
+const ROWS = 1_000_000;
 
 /** Before each round, at the cost of none. */
 const LOSE_BALANCES = "TRUNCATE ledgerd.user_balances";
