@@ -53,7 +53,7 @@ describe("ledgerd", () => {
   test.each(["help", "--help"])("%s explains every command on standard output", async (word) => {
     const { code, stdout, stderr } = await runLedgerd([word]);
     expect([code, stderr]).toEqual([0, ""]);
-    for (const line of ["usage: ledgerd", "serve ", "migrate ", "migrate --plan ", "help ", "version ", "serve --workers N "]) expect(stdout).toContain(line);
+    for (const line of ["usage: ledgerd", "serve ", "migrate ", "migrate --plan ", "help ", "version ", "serve --workers N ", "verify ", "verify --digest FILE ", "verify --write-digest FILE ", "rebuild ", "rebuild --trust-log "]) expect(stdout).toContain(line);
   });
 
   test.each(["version", "-v"])("%s prints the version alone", async (word) => {
@@ -68,6 +68,9 @@ describe("ledgerd", () => {
     [["migrate", "--workers", "2"], "--workers goes with serve, not with migrate"],
     [["serve", "--workers", "0"], '--workers must be a whole number from 1 to 64, such as 10; it is "0"'],
     [["--workers=many"], '--workers must be a whole number from 1 to 64, such as 10; it is "many"'],
+    [["rebuild", "--digest", "file"], "--digest goes with verify, not with rebuild"],
+    [["--write-digest", "file"], "--write-digest goes with verify, not with serve"],
+    [["verify", "--trust-log"], "--trust-log goes with rebuild, not with verify"],
     [["worker"], "there is no command worker"],
   ])("%j is refused with 2, and points to help", async (args, problem) => {
     const { code, stdout, stderr } = await runLedgerd(args);
@@ -130,7 +133,7 @@ describe("ledgerd serve", () => {
     await using command = startLedgerd(["serve"], { DATABASE_URL: database.url, ...relaxed, LEDGERD_WORKERS: "2", LEDGERD_POOL_MAX: "200" });
     await servesAt(command);
     const warnings = logOf(command).filter(({ msg }) => String(msg).startsWith("PostgreSQL has room for fewer connections"));
-    expect(warnings.map(({ level, connections, room }) => [level, connections, room])).toEqual([[40, 2 * (200 + 4 + 2), 297]]);
+    expect(warnings.map(({ level, connections, room }) => [level, connections, room])).toEqual([[40, 2 * (200 + 4 + 2 + 2), 297]]);
   });
 
   test("logs JSON lines on standard error: how it goes, and settings that are misspelt", async () => {
