@@ -12,7 +12,8 @@ import { DatabaseUnreachable } from "./postgres/reachable.ts";
 import { WorkerProblem } from "./processes/crew.ts";
 import { startWorkers } from "./processes/primary.ts";
 import { hasPrimary, joinPrimary } from "./processes/worker.ts";
-import { startService, StartupProblem, version } from "./service.ts";
+import { startService, StartupProblem } from "./service.ts";
+import { version } from "./version.ts";
 
 const HELP = `ledgerd ${version()}: a ledger of balances, holds and paid jobs behind gRPC, on PostgreSQL
 

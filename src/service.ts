@@ -2,9 +2,7 @@
 // it here.
 
 import { randomUUID } from "node:crypto";
-import { readFileSync } from "node:fs";
 import { hostname } from "node:os";
-import path from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import type { Logger } from "pino";
 import type { DatabasePool } from "slonik";
@@ -15,6 +13,7 @@ import { AdminService } from "./gen/ledger/v1/admin_service_pb.ts";
 import { JobService } from "./gen/ledger/v1/job_service_pb.ts";
 import { LedgerService } from "./gen/ledger/v1/ledger_service_pb.ts";
 import { LockService } from "./gen/ledger/v1/lock_service_pb.ts";
+import { ScheduledBackups } from "./ops/scheduled-backups.ts";
 import { balancesOf } from "./postgres/balances.ts";
 import { claimsOf } from "./postgres/claims.ts";
 import { failureOf } from "./postgres/errors.ts";
@@ -32,9 +31,11 @@ import { knownMigrations } from "./postgres/migrate.ts";
 import { openPool, RUNTIME_ROLE, withSession } from "./postgres/pool.ts";
 import { rowsFor } from "./postgres/rows.ts";
 import { safetyProblems } from "./postgres/safety.ts";
+import { ledgerOf } from "./postgres/snapshot.ts";
 import { statusOf, type Status } from "./postgres/status.ts";
 import { transactionsOf } from "./postgres/transactions.ts";
 import { addPartitions, repeat, rescueJobs, sweepHolds } from "./postgres/upkeep.ts";
+import { runBackup } from "./processes/backup-process.ts";
 import { adminHandlers } from "./rpc/admin-service.ts";
 import { answersFor } from "./rpc/answers.ts";
 import { openGrpcDoor } from "./rpc/grpc-door.ts";
@@ -50,6 +51,7 @@ import { createReadiness, type Readiness } from "./rpc/readiness.ts";
 import { createTranslate } from "./rpc/status.ts";
 import { openWebDoor } from "./rpc/web-door.ts";
 import { writeSchemas } from "./rpc/write-requests.ts";
+import { version } from "./version.ts";
 
 /** A service that takes calls. */
 export interface Service {
@@ -82,6 +84,8 @@ const READINESS_PAUSE_MS = 500;
 /** A database that takes longer to answer a look is as good as away. */
 const READINESS_LIMIT_MS = 2000;
 const PARTITIONS_PAUSE_MS = 10_000;
+/** How often the schedule of backups is looked at. */
+const BACKUP_PAUSE_MS = 2000;
 /** Connections for the background's own looks: they must not wait behind the callers' reads. */
 const BACKGROUND_CONNECTIONS = 4;
 
@@ -189,6 +193,7 @@ async function openStorage(config: Config, log: Logger, opened: AsyncDisposableS
   );
   opened.adopt(journal, ({ close }) => close());
   return {
+    url: database.url,
     background,
     feed,
     journal,
@@ -239,7 +244,8 @@ function contractParts({ currencies, LEDGERD_DEFAULT_CURRENCY: fallback }: Confi
 }
 
 /** The work in the background; each part is safe to run on every instance at once. */
-function startUpkeep(config: Config, { background, rows, journal, status }: Storage, readiness: Readiness, log: Logger, opened: AsyncDisposableStack): void {
+function startUpkeep(config: Config, storage: Storage, readiness: Readiness, log: Logger, opened: AsyncDisposableStack): void {
+  const { background, rows, journal, status } = storage;
   const holds = holdsOf(background, rows);
   const claims = claimsOf(background, rows);
   const shared: readonly [string, number, bigint, () => Promise<unknown>][] = [
@@ -254,7 +260,24 @@ function startUpkeep(config: Config, { background, rows, journal, status }: Stor
     opened.defer(() => leadership.resign().catch(logged(`resigning from ${what}`, log)));
     opened.adopt(repeat(pauseMs, () => leadership.lead(round), logged(what, log)), ({ stop }) => stop());
   }
+  startBackups(config, storage, new Leadership(locks, ownLocks.backUp, instanceId, BACKUP_PAUSE_MS), log, opened);
   opened.adopt(repeat(READINESS_PAUSE_MS, () => look(status, readiness), logged("looking at the database", log)), ({ stop }) => stop());
+}
+
+/** Backups by the schedule, if there is one. */
+function startBackups(config: Config, { url, background }: Storage, leadership: Leadership, log: Logger, opened: AsyncDisposableStack): void {
+  const { LEDGERD_BACKUP_DIR: folder, LEDGERD_BACKUP_SCHEDULE: schedule, LEDGERD_BACKUP_KEEP_DAYS: keepDays } = config;
+  if (folder === undefined || schedule.kind === "off") return;
+  const stopping = new AbortController();
+  const take = async (): Promise<void> => {
+    log.info({ folder }, "taking a backup");
+    await runBackup({ url, folder, keepDays, signal: stopping.signal });
+  };
+  const backups = new ScheduledBackups({ schedule, folder, ledger: () => ledgerOf(background), take });
+  const failed = (error: unknown): void => log.error({ err: error, folder }, "the backup failed");
+  opened.defer(() => leadership.resign().catch(logged("resigning from taking backups", log)));
+  opened.adopt(repeat(BACKUP_PAUSE_MS, () => leadership.lead(() => backups.takeIfDue()), failed), ({ stop }) => stop());
+  opened.defer(() => stopping.abort());
 }
 
 /** Takes a look at the database, and reports what it found. */
@@ -269,10 +292,4 @@ async function look(status: Status, readiness: Readiness): Promise<void> {
 
 function logged(what: string, log: Logger): (error: unknown) => void {
   return (error) => log.warn({ err: error }, `${what} failed`);
-}
-
-/** Of this package. */
-export function version(): string {
-  const file = path.resolve(import.meta.dirname, "../package.json");
-  return (JSON.parse(readFileSync(file, "utf8")) as { version: string }).version;
 }
