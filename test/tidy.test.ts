@@ -67,7 +67,7 @@ const table: Readonly<Record<string, { readonly values: RegExp; readonly types?:
   rpc: { values: /^(src\/(domain|gen|rpc)\/|@bufbuild\/|@connectrpc\/|@grpc\/|grpc-health-check$|zod$|node:)/, types: /^src\/(postgres\/|config.ts$)/ },
   config: { values: /^(src\/domain\/|zod$)/ },
   version: { values: /^node:/ },
-  database: { values: /^src\/(config.ts$|version.ts$|postgres\/|ops\/)/, types: /^pino$/ },
+  database: { values: /^src\/(config.ts$|version.ts$|postgres\/|ops\/)/, types: /^(pino|slonik)$/ },
   service: { values: /^(src\/|node:)/, types: /^(pino|slonik)$/ },
   ops: { values: /^(src\/(domain|postgres|ops)\/|slonik$|pg$|zod$|node:)/ },
   processes: { values: /^(src\/(config.ts$|database.ts$|service.ts$|processes\/|rpc\/listener.ts$)|node:)/, types: /^pino$/ },

@@ -36,17 +36,18 @@ export interface Backup {
 
 /** Makes an archive, verifies it, and then removes those that are too old. */
 export async function backUp(options: BackupOptions): Promise<Backup> {
-  const { url, folder, keepDays, progress, migrating = {} } = options;
+  const { url, folder, keepDays, signal, progress, migrating = {} } = options;
   const pending = await pendingMigrations(url, migrating);
   if (pending.length === (migrating.known ?? knownMigrations()).length) throw new BackupProblem("there is no ledger in this database yet: nothing to back up");
   await makeFolder(folder);
-  const snapshot = await Snapshot.open(url, () => progress("waiting for another backup", 0));
+  const snapshot = await Snapshot.open(url, () => progress("waiting for another backup", 0), signal);
   try {
     const origin = await snapshot.origin();
     const unfinished = path.join(folder, unfinishedName(origin.ledger, origin.time));
     const file = path.join(folder, archiveName(origin.ledger, origin.time));
     try {
       const manifest = await write(snapshot, origin, unfinished, options);
+      signal?.throwIfAborted();
       progress("verifying", 0);
       await verify(unfinished);
       await rename(unfinished, file);
@@ -60,14 +61,13 @@ export async function backUp(options: BackupOptions): Promise<Backup> {
   }
 }
 
-async function write(snapshot: Snapshot, origin: Origin, file: string, { version, signal, progress }: BackupOptions): Promise<Manifest> {
+async function write(snapshot: Snapshot, origin: Origin, file: string, { version, progress }: BackupOptions): Promise<Manifest> {
   const writer = await ArchiveWriter.create(file, origin.time);
   try {
     let rows = 0;
     for (const table of await snapshot.tables()) {
       writer.begin(table);
       for await (const part of snapshot.rows(table, PART_BYTES)) {
-        signal?.throwIfAborted();
         await writer.add(part);
         rows += part.rows;
         progress("copying", rows);

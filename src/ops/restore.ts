@@ -1,9 +1,14 @@
 // `ledgerd restore`: an archive into an empty database. Every byte of the archive is checked before anything is changed. It is loaded in many
 // short transactions; one that was cut off goes on where it was, and until it is complete no ledgerd serves from it.
 
+import type { Currencies } from "../domain/currency.ts";
 import { knownMigrations, migrate, type Migration } from "../postgres/migrate.ts";
+import { openPool, withSession } from "../postgres/pool.ts";
 import { RestoreTarget, TargetProblem } from "../postgres/restoring.ts";
 import { Archive, ArchiveProblem, type Manifest } from "./archive.ts";
+import type { Finding } from "./finding.ts";
+import type { Summary } from "./verification.ts";
+import { verifyLedger } from "./verify.ts";
 
 /** What was restored isn't what the archive holds. */
 export class RestoreProblem extends Error {}
@@ -13,29 +18,43 @@ export interface RestoreOptions {
   readonly url: string;
   /** The archive's file. */
   readonly file: string;
+  readonly currencies: Currencies;
+  readonly connectTimeoutMs: number;
+  readonly queryTimeoutMs: number;
   /** All migrations that there are; absent: those of this version. */
   readonly known?: readonly Migration[];
   /** Ends it in the middle; it can be gone on with. */
-  readonly signal?: AbortSignal;
-  /** Is told how far it is: rows that are there, of so many. */
-  readonly progress: (phase: string, rows: number, total: number) => void;
+  readonly signal: AbortSignal;
+  /** Is told how far it is. */
+  readonly progress: (phase: string, done: number, total: number | undefined) => void;
+  /** Is told what doesn't hold in the ledger that the archive holds. */
+  readonly onFinding: (finding: Finding) => void;
 }
 
-/** Restores it, and answers what it holds. Run again after it was cut off, it goes on. */
-export async function restore({ url, file, known = knownMigrations(), signal, progress }: RestoreOptions): Promise<Manifest> {
-  progress("checking the archive", 0, 0);
+/** A ledger that was restored: it is what the archive holds, and this is what a verification of it came to. */
+export interface Restored {
+  readonly manifest: Manifest;
+  readonly verification: Summary;
+}
+
+/** Restores an archive. Run again after it was cut off, it goes on. */
+export async function restore(options: RestoreOptions): Promise<Restored> {
+  const { url, file, known = knownMigrations(), progress } = options;
+  progress("checking the archive", 0, undefined);
   const archive = await Archive.open(file);
   try {
     const version = versionOf(archive.manifest, known);
-    const target = await RestoreTarget.open(url);
+    const target = await RestoreTarget.open(url, options.signal);
     try {
       await prepare(target, archive, known.slice(0, version), url);
-      await load(target, archive, signal, progress);
+      await load(target, archive, options);
       await compare(target, archive.manifest);
       await migrate(url, { known, restoring: true });
       await target.analyze();
+      // Differences are the archived ledger's own: they are told, and don't keep it from being used as it was.
+      const verification = await verify(options);
       await target.end();
-      return archive.manifest;
+      return { manifest: archive.manifest, verification };
     } finally {
       await target.close();
     }
@@ -73,7 +92,7 @@ async function prepare(target: RestoreTarget, archive: Archive, migrations: read
   await target.refuseServed();
 }
 
-async function load(target: RestoreTarget, archive: Archive, signal: AbortSignal | undefined, progress: RestoreOptions["progress"]): Promise<void> {
+async function load(target: RestoreTarget, archive: Archive, { progress }: RestoreOptions): Promise<void> {
   const { sequences, tables } = archive.manifest;
   const states = sequences.map(({ name, lastValue, isCalled }) => ({ name, lastValue: BigInt(lastValue), isCalled }));
   await target.addPartitions(states.find(({ name }) => name === "transactions_id_seq")?.lastValue ?? 0n);
@@ -84,7 +103,6 @@ async function load(target: RestoreTarget, archive: Archive, signal: AbortSignal
   let rows = parts.slice(0, loaded).reduce((sum, part) => sum + part.rows, 0);
   let index = loaded;
   for await (const part of archive.parts(loaded)) {
-    signal?.throwIfAborted();
     await target.load((index += 1), part);
     progress("loading", (rows += part.rows), total);
   }
@@ -99,4 +117,20 @@ async function compare(target: RestoreTarget, { tables, digest }: Manifest): Pro
   }
   const found = await target.digest();
   if (found !== digest) throw new RestoreProblem(`the digest of the chain heads is ${found}, the archive's is ${digest}`);
+}
+
+async function verify({ url, currencies, connectTimeoutMs, queryTimeoutMs, signal, progress, onFinding }: RestoreOptions): Promise<Summary> {
+  const session = withSession(url, { application_name: "ledgerd restore" });
+  // A connection that breaks makes the statement at hand fail, which says it.
+  const pool = await openPool({ url: session, min: 0, max: 1, connectTimeoutMs, queryTimeoutMs, idleTimeoutMs: queryTimeoutMs, onError: () => undefined });
+  try {
+    for await (const event of verifyLedger({ url, pool, currencies, connectTimeoutMs, signal })) {
+      if (event.kind === "summary") return event.summary;
+      if (event.kind === "finding") onFinding(event.finding);
+      else progress(`verifying ${event.phase}`, event.done, event.total);
+    }
+    throw new Error("the verification ended without a summary");
+  } finally {
+    await pool.end();
+  }
 }

@@ -3,11 +3,11 @@
 // While it is incomplete, `schema_migrations` holds marks: one for the archive, and one for each part that is there, with its checksum. They keep
 // every ledgerd from serving, and let a restore that was cut off go on where it was.
 
-import pg from "pg";
+import type pg from "pg";
 import { sql } from "slonik";
 import { copyIn } from "./copy.ts";
 import { appliedMigrations, FIRST_RESTORE_MARK, type AppliedMigration } from "./migrate.ts";
-import { withSession } from "./pool.ts";
+import { openSession } from "./session.ts";
 import { headsDigest, sequencesOf, tablesOf, textFormat, type SequenceState, type Table } from "./snapshot.ts";
 
 /** The database isn't one that can be restored into. */
@@ -45,11 +45,8 @@ export class RestoreTarget {
   }
 
   /** Opens it; throws `TargetProblem` if another restore is at work, or a ledgerd serves. */
-  static async open(url: string): Promise<RestoreTarget> {
-    const client = new pg.Client({ connectionString: withSession(url, textFormat), application_name: "ledgerd restore", connectionTimeoutMillis: 10_000 });
-    // A connection that breaks makes the statement at hand fail, which says it.
-    client.on("error", () => undefined);
-    await client.connect();
+  static async open(url: string, signal: AbortSignal): Promise<RestoreTarget> {
+    const client = await openSession({ url, name: "ledgerd restore", settings: textFormat, signal });
     const target = new RestoreTarget(client);
     try {
       const { rows } = await client.query<{ free: boolean }>("SELECT pg_try_advisory_lock($1) AS free", [RESTORE_LOCK]);

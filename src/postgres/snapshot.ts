@@ -4,12 +4,13 @@
 // pg_stat_activity is `ledgerd backup`. Vacuum keeps the rows that it may still see.
 
 import { createHash } from "node:crypto";
-import pg from "pg";
+import type pg from "pg";
 import { sql, type DatabasePool } from "slonik";
 import { z } from "zod";
 import { copyOut, type CopiedRows } from "./copy.ts";
 import { appliedMigrations, type AppliedMigration } from "./migrate.ts";
-import { RUNTIME_ROLE, withSession } from "./pool.ts";
+import { RUNTIME_ROLE } from "./pool.ts";
+import { openSession } from "./session.ts";
 
 /** A table, with the columns that have values of their own. */
 export interface Table {
@@ -68,14 +69,10 @@ export class Snapshot {
   }
 
   /** Opens one. While another backup of this database is being made it waits, having told so. */
-  static async open(url: string, onWait: () => void): Promise<Snapshot> {
+  static async open(url: string, onWait: () => void, signal?: AbortSignal): Promise<Snapshot> {
     // Not a plan with parallel workers, which would take more of the machine than one core.
-    const session = { role: RUNTIME_ROLE, max_parallel_workers_per_gather: 0, ...textFormat };
-    const client = new pg.Client({ connectionString: withSession(url, session), application_name: "ledgerd backup", connectionTimeoutMillis: 10_000 });
-    // A connection that breaks makes the statement at hand fail, which says it.
-    client.on("error", () => undefined);
-    await client.connect();
-    const snapshot = new Snapshot(client);
+    const settings = { role: RUNTIME_ROLE, max_parallel_workers_per_gather: 0, ...textFormat };
+    const snapshot = new Snapshot(await openSession({ url, name: "ledgerd backup", settings, signal }));
     try {
       await snapshot.#begin(onWait);
       return snapshot;

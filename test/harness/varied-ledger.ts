@@ -5,14 +5,20 @@ import { newKey, type Clients } from "./service.ts";
 const rub = (amount: string) => ({ currency: "RUB", amount });
 
 /** Texts that a format by lines, columns and escapes may stumble over. */
-export const oddTexts: readonly string[] = ["tab\there", "two\nlines\r\n", "back\\slash \\N \\.", "\\.", '"quoted", \'quoted\'', "наличные €  ", " ", "\u0001\u007F", "x".repeat(500)];
+const oddTexts: readonly string[] = ["tab\there", "two\nlines\r\n", "back\\slash \\N \\.", "\\.", '"quoted", \'quoted\'', "наличные €  ", " ", "\u0001\u007F", "x".repeat(500)];
 
-/** Writes it; answers keys that were used, each with the answer that it got. */
+/** A top-up with one of the odd texts in it. */
+export function oddTopUp(index: number, idempotencyKey: string) {
+  const text = oddTexts[index] ?? "";
+  return { userId: 1n, amount: rub("100"), idempotencyKey, description: text, reference: `reference ${index}`, metadata: { text, plain: "x" } };
+}
+
+/** Writes it; answers the keys of the odd top-ups in their order, each with the id of its transaction. */
 export async function writeVariedLedger({ ledger, admin, jobs, locks }: Clients): Promise<ReadonlyMap<string, bigint>> {
   const answers = new Map<string, bigint>();
-  for (const [index, description] of oddTexts.entries()) {
+  for (const index of oddTexts.keys()) {
     const idempotencyKey = newKey();
-    const { transaction } = await ledger.topUp({ userId: 1n, amount: rub("100"), idempotencyKey, description, reference: `r${index}${description.trim()}`, metadata: { [description]: description, plain: "x" } });
+    const { transaction } = await ledger.topUp(oddTopUp(index, idempotencyKey));
     answers.set(idempotencyKey, transaction?.id ?? 0n);
   }
   const { transaction } = await ledger.deduct({ userId: 1n, amount: rub("10"), idempotencyKey: newKey() });
