@@ -141,7 +141,7 @@ class CopyIn implements Submittable {
 
   /** `COPY 20000`. */
   handleCommandComplete({ text }: { text: string }): void {
-    this.#count = Number(text.replace("COPY ", ""));
+    this.#count = Number(/\d+$/.exec(text)?.[0]);
   }
 
   handleReadyForQuery(): void {

@@ -5,9 +5,11 @@
 
 import type pg from "pg";
 import { sql } from "slonik";
+import { z } from "zod";
 import { copyIn } from "./copy.ts";
 import { appliedMigrations, FIRST_RESTORE_MARK, type AppliedMigration } from "./migrate.ts";
-import { openSession } from "./session.ts";
+import { noColumns } from "./rows.ts";
+import { ask, openSession } from "./session.ts";
 import { headsDigest, sequencesOf, tablesOf, textFormat, type SequenceState, type Table } from "./snapshot.ts";
 
 /** The database isn't one that can be restored into. */
@@ -33,8 +35,11 @@ const PARTITIONS_STEP = 100_000_000n;
  * What was drawn of these after the snapshot nobody knows, and a token must never be given twice: others compare them. So a restored ledger goes on
  * far behind. (Ids that were drawn later are lost together with what they were the ids of.)
  */
-const tokenSequences: readonly string[] = ["fencing_token_seq", "lock_token_seq"];
+const tokenSequences = new Set(["fencing_token_seq", "lock_token_seq"]);
 const TOKEN_GAP = 1_000_000_000n;
+
+const filledRow = z.object({ filled: z.boolean() });
+const countRow = z.object({ rows: z.coerce.number() });
 
 /** One session in the database. */
 export class RestoreTarget {
@@ -79,9 +84,8 @@ export class RestoreTarget {
   async filled(): Promise<readonly string[]> {
     const filled: string[] = [];
     for (const { name } of await tablesOf(this.#client)) {
-      const statement = sql.unsafe`SELECT EXISTS (SELECT FROM ${sql.identifier(["ledgerd", name])}) AS filled`;
-      const { rows } = await this.#client.query<{ filled: boolean }>(statement.sql);
-      if (rows[0]?.filled === true) filled.push(name);
+      const [found] = await ask(this.#client, sql.type(filledRow)`SELECT EXISTS (SELECT FROM ${sql.identifier(["ledgerd", name])}) AS filled`);
+      if (found?.filled === true) filled.push(name);
     }
     return filled;
   }
@@ -120,7 +124,7 @@ export class RestoreTarget {
   /** Has the sequences go on where they were, and those of tokens far behind that. */
   async setSequences(states: readonly SequenceState[]): Promise<void> {
     for (const state of states) {
-      const gap = tokenSequences.includes(state.name) ? TOKEN_GAP : 0n;
+      const gap = tokenSequences.has(state.name) ? TOKEN_GAP : 0n;
       await this.#setSequence({ ...state, lastValue: state.lastValue + gap });
     }
   }
@@ -132,9 +136,8 @@ export class RestoreTarget {
 
   /** How many rows a table has. */
   async count(name: string): Promise<number> {
-    const statement = sql.unsafe`SELECT count(*)::text AS rows FROM ${sql.identifier(["ledgerd", name])}`;
-    const { rows } = await this.#client.query<{ rows: string }>(statement.sql);
-    return Number(rows[0]?.rows);
+    const [found] = await ask(this.#client, sql.type(countRow)`SELECT count(*) AS rows FROM ${sql.identifier(["ledgerd", name])}`);
+    return found?.rows ?? 0;
   }
 
   /** The digest of all accounts' chain heads. */
@@ -145,8 +148,7 @@ export class RestoreTarget {
   /** Has the planner know what is there now. */
   async analyze(): Promise<void> {
     for (const { name } of await tablesOf(this.#client)) {
-      const statement = sql.unsafe`ANALYZE ${sql.identifier(["ledgerd", name])}`;
-      await this.#client.query(statement.sql);
+      await ask(this.#client, sql.type(noColumns)`ANALYZE ${sql.identifier(["ledgerd", name])}`);
     }
   }
 

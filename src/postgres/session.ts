@@ -1,6 +1,8 @@
 // One session with PostgreSQL by plain pg, for what Slonik can't do: COPY, and what must go on in the same session for long.
 
 import pg from "pg";
+import type { QuerySqlToken } from "slonik";
+import type { z } from "zod";
 import { withSession } from "./pool.ts";
 
 /** How to connect. */
@@ -25,6 +27,12 @@ export async function openSession({ url, name, settings, signal }: SessionOption
   signal?.addEventListener("abort", cut, { once: true });
   client.once("end", () => signal?.removeEventListener("abort", cut));
   return client;
+}
+
+/** Runs a statement without values; answers its rows, checked. */
+export async function ask<T>(client: pg.Client, statement: QuerySqlToken<z.ZodType<T>>): Promise<readonly T[]> {
+  const { rows } = await client.query(statement.sql);
+  return rows.map((row) => statement.parser.parse(row));
 }
 
 function streamOf(client: pg.Client): pg.Connection["stream"] {

@@ -10,7 +10,7 @@ import { z } from "zod";
 import { copyOut, type CopiedRows } from "./copy.ts";
 import { appliedMigrations, type AppliedMigration } from "./migrate.ts";
 import { RUNTIME_ROLE } from "./pool.ts";
-import { openSession } from "./session.ts";
+import { ask, openSession } from "./session.ts";
 
 /** A table, with the columns that have values of their own. */
 export interface Table {
@@ -47,6 +47,8 @@ const DIGEST_PART_BYTES = 256 * 1024;
 export const textFormat = { DateStyle: "ISO", IntervalStyle: "postgres", TimeZone: "UTC", bytea_output: "hex", extra_float_digits: 1 } as const;
 
 const identityRow = z.object({ ledger: z.string(), database: z.string(), postgres: z.string(), time: z.coerce.bigint() });
+
+const sequenceRow = z.object({ last_value: z.coerce.bigint(), is_called: z.boolean() });
 
 const identity = sql.type(identityRow)`
   SELECT left(encode(sha256(format('%s %s', c.system_identifier, d.oid)::bytea), 'hex'), 8) AS ledger, d.datname AS database,
@@ -99,8 +101,9 @@ export class Snapshot {
   }
 
   async origin(): Promise<Origin> {
-    const { rows } = await this.#client.query(identity.sql);
-    const { ledger, database, postgres, time } = identityRow.parse(rows[0]);
+    const [found] = await ask(this.#client, identity);
+    if (found === undefined) throw new Error("PostgreSQL doesn't know its own database");
+    const { ledger, database, postgres, time } = found;
     const migrations = await appliedMigrations(this.#client);
     return { ledger, database, postgres, time: Number(time), migrations };
   }
@@ -164,9 +167,8 @@ export async function sequencesOf(client: pg.Client): Promise<readonly SequenceS
     SELECT c.relname AS name FROM pg_class c WHERE c.relnamespace = 'ledgerd'::regnamespace AND c.relkind = 'S' ORDER BY c.relname LIMIT 1000`);
   const states: SequenceState[] = [];
   for (const { name } of names) {
-    const statement = sql.unsafe`SELECT s.last_value, s.is_called FROM ${sql.identifier(["ledgerd", name])} s LIMIT 1`;
-    const { rows } = await client.query<{ last_value: string; is_called: boolean }>(statement.sql);
-    for (const { last_value: lastValue, is_called: isCalled } of rows) states.push({ name, lastValue: BigInt(lastValue), isCalled });
+    const found = await ask(client, sql.type(sequenceRow)`SELECT s.last_value, s.is_called FROM ${sql.identifier(["ledgerd", name])} s LIMIT 1`);
+    for (const { last_value: lastValue, is_called: isCalled } of found) states.push({ name, lastValue, isCalled });
   }
   return states;
 }

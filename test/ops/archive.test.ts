@@ -138,7 +138,7 @@ describe("old archives", () => {
     writeFileSync(path.join(place, old), "");
     // What it is to be read back from is cut short meanwhile.
     const spoil = (phase: string): void => {
-      const [unfinished] = readdirSync(place).filter((name) => name.endsWith(".unfinished"));
+      const unfinished = readdirSync(place).find((name) => name.endsWith(".unfinished"));
       if (phase === "verifying" && unfinished !== undefined) truncateSync(path.join(place, unfinished), 5000);
     };
     await expect(backUp({ url: source.url, folder: place, keepDays: 7, version: "0.0.1", progress: spoil })).rejects.toThrow(ArchiveProblem);
