@@ -30,7 +30,10 @@ const queriesOfOthers: readonly string[] = [
   "query(new Pipeline(this.#steps, this.#prepared, parserOf))",
   'query({ text, values: [...statement.values], rowMode: "array" })',
   "query(statement.sql)",
-  ...["query(copy)", "query(copy)", "query(this.#statement)", "query(this.#statement)"],
+  "query(copy)",
+  "query(copy)",
+  "query(this.#statement)",
+  "query(this.#statement)",
 ];
 
 const fileOf = (where: string): string => where.replace(/:\d+$/, "");

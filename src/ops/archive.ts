@@ -139,12 +139,13 @@ export class Archive {
     this.checksum = manifestChecksum;
   }
 
-  /** Opens an archive and checks every byte of it. Throws `ArchiveProblem` if it isn't what was written. */
-  static async open(path: string): Promise<Archive> {
+  /** Opens an archive and checks every byte of it, telling how many rows of how many. Throws `ArchiveProblem` if it isn't what was written. */
+  static async open(path: string, progress: (rows: number, total: number) => void = () => undefined): Promise<Archive> {
     const file = await openFile(path);
     try {
       const archive = await Archive.#read(file);
-      for await (const part of archive.parts()) void part;
+      let rows = 0;
+      for await (const part of archive.parts()) progress((rows += part.rows), archive.rows);
       return archive;
     } catch (error) {
       await file.close();
@@ -168,6 +169,11 @@ export class Archive {
     const present = entries.slice(0, -2).map(({ name, size: bytes }) => `${name} ${bytes}`);
     if (listed.join() !== present.join()) throw new ArchiveProblem(`it doesn't hold the parts that ${MANIFEST} lists`);
     return new Archive(file, entries, manifest, found);
+  }
+
+  /** How many rows it holds. */
+  get rows(): number {
+    return sum(this.manifest.tables.map(({ rows }) => rows));
   }
 
   /** All parts in their order, each checked again; but for the first so many. */

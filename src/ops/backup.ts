@@ -48,8 +48,7 @@ export async function backUp(options: BackupOptions): Promise<Backup> {
     try {
       const manifest = await write(snapshot, origin, unfinished, options);
       signal?.throwIfAborted();
-      progress("verifying", 0);
-      await verify(unfinished);
+      await verify(unfinished, progress);
       await rename(unfinished, file);
       await syncFolder(folder);
       return { file, manifest, removed: await removeOld(folder, origin.ledger, origin.time, keepDays) };
@@ -83,8 +82,9 @@ async function write(snapshot: Snapshot, origin: Origin, file: string, { version
 }
 
 /** Reads it back, every byte of it. */
-async function verify(file: string): Promise<void> {
-  const archive = await Archive.open(file);
+async function verify(file: string, progress: BackupOptions["progress"]): Promise<void> {
+  progress("verifying", 0);
+  const archive = await Archive.open(file, (rows) => progress("verifying", rows));
   await archive.close();
 }
 

@@ -40,8 +40,7 @@ export interface Restored {
 /** Restores an archive. Run again after it was cut off, it goes on. */
 export async function restore(options: RestoreOptions): Promise<Restored> {
   const { url, file, known = knownMigrations(), progress } = options;
-  progress("checking the archive", 0, undefined);
-  const archive = await Archive.open(file);
+  const archive = await Archive.open(file, (rows, total) => progress("checking the archive", rows, total));
   try {
     const version = versionOf(archive.manifest, known);
     const target = await RestoreTarget.open(url, options.signal);
@@ -99,12 +98,11 @@ async function load(target: RestoreTarget, archive: Archive, { progress }: Resto
   const { marks } = await target.recorded();
   const loaded = marks.length - 1;
   const parts = tables.flatMap((table) => table.parts);
-  const total = parts.reduce((sum, part) => sum + part.rows, 0);
   let rows = parts.slice(0, loaded).reduce((sum, part) => sum + part.rows, 0);
   let index = loaded;
   for await (const part of archive.parts(loaded)) {
     await target.load((index += 1), part);
-    progress("loading", (rows += part.rows), total);
+    progress("loading", (rows += part.rows), archive.rows);
   }
   await target.setSequences(states);
 }

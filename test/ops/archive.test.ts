@@ -10,6 +10,7 @@ import { Archive, ArchiveProblem } from "../../src/ops/archive.ts";
 import { archiveName, newestArchive, removeOld } from "../../src/ops/archives.ts";
 import { backUp, type Backup } from "../../src/ops/backup.ts";
 import { copyIn, copyOut } from "../../src/postgres/copy.ts";
+import { archiveOf } from "../harness/archives.ts";
 import { runLedgerd } from "../harness/command.ts";
 import { createDatabase, type TestDatabase } from "../harness/database.ts";
 import { serve } from "../harness/service.ts";
@@ -24,7 +25,7 @@ beforeAll(async () => {
   source = await createDatabase();
   await using service = await serve(source.url);
   await writeVariedLedger(service);
-  backup = await backUp({ url: source.url, folder, keepDays: 7, version: "0.0.1", progress: () => undefined });
+  backup = await archiveOf(source.url, folder);
   bytes = readFileSync(backup.file);
 });
 
@@ -143,7 +144,7 @@ describe("old archives", () => {
     };
     await expect(backUp({ url: source.url, folder: place, keepDays: 7, version: "0.0.1", progress: spoil })).rejects.toThrow(ArchiveProblem);
     expect(readdirSync(place)).toEqual([old]);
-    const { removed } = await backUp({ url: source.url, folder: place, keepDays: 7, version: "0.0.1", progress: () => undefined });
+    const { removed } = await archiveOf(source.url, place);
     expect(removed).toEqual([old]);
   });
 });

@@ -9,6 +9,7 @@ import { promisify } from "node:util";
 import { afterAll, beforeAll, describe, expect, test, type TestContext } from "vitest";
 import { runAs } from "../../src/postgres/embedded-folder.ts";
 import { migrate } from "../../src/postgres/migrate.ts";
+import { archiveOf, restoreInto } from "../harness/archives.ts";
 import { olderPrograms, startBare, type BareServer } from "../harness/bare-postgres.ts";
 import { runLedgerd } from "../harness/command.ts";
 import { connectTo, createDatabase } from "../harness/database.ts";
@@ -87,16 +88,12 @@ describe("on a PostgreSQL with its own tools", () => {
     needsPrograms(context);
     const before = await inSession(url, (query) => tablesIn({ query }));
     const archives = path.join(folder, "archives");
-    const archiveOf = async (database: string): Promise<string> => {
-      const { stdout } = await runLedgerd(["backup", "--to", archives], { DATABASE_URL: database });
-      return (JSON.parse(stdout.trim().split("\n").at(-1) ?? "") as { file: string }).file;
-    };
     await using newer = await createDatabase("empty");
-    expect(await runLedgerd(["restore", "--from", await archiveOf(url)], { DATABASE_URL: newer.url })).toMatchObject({ code: 0, stderr: "" });
+    await restoreInto(newer.url, (await archiveOf(url, archives)).file);
     expect(await tablesIn(newer)).toEqual(before);
     await run("createdb", "-h", hostOf(url), "-U", "postgres", "older");
     const older = server.url("postgres", "older");
-    expect(await runLedgerd(["restore", "--from", await archiveOf(newer.url)], { DATABASE_URL: older })).toMatchObject({ code: 0, stderr: "" });
+    await restoreInto(older, (await archiveOf(newer.url, archives)).file);
     expect(await inSession(older, (query) => tablesIn({ query }))).toEqual(before);
   });
 
