@@ -12,6 +12,7 @@ import { DigestProblem } from "./ops/digest.ts";
 import { describe } from "./ops/finding.ts";
 import { majorOf } from "./ops/major.ts";
 import { Progress } from "./ops/progress.ts";
+import { runRebuild } from "./ops/rebuild-command.ts";
 import { restore, RestoreProblem } from "./ops/restore.ts";
 import { runVerification } from "./ops/verify-command.ts";
 import { FolderProblem } from "./postgres/embedded-folder.ts";
@@ -36,6 +37,8 @@ usage: ledgerd [command]
   verify             prove the log, and all that hangs on it, while it is served; 1: there are differences, 2: it could not be done
   verify --write-digest FILE   and write the head of each chain to a file, to be kept elsewhere
   verify --digest FILE         and hold the log against such a file
+  rebuild            repair balances and holds from the log, while it is served; 1: something was left, and is named
+  rebuild --trust-log          balances alone, from the last row of each account, without proving the log
   backup --to DIR    write everything, as it is at one moment, to an archive in a folder, and read it back; else to LEDGERD_BACKUP_DIR
   backup --keep-days N         and remove archives of this database there that are older; else by LEDGERD_BACKUP_KEEP_DAYS, or 7
   restore --from FILE          put an archive into an empty database, and verify it; goes on where it was, if it was cut off
@@ -45,15 +48,15 @@ usage: ledgerd [command]
 It is configured by environment variables; README.md has the table.
 `;
 
-/** The command was told to end before it was done. */
-class ToldToStop extends Error {}
-
 /** Exit codes: 1 the work failed, 2 the command line or the configuration is wrong. */
 const FAILED = 1;
 const MISUSED = 2;
 
+/** A command was asked to end before it was done. */
+class Interrupted extends Error {}
+
 /** What an operator can mend is said in one line. */
-const mendable = [SchemaProblem, StartupProblem, FolderProblem, DatabaseUnreachable, WorkerProblem, DigestProblem, ArchiveProblem, BackupProblem, RestoreProblem, TargetProblem, ToldToStop];
+const mendable = [Interrupted, SchemaProblem, StartupProblem, FolderProblem, DatabaseUnreachable, WorkerProblem, DigestProblem, ArchiveProblem, BackupProblem, RestoreProblem, TargetProblem];
 
 async function main(args: readonly string[]): Promise<number> {
   const line = readCommandLine(args);
@@ -77,7 +80,7 @@ function isMendable(error: unknown): error is Error {
 }
 
 /** `worker` is what `serve` starts its further processes with. */
-type Command = "serve" | "migrate" | "verify" | "backup" | "restore" | "help" | "version" | "worker";
+type Command = "serve" | "migrate" | "verify" | "rebuild" | "backup" | "restore" | "help" | "version" | "worker";
 
 interface Line {
   readonly command: Command;
@@ -86,13 +89,24 @@ interface Line {
   readonly workers: number | undefined;
   readonly digest: string | undefined;
   readonly writeDigest: string | undefined;
+  readonly trustLog: boolean;
   readonly to: string | undefined;
   readonly keepDays: number | undefined;
   readonly from: string | undefined;
 }
 
 /** Which command each option goes with. */
-const commandOf = { plan: "migrate", "no-backup": "migrate", workers: "serve", digest: "verify", "write-digest": "verify", to: "backup", "keep-days": "backup", from: "restore" } as const;
+const commandOf = {
+  plan: "migrate",
+  "no-backup": "migrate",
+  workers: "serve",
+  digest: "verify",
+  "write-digest": "verify",
+  "trust-log": "rebuild",
+  to: "backup",
+  "keep-days": "backup",
+  from: "restore",
+} as const;
 
 function readCommandLine(args: readonly string[]): Line | string {
   const options = {
@@ -101,6 +115,7 @@ function readCommandLine(args: readonly string[]): Line | string {
     workers: { type: "string" },
     digest: { type: "string" },
     "write-digest": { type: "string" },
+    "trust-log": { type: "boolean" },
     to: { type: "string" },
     "keep-days": { type: "string" },
     from: { type: "string" },
@@ -119,15 +134,15 @@ function readCommandLine(args: readonly string[]): Line | string {
     if (typeof workers === "string") return workers;
     const keepDays = values["keep-days"] === undefined ? undefined : readKeepDays(values["keep-days"]);
     if (typeof keepDays === "string") return keepDays;
-    const { plan = false, "no-backup": noBackup = false, digest, "write-digest": writeDigest, to, from } = values;
-    return { command, plan, noBackup, workers, digest, writeDigest, to, keepDays, from };
+    const { plan = false, "no-backup": noBackup = false, digest, "write-digest": writeDigest, "trust-log": trustLog = false, to, from } = values;
+    return { command, plan, noBackup, workers, digest, writeDigest, trustLog, to, keepDays, from };
   } catch (error) {
     return error instanceof Error ? error.message : String(error);
   }
 }
 
 function isCommand(word: string): word is Command {
-  return ["serve", "migrate", "verify", "backup", "restore", "help", "version"].includes(word) || (word === "worker" && hasPrimary());
+  return ["serve", "migrate", "verify", "rebuild", "backup", "restore", "help", "version"].includes(word) || (word === "worker" && hasPrimary());
 }
 
 async function run(line: Line, config: Config, log: Logger): Promise<number> {
@@ -135,7 +150,7 @@ async function run(line: Line, config: Config, log: Logger): Promise<number> {
   if (command === "worker") return runWorker(config, log);
   for (const variable of unknownVariables()) log.warn({ variable }, "no such setting; is it misspelt?");
   if (command === "migrate") return runMigrate(line, config, log);
-  if (command === "verify") return runVerify(line, config, log);
+  if (command === "verify" || command === "rebuild") return runProof(line, config, log);
   if (command === "backup") return runBackup(line, config, log);
   if (command === "restore") return runRestore(line, config, log);
   return runServe(workers ?? config.LEDGERD_WORKERS ?? Math.min(availableParallelism(), MAX_WORKERS), config, log);
@@ -244,18 +259,19 @@ async function withDatabase(config: Config, log: Logger, work: (database: Databa
 /** Is aborted at the first signal to end. */
 function stopSignal(): AbortSignal {
   const stopping = new AbortController();
-  void toldToStop().then((signal) => stopping.abort(new ToldToStop(`ended by ${signal}`)));
+  void toldToStop().then((signal) => stopping.abort(new Interrupted(`ended by ${signal}`)));
   return stopping.signal;
 }
 
-/** Here the work fails by what it finds, so what keeps it from being done is as a wrong command line. */
-async function runVerify({ digest, writeDigest }: Line, config: Config, log: Logger): Promise<number> {
+/** Verifies or rebuilds. Their work fails by what they find, so what keeps it from being done is as a wrong command line. */
+async function runProof({ command, digest, writeDigest, trustLog }: Line, config: Config, log: Logger): Promise<number> {
   try {
     await using ledger = await openLedger(config, log);
     const { currencies, LEDGERD_CONNECT_TIMEOUT: connectTimeoutMs } = config;
-    const options = { ...ledger, currencies, connectTimeoutMs, signal: stopSignal(), writeDigest, ...(digest === undefined ? {} : { digest }) };
-    const { differences } = await runVerification(options, new Progress("verify"));
-    return differences === 0 ? 0 : FAILED;
+    const options = { url: ledger.url, pool: ledger.pool, currencies, connectTimeoutMs, signal: stopSignal() };
+    const progress = new Progress(command);
+    if (command === "rebuild") return (await runRebuild({ ...options, trustLog }, progress)).left === 0 ? 0 : FAILED;
+    return (await runVerification({ ...options, writeDigest, ...(digest === undefined ? {} : { digest }) }, progress)).differences === 0 ? 0 : FAILED;
   } catch (error) {
     return complain([isMendable(error) ? error.message : `it could not be done: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}`]);
   }
