@@ -30,6 +30,7 @@ export async function writeVariedLedger({ ledger, admin, jobs, locks }: Clients)
   await ledger.adjust({ userId: 1n, amount: rub("-1"), reason: "a test", idempotencyKey: newKey() });
   await ledger.topUp({ userId: 1n, amount: { currency: "JPY", amount: "999999999999999998" }, idempotencyKey: newKey() });
   await admin.setCreditLimit({ userId: 1n, creditLimit: rub("50"), idempotencyKey: newKey() });
+  await ledger.topUp({ userId: 2n, amount: rub("1"), idempotencyKey: newKey(), reference: "only once", uniqueReference: true });
   await ledger.deduct({ userId: 3n, amount: rub("1"), idempotencyKey: "refused" }).catch(() => undefined);
   for (const prompt of oddTexts) await jobs.createJob({ userId: 1n, modelId: "m", prompt, parameters: { text: prompt, n: 1.5, list: [null, true] }, cost: rub("1"), idempotencyKey: newKey() });
   const claimed = await jobs.claimJobs({ workerId: "w", modelIds: ["m"], maxJobs: 3, leaseDuration: { seconds: 600n } });

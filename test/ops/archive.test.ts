@@ -43,7 +43,7 @@ describe("an archive", () => {
     expect(execFileSync("sha256sum", ["-c", "SHA256SUMS"], { cwd: unpacked, encoding: "utf8" }).trim().split("\n")).toHaveLength(parts.length + 1);
     expect(JSON.parse(readFileSync(path.join(unpacked, "manifest.json"), "utf8"))).toEqual(backup.manifest);
     const balances = execFileSync("zstd", ["-dc", "user_balances.000001.copy.zst"], { cwd: unpacked, encoding: "utf8" });
-    expect(balances.split("\n").find((line) => line.startsWith("2\t"))).toMatch(/^2\t5.00\tRUB\t/);
+    expect(balances.split("\n").find((line) => line.startsWith("2\t"))).toMatch(/^2\t6.00\tRUB\t/);
   });
 
   test("has the digest that `ledgerd verify --write-digest` writes of the same ledger", async () => {

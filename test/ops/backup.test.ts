@@ -66,6 +66,8 @@ describe("a ledger with something of everything, backed up and restored elsewher
     await using service = await serve(source.url);
     answers = await writeVariedLedger(service);
     await service.close();
+    // Some are so long that the table comes in several parts.
+    await source.query("UPDATE ledgerd.jobs SET prompt = repeat(chr(64 + id::int), 5000000) WHERE id <= 4");
     backup = await archive(source.url);
     target = await createDatabase("empty");
     await restoreInto(target.url, backup.file);
@@ -86,6 +88,7 @@ describe("a ledger with something of everything, backed up and restored elsewher
 
   test("is counted in the archive's manifest", async () => {
     const counted = Object.fromEntries(backup.manifest.tables.map(({ name, rows }) => [name, rows]));
+    expect(backup.manifest.tables.find(({ name }) => name === "jobs")?.parts.length).toBeGreaterThan(2);
     const { schema_migrations: _migrations, ...tables } = await tablesIn(source);
     expect(counted).toEqual(Object.fromEntries(Object.entries(tables).map(([name, contents]) => [name, Number.parseInt(contents, 10)])));
   });
@@ -179,6 +182,43 @@ describe("an archive", () => {
     await using service = await serve(target.url);
     await service.ledger.getBalance({ userId: 1n });
     await expect(restoreInto(target.url, file)).rejects.toThrow(/a ledgerd serves from this database \(its sessions: \d+.*\): stop it first/);
+  });
+
+  test("isn't said to be restored where the database holds anything else than it in the end", async () => {
+    await using source = await createDatabase();
+    await using service = await serve(source.url);
+    await writeVariedLedger(service);
+    const { file } = await archive(source.url);
+    const spoiled = async (table: string, change: string): Promise<void> => {
+      await using target = await createDatabase();
+      await target.query(`CREATE FUNCTION spoil() RETURNS TRIGGER LANGUAGE plpgsql AS 'BEGIN ${change}; END'`);
+      await target.query(`CREATE TRIGGER spoil BEFORE INSERT ON ledgerd.${table} FOR EACH ROW EXECUTE FUNCTION spoil()`);
+      try {
+        await restoreInto(target.url, file);
+      } finally {
+        await expect(serve(target.url)).rejects.toThrow("was cut off");
+      }
+    };
+    await expect(spoiled("holds", "RETURN NULL")).rejects.toThrow("PostgreSQL took 0 rows of holds.000001.copy.zst, which has");
+    await expect(spoiled("unique_references", "INSERT INTO ledgerd.lock_heartbeat (lock_key, instance_id) VALUES (99, ''x''); RETURN NEW")).rejects.toThrow("rows in lock_heartbeat, the archive has");
+    await expect(spoiled("user_balances", "NEW.chain_head := NULL; RETURN NEW")).rejects.toThrow("the digest of the chain heads is");
+  });
+
+  test("of a ledger with differences is restored as it was: they are named, the command ends with 1, and `rebuild` can mend them", async () => {
+    await using source = await createDatabase();
+    await using service = await serve(source.url);
+    await service.ledger.topUp({ userId: 1n, amount: rub("10"), idempotencyKey: newKey() });
+    await source.query("UPDATE ledgerd.user_balances SET balance = 11 WHERE user_id = 1");
+    const { file } = await archive(source.url);
+    await using target = await createDatabase("empty");
+    const { code, stdout } = await runLedgerd(["restore", "--from", file], { DATABASE_URL: target.url });
+    const lines = stdout.trim().split("\n").map((line) => JSON.parse(line) as Record<string, unknown>);
+    expect(code).toBe(1);
+    expect(lines.filter(({ event }) => event === "difference")).toMatchObject([{ kind: "balance_wrong", userId: "1" }]);
+    expect(lines.at(-1)).toMatchObject({ event: "done", differences: 1 });
+    expect((await tablesIn(target))["user_balances"]).toBe((await tablesIn(source))["user_balances"]);
+    expect((await runLedgerd(["rebuild"], { DATABASE_URL: target.url })).code).toBe(0);
+    await checkDatabase(target);
   });
 
   test("isn't made of a database without a ledger", async () => {
