@@ -13,6 +13,8 @@ import { AdminService } from "./gen/ledger/v1/admin_service_pb.ts";
 import { JobService } from "./gen/ledger/v1/job_service_pb.ts";
 import { LedgerService } from "./gen/ledger/v1/ledger_service_pb.ts";
 import { LockService } from "./gen/ledger/v1/lock_service_pb.ts";
+import { describe } from "./ops/finding.ts";
+import { BackgroundProof, PROOF_CONNECTIONS, Proofs } from "./ops/proofs.ts";
 import { ScheduledBackups } from "./ops/scheduled-backups.ts";
 import { balancesOf } from "./postgres/balances.ts";
 import { claimsOf } from "./postgres/claims.ts";
@@ -35,6 +37,7 @@ import { ledgerOf } from "./postgres/snapshot.ts";
 import { statusOf, type Status } from "./postgres/status.ts";
 import { transactionsOf } from "./postgres/transactions.ts";
 import { addPartitions, repeat, rescueJobs, sweepHolds } from "./postgres/upkeep.ts";
+import { verificationsOf } from "./postgres/verifications.ts";
 import { runBackup } from "./processes/backup-process.ts";
 import { adminHandlers } from "./rpc/admin-service.ts";
 import { answersFor } from "./rpc/answers.ts";
@@ -45,6 +48,7 @@ import { jobHandlers } from "./rpc/job-service.ts";
 import { ledgerHandlers } from "./rpc/ledger-service.ts";
 import { listenHere, type Listen } from "./rpc/listener.ts";
 import { lockHandlers } from "./rpc/lock-service.ts";
+import { metricsText } from "./rpc/metrics.ts";
 import { Payers } from "./rpc/payers.ts";
 import { readSchemas } from "./rpc/read-requests.ts";
 import { createReadiness, type Readiness } from "./rpc/readiness.ts";
@@ -86,6 +90,8 @@ const READINESS_LIMIT_MS = 2000;
 const PARTITIONS_PAUSE_MS = 10_000;
 /** How often the schedule of backups is looked at. */
 const BACKUP_PAUSE_MS = 2000;
+/** Between rounds of the verification in the background; short beside the rounds, which keep to the rate by themselves. */
+const VERIFY_ROUND_PAUSE_MS = 500;
 /** Connections for the background's own looks: they must not wait behind the callers' reads. */
 const BACKGROUND_CONNECTIONS = 4;
 
@@ -116,6 +122,9 @@ export async function startService(config: Config, log: Logger, surroundings = a
   );
   await look(storage.status, readiness);
   startUpkeep(config, storage, readiness, log, opened);
+  const { verifications, backgroundProof, backups } = storage;
+  const metrics = async (): Promise<string> =>
+    metricsText(await verifications.last(), backgroundProof.rows, backups === undefined ? undefined : { newest: await backups.newest(), failures: backups.failures });
 
   const messageLimit = config.LEDGERD_MESSAGE_LIMIT;
   const grpcDoor = await placed("LEDGERD_GRPC_ADDR", openGrpcDoor({ address: config.LEDGERD_GRPC_ADDR, listen: surroundings.grpc, entries, health: readiness.health, messageLimit, shutdown: shutdown.signal, streamMaxAgeMs: config.LEDGERD_STREAM_MAX_AGE }));
@@ -126,7 +135,7 @@ export async function startService(config: Config, log: Logger, surroundings = a
     const left = Promise.race([empty(), delay(config.LEDGERD_DRAIN_TIMEOUT, undefined, { ref: false })]);
     await Promise.all(doors.map((door) => door.close(left)));
   });
-  const web = { address: config.LEDGERD_HTTP_ADDR, listen: surroundings.http, entries, messageLimit, problem: readiness.problem, log: logged("answering", log) };
+  const web = { address: config.LEDGERD_HTTP_ADDR, listen: surroundings.http, entries, messageLimit, problem: readiness.problem, metrics, log: logged("answering", log) };
   const webDoor = await placed("LEDGERD_HTTP_ADDR", openWebDoor(web));
   doors.push(webDoor);
 
@@ -193,8 +202,9 @@ async function openStorage(config: Config, log: Logger, opened: AsyncDisposableS
   );
   opened.adopt(journal, ({ close }) => close());
   return {
-    url: database.url,
     background,
+    backups: backupsOf(config, database.url, background, log),
+    ...openProofs(database.url, background, config, log),
     feed,
     journal,
     rows,
@@ -214,9 +224,21 @@ async function openStorage(config: Config, log: Logger, opened: AsyncDisposableS
   };
 }
 
-/** How many connections a process may open at most: for reads, in the background, and one for each lane. */
+/** Verification and rebuilding: those that are asked for, and the one in the background. */
+function openProofs(url: string, pool: DatabasePool, config: Config, log: Logger) {
+  const ledger = { url: withSession(url, { role: RUNTIME_ROLE }), pool, currencies: config.currencies, connectTimeoutMs: config.LEDGERD_CONNECT_TIMEOUT };
+  const backgroundProof = new BackgroundProof({
+    ...ledger,
+    rowsPerSecond: config.LEDGERD_VERIFY_RATE,
+    pauseMs: config.LEDGERD_VERIFY_PAUSE,
+    log: (finding) => log.error({ ...finding, event: "difference" }, describe(finding)),
+  });
+  return { proofs: new Proofs(ledger), backgroundProof, verifications: verificationsOf(pool) };
+}
+
+/** How many connections a process may open at most: for reads, in the background, for verifications, and one for each lane. */
 export function connectionsOf(config: Config): number {
-  return config.LEDGERD_POOL_MAX + BACKGROUND_CONNECTIONS + config.LEDGERD_LANES;
+  return config.LEDGERD_POOL_MAX + BACKGROUND_CONNECTIONS + PROOF_CONNECTIONS + config.LEDGERD_LANES;
 }
 
 function connect(url: string, config: Config, log: Logger, max: number): Promise<DatabasePool> {
@@ -245,7 +267,7 @@ function contractParts({ currencies, LEDGERD_DEFAULT_CURRENCY: fallback }: Confi
 
 /** The work in the background; each part is safe to run on every instance at once. */
 function startUpkeep(config: Config, storage: Storage, readiness: Readiness, log: Logger, opened: AsyncDisposableStack): void {
-  const { background, rows, journal, status } = storage;
+  const { background, rows, journal, status, backgroundProof, backups } = storage;
   const holds = holdsOf(background, rows);
   const claims = claimsOf(background, rows);
   const shared: readonly [string, number, bigint, () => Promise<unknown>][] = [
@@ -260,24 +282,32 @@ function startUpkeep(config: Config, storage: Storage, readiness: Readiness, log
     opened.defer(() => leadership.resign().catch(logged(`resigning from ${what}`, log)));
     opened.adopt(repeat(pauseMs, () => leadership.lead(round), logged(what, log)), ({ stop }) => stop());
   }
-  startBackups(config, storage, new Leadership(locks, ownLocks.backUp, instanceId, BACKUP_PAUSE_MS), log, opened);
+  if (backups !== undefined) startBackups(backups, new Leadership(locks, ownLocks.backUp, instanceId, BACKUP_PAUSE_MS), log, opened);
+  if (config.LEDGERD_VERIFY_RATE > 0) {
+    const leadership = new Leadership(locks, ownLocks.verify, instanceId, VERIFY_ROUND_PAUSE_MS);
+    opened.defer(() => leadership.resign().catch(logged("resigning from verifying", log)));
+    const rounds = repeat(VERIFY_ROUND_PAUSE_MS, () => leadership.lead(() => backgroundProof.round()), logged("verifying", log));
+    opened.defer(() => backgroundProof.stop(rounds.stop));
+  }
   opened.adopt(repeat(READINESS_PAUSE_MS, () => look(status, readiness), logged("looking at the database", log)), ({ stop }) => stop());
 }
 
-/** Backups by the schedule, if there is one. */
-function startBackups(config: Config, { url, background }: Storage, leadership: Leadership, log: Logger, opened: AsyncDisposableStack): void {
+/** The backups by the schedule, if there is one. */
+function backupsOf(config: Config, url: string, background: DatabasePool, log: Logger): ScheduledBackups | undefined {
   const { LEDGERD_BACKUP_DIR: folder, LEDGERD_BACKUP_SCHEDULE: schedule, LEDGERD_BACKUP_KEEP_DAYS: keepDays } = config;
-  if (folder === undefined || schedule.kind === "off") return;
-  const stopping = new AbortController();
-  const take = async (): Promise<void> => {
+  if (folder === undefined || schedule.kind === "off") return undefined;
+  const take = async (signal: AbortSignal): Promise<void> => {
     log.info({ folder }, "taking a backup");
-    await runBackup({ url, folder, keepDays, signal: stopping.signal });
+    await runBackup({ url, folder, keepDays, signal });
   };
-  const backups = new ScheduledBackups({ schedule, folder, ledger: () => ledgerOf(background), take });
-  const failed = (error: unknown): void => log.error({ err: error, folder }, "the backup failed");
+  return new ScheduledBackups({ schedule, folder, ledger: () => ledgerOf(background), take });
+}
+
+function startBackups(backups: ScheduledBackups, leadership: Leadership, log: Logger, opened: AsyncDisposableStack): void {
+  const failed = (error: unknown): void => log.error({ err: error }, "the backup failed");
   opened.defer(() => leadership.resign().catch(logged("resigning from taking backups", log)));
   opened.adopt(repeat(BACKUP_PAUSE_MS, () => leadership.lead(() => backups.takeIfDue()), failed), ({ stop }) => stop());
-  opened.defer(() => stopping.abort());
+  opened.defer(() => backups.stop());
 }
 
 /** Takes a look at the database, and reports what it found. */

@@ -7,6 +7,7 @@ import type { GraphileTask } from "./graphile.ts";
 import type { JobsTask } from "./jobs.ts";
 import type { Load, Window } from "./meter.ts";
 import type { PacedTask } from "./paced.ts";
+import type { ProveTask } from "./prove.ts";
 import type { SeedDeductsTask } from "./seed-deducts.ts";
 import type { SelectBalanceTask } from "./select-balance.ts";
 import type { StreamTask } from "./stream.ts";
@@ -27,6 +28,7 @@ export interface Tasks {
   readonly unnest: UnnestTask;
   readonly copy: CopyTask;
   readonly graphile: GraphileTask;
+  readonly prove: ProveTask;
 }
 
 /** What the parent sends. */
@@ -58,6 +60,8 @@ async function perform(order: Order): Promise<Load> {
       return (await import("./unnest.ts")).run(order.task, order.window);
     case "copy":
       return (await import("./copy.ts")).run(order.task);
+    case "prove":
+      return (await import("./prove.ts")).run(order.task);
     case "graphile":
       return (await import("./graphile.ts")).run(order.task, order.window);
   }

@@ -9,10 +9,11 @@ import { lone } from "./lone.ts";
 import { memory } from "./memory.ts";
 import { openLoop } from "./open-loop.ts";
 import { read } from "./read.ts";
+import { rebuild } from "./rebuild.ts";
 import { stream, streamHot } from "./stream.ts";
 import { unary, unaryHot } from "./unary.ts";
 
-export const workloads: readonly Workload[] = [unary, unaryHot, lone, stream, streamHot, batch, batchHot, read, jobs, feed, history, openLoop, memory];
+export const workloads: readonly Workload[] = [unary, unaryHot, lone, stream, streamHot, batch, batchHot, read, jobs, feed, history, openLoop, memory, rebuild];
 
 /** How many of them `--quick` measures. */
 export const QUICK = 8;

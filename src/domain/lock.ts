@@ -22,7 +22,8 @@ export const ownLocks = {
   expireHolds: FIRST_KEY - 1n,
   rescueJobs: FIRST_KEY - 2n,
   addPartitions: FIRST_KEY - 3n,
-  backUp: FIRST_KEY - 10n,
+  verify: FIRST_KEY - 4n,
+  backUp: FIRST_KEY - 5n,
 } as const;
 
 /** A lock that nobody ever took. */

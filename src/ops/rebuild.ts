@@ -6,7 +6,7 @@
 
 import type { DatabasePool } from "slonik";
 import { START, type AccountName } from "../postgres/proof/log-pages.ts";
-import { differingAccounts, missingAccounts, repairBalances, repairHolds, type BalanceColumns, type RepairedBalance, type RepairedHold } from "../postgres/proof/repair.ts";
+import { differingAccounts, repairBalances, repairHolds, restoreBalances, type BalanceColumns, type RepairedBalance, type RepairedHold } from "../postgres/proof/repair.ts";
 import { ProofSession } from "../postgres/proof/session.ts";
 import { lastId } from "../postgres/settled.ts";
 import type { Finding } from "./finding.ts";
@@ -47,7 +47,7 @@ export type RebuildEvent =
   | { readonly kind: "summary"; readonly summary: RebuildSummary };
 
 /** Accounts in one transaction: their writes wait for it. */
-const ACCOUNTS_AT_A_TIME = 200;
+const ACCOUNTS_AT_A_TIME = 500;
 const HOLDS_AT_A_TIME = 1000;
 /** Rows, or accounts, that are looked at at a time. */
 const LOOK_SIZE = 20_000;
@@ -57,7 +57,7 @@ export async function* rebuildLedger(options: RebuildOptions): AsyncGenerator<Re
   const start = performance.now();
   const counts: Counts = { rows: 0, accounts: 0, holds: 0, jobs: 0, keys: 0, heads: 0 };
   let [repairedBalances, repairedHolds, left] = [0, 0, 0];
-  for await (const event of options.trustLog ? restoreBalances(options, counts) : proveAndRepair(options, counts)) {
+  for await (const event of options.trustLog ? takeLastRows(options, counts) : proveAndRepair(options, counts)) {
     if (event.kind === "repaired" && event.repair.holdId === undefined) repairedBalances += 1;
     else if (event.kind === "repaired") repairedHolds += 1;
     else if (event.kind === "left") left += 1;
@@ -140,13 +140,13 @@ class Repairs {
 }
 
 /** Makes all balance rows what the last rows of their accounts say. */
-async function* restoreBalances({ pool, signal }: RebuildOptions, counts: Counts): AsyncGenerator<RebuildEvent, void> {
+async function* takeLastRows({ pool, signal }: RebuildOptions, counts: Counts): AsyncGenerator<RebuildEvent, void> {
   const rows = Number(await lastId(pool));
   for (let after = 0n; ; ) {
     signal.throwIfAborted();
-    const { accounts, done, next } = await missingAccounts(pool, after, LOOK_SIZE);
+    const { restored, rows: done, next } = await restoreBalances(pool, after, LOOK_SIZE);
     if (next === undefined) break;
-    yield* repairAll(pool, accounts, true);
+    for (const balance of restored) yield { kind: "repaired", repair: balanceRepair({ before: undefined, after: balance }) };
     counts.rows += done;
     after = next;
     yield { kind: "progress", phase: "missing", done: counts.rows, total: rows };
@@ -176,7 +176,7 @@ function inLockOrder(a: AccountName, b: AccountName): number {
 
 function balanceRepair({ before, after }: RepairedBalance): Repair {
   const columns = ["balance", "held", "creditLimit", "sequence", "updatedAt", "chainHead"] as const;
-  const text = (row: BalanceColumns, column: (typeof columns)[number]): string => String(row[column] ?? "");
+  const text = (row: BalanceColumns | undefined, column: (typeof columns)[number]): string => String(row?.[column] ?? "");
   return {
     userId: after.userId,
     currency: after.currency,

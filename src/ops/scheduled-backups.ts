@@ -10,8 +10,8 @@ export interface ScheduledBackupsOptions {
   readonly folder: string;
   /** By what the archives of the database are known. */
   readonly ledger: () => Promise<string>;
-  /** Makes one. */
-  readonly take: () => Promise<void>;
+  /** Makes one, unless the signal ends it. */
+  readonly take: (signal: AbortSignal) => Promise<void>;
 }
 
 /** One that fails would fail at once again, mostly, having read everything. */
@@ -20,10 +20,29 @@ const RETRY_AFTER_MS = 5 * 60_000;
 /** The backups of one database into one folder. */
 export class ScheduledBackups {
   readonly #options: ScheduledBackupsOptions;
+  readonly #stopping = new AbortController();
   #failedAt = Number.NEGATIVE_INFINITY;
+  #failures = 0;
 
   constructor(options: ScheduledBackupsOptions) {
     this.#options = options;
+  }
+
+  /** How many of this process failed. */
+  get failures(): number {
+    return this.#failures;
+  }
+
+  /** When the newest archive was taken, in milliseconds since 1970; 0: there is none to be seen. */
+  async newest(): Promise<number> {
+    const { folder, ledger } = this.#options;
+    // What keeps it from being seen keeps the next backup from being taken, which then is told.
+    return (await newestArchive(folder, await ledger()).catch(() => undefined)) ?? 0;
+  }
+
+  /** Gives up the one that is being taken. */
+  stop(): void {
+    this.#stopping.abort();
   }
 
   /** Takes a backup if one is due, unless it failed just now. */
@@ -32,9 +51,10 @@ export class ScheduledBackups {
     if (performance.now() - this.#failedAt < RETRY_AFTER_MS) return;
     try {
       await mkdir(folder, { recursive: true, mode: 0o700 });
-      if (isDue(schedule, await newestArchive(folder, await ledger()), Date.now())) await take();
+      if (isDue(schedule, await newestArchive(folder, await ledger()), Date.now())) await take(this.#stopping.signal);
     } catch (error) {
       this.#failedAt = performance.now();
+      this.#failures += 1;
       throw error;
     }
   }

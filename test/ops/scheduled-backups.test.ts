@@ -78,6 +78,8 @@ describe("serving with a schedule", () => {
     await using second = await serve(database.url, settings);
     await first.ledger.topUp({ userId: 1n, amount: { amount: "1" }, idempotencyKey: newKey() });
     await until(() => existsSync(folder) && archivesIn(folder).length >= 2);
+    const metrics = await (await fetch(`http://${second.httpAddress}/metrics`)).text();
+    expect(Number(/^ledgerd_backup_last_completed_timestamp_seconds (\S+)$/m.exec(metrics)?.[1])).toBeGreaterThan(1_700_000_000);
     await Promise.all([first.close(), second.close()]);
     const archives = archivesIn(folder);
     const times = archives.map((name) => timeOf(name, name.slice(8, 16)) ?? 0);
@@ -106,9 +108,12 @@ describe("serving with a schedule", () => {
     const folder = path.join(file, "below");
     const settings = { DATABASE_URL: database.url, LEDGERD_DURABILITY: "relaxed", LEDGERD_BACKUP_DIR: folder, LEDGERD_BACKUP_SCHEDULE: "daily 00:00" };
     await using command = startLedgerd(["serve"], settings);
-    await servesAt(command);
+    const { http } = await servesAt(command);
     await until(() => logOf(command).some(({ level }) => level === pino.levels.values["error"]));
-    expect(logOf(command).filter(({ level }) => level === pino.levels.values["error"])).toMatchObject([{ msg: "the backup failed", folder, err: { message: expect.stringContaining("ENOTDIR") as string } }]);
+    expect(logOf(command).filter(({ level }) => level === pino.levels.values["error"])).toMatchObject([{ msg: "the backup failed", err: { message: expect.stringContaining("ENOTDIR") as string } }]);
+    const metrics = await (await fetch(`http://${http}/metrics`)).text();
+    expect(metrics).toContain("\nledgerd_backup_last_completed_timestamp_seconds 0\n");
+    expect(metrics).toContain("\nledgerd_backup_failures_total 1\n");
     command.process.kill("SIGTERM");
     expect(await command.ended).toBe(0);
   });

@@ -4,6 +4,7 @@
 
 import { sql, type CommonQueryMethods, type DatabasePool } from "slonik";
 import { z } from "zod";
+import { accountId } from "../../domain/group.ts";
 import { timestamp } from "../rows.ts";
 import type { AccountName } from "./log-pages.ts";
 
@@ -19,7 +20,8 @@ export interface BalanceColumns extends AccountName {
 
 /** A balance row that was changed. */
 export interface RepairedBalance {
-  readonly before: BalanceColumns;
+  /** Undefined: there was none. */
+  readonly before: BalanceColumns | undefined;
   readonly after: BalanceColumns;
 }
 
@@ -70,10 +72,8 @@ export function repairBalances(pool: DatabasePool, accounts: readonly AccountNam
         AND (b.balance, b.held, b.credit_limit, b.sequence, b.updated_at, b.chain_head)
           IS DISTINCT FROM (l.balance_after, l.held_after, l.credit_limit_after, l.sequence, l.created_at, l.hash)
       RETURNING ${balanceColumns}`);
-    return after.flatMap((row) => {
-      const found = before.find(({ userId, currency }) => userId === row.userId && currency === row.currency);
-      return found === undefined ? [] : [{ before: found, after: row }];
-    });
+    const found = new Map(before.map((row) => [accountId(row.userId, row.currency), row]));
+    return after.map((row) => ({ before: found.get(accountId(row.userId, row.currency)), after: row }));
   });
 }
 
@@ -127,17 +127,17 @@ function accountTable(accounts: readonly AccountName[]) {
   return sql.fragment`unnest(${userIds}, ${currencies}) WITH ORDINALITY AS a (user_id, currency, place)`;
 }
 
-/** A part of the accounts: those that differ from their last rows, and from where to read on. */
-export interface DifferingAccounts<C> {
+/** A part of the accounts: those that differ from their last rows, and the one to look on behind. */
+export interface DifferingAccounts {
   readonly accounts: readonly AccountName[];
   readonly done: number;
-  readonly next: C | undefined;
+  readonly next: AccountName | undefined;
 }
 
 const accountRow = z.object({ user_id: z.bigint(), currency: z.string(), differs: z.boolean() });
 
 /** The accounts behind one whose balance row isn't what their last row says; it is a look, without locks. */
-export async function differingAccounts(pool: DatabasePool, from: AccountName, limit: number): Promise<DifferingAccounts<AccountName>> {
+export async function differingAccounts(pool: DatabasePool, from: AccountName, limit: number): Promise<DifferingAccounts> {
   const found = await pool.any(sql.type(accountRow)`
     SELECT b.user_id, b.currency,
            (b.balance, b.held, b.credit_limit, b.sequence, b.updated_at, b.chain_head)
@@ -167,23 +167,46 @@ export async function differingAccounts(pool: DatabasePool, from: AccountName, l
 }
 
 const pageRow = z.object({ rows: z.bigint(), last: z.bigint().nullable() });
-const nameRow = z.object({ user_id: z.bigint(), currency: z.string() });
 
-/** The accounts without a balance row whose first row lies behind an id. */
-export async function missingAccounts(pool: DatabasePool, after: bigint, limit: number): Promise<DifferingAccounts<bigint>> {
+/** What was looked through for accounts without a balance row, up to an id. */
+export interface RestoredBalances {
+  readonly rows: number;
+  readonly next: bigint | undefined;
+  readonly restored: readonly BalanceColumns[];
+}
+
+/**
+ * Restores the balance rows of accounts that have none, of those whose first row lies behind an id. No lock is needed: an account
+ * that has rows and no balance row can't be written to, and where somebody else makes one just now, it is left to him.
+ */
+export async function restoreBalances(pool: DatabasePool, after: bigint, limit: number): Promise<RestoredBalances> {
   const { rows, last } = await pool.one(sql.type(pageRow)`
     SELECT count(*) AS rows, max(page.id) AS last
     FROM (SELECT t.id FROM ledgerd.transactions t WHERE t.id > ${after} ORDER BY t.id LIMIT ${limit}) AS page`);
-  if (last === null) return { accounts: [], done: 0, next: undefined };
-  const found = await pool.any(sql.type(nameRow)`
-    SELECT DISTINCT t.user_id, t.currency
-    FROM ledgerd.transactions t
-    WHERE t.id > ${after} AND t.id <= ${last} AND t.sequence = 1
-      AND NOT EXISTS (SELECT FROM ledgerd.user_balances b WHERE b.user_id = t.user_id AND b.currency = t.currency)
-    LIMIT ${limit}`);
-  return { accounts: found.map(nameOf), done: Number(rows), next: last };
+  if (last === null) return { rows: 0, next: undefined, restored: [] };
+  const restored = await pool.any(sql.type(balanceRow)`
+    INSERT INTO ledgerd.user_balances AS b (user_id, currency, balance, held, credit_limit, sequence, updated_at, chain_head)
+    SELECT a.user_id, a.currency, l.balance_after, l.held_after, l.credit_limit_after, l.sequence, l.created_at, l.hash
+    FROM (
+      SELECT t.user_id, t.currency
+      FROM ledgerd.transactions t
+      WHERE t.id > ${after} AND t.id <= ${last} AND t.sequence = 1
+        AND NOT EXISTS (SELECT FROM ledgerd.user_balances b WHERE b.user_id = t.user_id AND b.currency = t.currency)
+      ORDER BY t.user_id, t.currency
+      LIMIT ${limit}
+    ) AS a
+    CROSS JOIN LATERAL (
+      SELECT t.balance_after, t.held_after, t.credit_limit_after, t.sequence, t.created_at, t.hash
+      FROM ledgerd.transactions t
+      WHERE t.user_id = a.user_id AND t.currency = a.currency
+      ORDER BY t.sequence DESC
+      LIMIT 1
+    ) AS l
+    ON CONFLICT DO NOTHING
+    RETURNING ${balanceColumns}`);
+  return { rows: Number(rows), next: last, restored };
 }
 
-function nameOf(row: z.output<typeof nameRow>): AccountName {
+function nameOf(row: z.output<typeof accountRow>): AccountName {
   return { userId: row.user_id, currency: row.currency };
 }
