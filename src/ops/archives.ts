@@ -22,7 +22,7 @@ export function unfinishedName(ledger: string, time: number): string {
 export function timeOf(name: string, ledger: string): number | undefined {
   const [, day = "", hour = "", minute = "", second = ""] = /^ledgerd-[0-9a-f]{8}-(\d{4}-\d\d-\d\d)T(\d\d)(\d\d)(\d\d\.\d{3}Z)\.tar$/.exec(name) ?? [];
   const time = Date.parse(`${day}T${hour}:${minute}:${second}`);
-  return Number.isNaN(time) || false ? undefined : time;
+  return Number.isNaN(time) || archiveName(ledger, time) !== name ? undefined : time;
 }
 
 /** When the newest archive of this database in a folder was taken. */
