@@ -37,7 +37,7 @@ import { ledgerOf } from "./postgres/snapshot.ts";
 import { statusOf, type Status } from "./postgres/status.ts";
 import { transactionsOf } from "./postgres/transactions.ts";
 import { addPartitions, repeat, rescueJobs, sweepHolds } from "./postgres/upkeep.ts";
-import { verificationsOf } from "./postgres/verifications.ts";
+import { verificationsOf } from "./postgres/proof/verifications.ts";
 import { runBackup } from "./processes/backup-process.ts";
 import { adminHandlers } from "./rpc/admin-service.ts";
 import { answersFor } from "./rpc/answers.ts";

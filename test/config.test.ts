@@ -41,6 +41,8 @@ describe("an empty environment", () => {
       LEDGERD_SWEEP_INTERVAL: 1000,
       LEDGERD_JOB_SWEEP_INTERVAL: 5000,
       LEDGERD_WAIT_POLL: 100,
+      LEDGERD_VERIFY_RATE: 1000,
+      LEDGERD_VERIFY_PAUSE: 600_000,
       LEDGERD_DRAIN_TIMEOUT: 20_000,
       LEDGERD_MIGRATE: "auto",
       LEDGERD_BACKUP_SCHEDULE: { kind: "off" },

@@ -2,7 +2,7 @@
 
 import type { DatabasePool } from "slonik";
 import type { Currencies } from "../domain/currency.ts";
-import { verificationsOf, type Verifications } from "../postgres/verifications.ts";
+import { verificationsOf, type Verifications } from "../postgres/proof/verifications.ts";
 import type { Finding } from "./finding.ts";
 import { rebuildLedger, type RebuildEvent } from "./rebuild.ts";
 import type { VerifyEvent } from "./verification.ts";

@@ -2,7 +2,7 @@
 
 import { renameSync, rmSync } from "node:fs";
 import type { DatabasePool } from "slonik";
-import { verificationsOf } from "../postgres/verifications.ts";
+import { verificationsOf } from "../postgres/proof/verifications.ts";
 import { DigestProblem, DigestWriter } from "./digest.ts";
 import { describe } from "./finding.ts";
 import type { Progress } from "./progress.ts";

@@ -4,7 +4,7 @@ import type { AdminService } from "../gen/ledger/v1/admin_service_pb.ts";
 import { ListBalancesRequestSchema, SetCreditLimitRequestSchema } from "../gen/ledger/v1/admin_service_pb.ts";
 import type { Proofs } from "../ops/proofs.ts";
 import type { Status } from "../postgres/status.ts";
-import type { Verifications } from "../postgres/verifications.ts";
+import type { Verifications } from "../postgres/proof/verifications.ts";
 import type { Handlers } from "./handlers.ts";
 import { cursorOf, pageOf } from "./pages.ts";
 import { proofHandlers, verificationStatus } from "./proof-calls.ts";

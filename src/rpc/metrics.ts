@@ -1,6 +1,6 @@
 // The figures of /metrics, in Prometheus's text format. Three lines for each figure need no library.
 
-import type { Verification } from "../postgres/verifications.ts";
+import type { Verification } from "../postgres/proof/verifications.ts";
 
 /** A figure. */
 interface Metric {

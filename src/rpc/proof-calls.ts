@@ -6,7 +6,7 @@ import type { Finding } from "../ops/finding.ts";
 import type { Proofs } from "../ops/proofs.ts";
 import type { RebuildEvent } from "../ops/rebuild.ts";
 import type { VerifyEvent } from "../ops/verification.ts";
-import type { Verification } from "../postgres/verifications.ts";
+import type { Verification } from "../postgres/proof/verifications.ts";
 import { time } from "./answers.ts";
 import type { StreamCall } from "./handlers.ts";
 import { errorOf } from "./status.ts";

@@ -2,7 +2,7 @@
 
 import { sql, type DatabasePool } from "slonik";
 import { z } from "zod";
-import { noColumns } from "./rows.ts";
+import { noColumns } from "../rows.ts";
 
 /** Who asked for it. */
 export type VerificationKind = "background" | "requested";
