@@ -2,6 +2,7 @@
 
 import { z } from "zod";
 import { currenciesWith, MAX_DIGITS, type Currencies, type Currency } from "./domain/currency.ts";
+import type { Schedule } from "./domain/schedule.ts";
 
 /** Where to listen. */
 export interface Address {
@@ -27,8 +28,12 @@ function duration(minMs: number, maxMs: number) {
   return z
     .string()
     .regex(/^\d{1,9}(ms|s|m|h)$/, problem)
-    .transform((text) => Number.parseInt(text, 10) * (unitsOfTime[text.replace(/^\d+/, "")] ?? Number.NaN))
+    .transform(milliseconds)
     .refine((ms) => ms >= minMs && ms <= maxMs, problem);
+}
+
+function milliseconds(text: string): number {
+  return Number.parseInt(text, 10) * (unitsOfTime[text.replace(/^\d+/, "")] ?? Number.NaN);
 }
 
 function writeDuration(ms: number): string {
@@ -50,6 +55,19 @@ export const MAX_WORKERS = 64;
 
 /** How many processes take calls. */
 const workers = count(1, MAX_WORKERS);
+
+/** How many days archives are kept. */
+const keepDays = count(1, 36_500);
+
+/** `daily 03:00` or `every 6h`. */
+const schedule = z
+  .string()
+  .regex(/^(off|daily ([01]\d|2[0-3]):[0-5]\d|every [1-9]\d{0,5}(s|m|h))$/, "must be off, a time of day in UTC such as daily 03:00, or an interval such as every 6h")
+  .transform((text): Schedule => {
+    const [kind, when = ""] = text.split(" ");
+    if (kind === "daily") return { kind, minute: Number(when.slice(0, 2)) * 60 + Number(when.slice(3)) };
+    return kind === "every" ? { kind, intervalMs: milliseconds(when) } : { kind: "off" };
+  });
 
 /** `host:port`; an IPv6 host in brackets. Port 0 takes a free one. */
 const address = z
@@ -123,6 +141,13 @@ const environment = z.object({
     .enum(["auto", "never"], "must be auto or never")
     .prefault("auto")
     .describe("Whether `serve` brings the schema up to date at start, which takes a role that may; with `never` it refuses to start on an old schema"),
+  LEDGERD_BACKUP_DIR: z
+    .string()
+    .min(1, "must be a folder, such as /var/backups/ledgerd")
+    .optional()
+    .describe("The folder for archives: of `ledgerd backup`, of the schedule, and of the backups before major migrations"),
+  LEDGERD_BACKUP_SCHEDULE: schedule.prefault("off").describe("When `serve` takes a backup by itself: `daily 03:00` (UTC), `every 6h`, or `off`. One that was missed is made up for"),
+  LEDGERD_BACKUP_KEEP_DAYS: keepDays.prefault("7").describe("For how many days archives are kept; `--keep-days` says the same, and wins. The newest one always stays"),
   LEDGERD_DURABILITY: z
     .enum(["required", "relaxed"], "must be required or relaxed")
     .prefault("required")
@@ -156,6 +181,10 @@ function contradictions(given: Environment): readonly string[] {
   if (pool !== undefined && pool.LEDGERD_POOL_MIN > pool.LEDGERD_POOL_MAX) {
     problems.push(`LEDGERD_POOL_MIN must not be above LEDGERD_POOL_MAX, such as ${pool.LEDGERD_POOL_MAX}; it is "${pool.LEDGERD_POOL_MIN}"`);
   }
+  const backups = environment.pick({ LEDGERD_BACKUP_DIR: true, LEDGERD_BACKUP_SCHEDULE: true }).safeParse(given).data;
+  if (backups !== undefined && backups.LEDGERD_BACKUP_SCHEDULE.kind !== "off" && backups.LEDGERD_BACKUP_DIR === undefined) {
+    problems.push(`LEDGERD_BACKUP_SCHEDULE needs LEDGERD_BACKUP_DIR, such as /var/backups/ledgerd${quote("LEDGERD_BACKUP_SCHEDULE", given)}`);
+  }
   const money = environment.pick({ LEDGERD_UNITS: true, LEDGERD_DEFAULT_CURRENCY: true }).safeParse(given).data;
   if (money === undefined) return problems;
   const currencies = tryCurrencies(money.LEDGERD_UNITS);
@@ -184,6 +213,12 @@ function tryCurrencies(list: readonly Currency[]): Currencies | Error {
 export function readWorkers(flag: string): number | string {
   const parsed = workers.safeParse(flag);
   return parsed.data ?? `--workers ${parsed.error?.issues[0]?.message}; it is ${JSON.stringify(flag)}`;
+}
+
+/** How many days a flag asks for, or what is wrong with it. */
+export function readKeepDays(flag: string): number | string {
+  const parsed = keepDays.safeParse(flag);
+  return parsed.data ?? `--keep-days ${parsed.error?.issues[0]?.message}; it is ${JSON.stringify(flag)}`;
 }
 
 /** The environment for a further process of ours: that of this one, but for these settings. */

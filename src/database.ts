@@ -3,10 +3,12 @@
 import type { Logger } from "pino";
 import type { DatabasePool } from "slonik";
 import type { Config } from "./config.ts";
+import { migrateWithBackup } from "./ops/major.ts";
 import { runningEmbedded, startEmbedded } from "./postgres/embedded.ts";
-import { migrate, pendingMigrations, SchemaProblem } from "./postgres/migrate.ts";
+import { pendingMigrations, SchemaProblem, type Migration } from "./postgres/migrate.ts";
 import { openPool, withSession } from "./postgres/pool.ts";
 import { checkReachable } from "./postgres/reachable.ts";
+import { version } from "./version.ts";
 
 /** A database that can be connected to. */
 export interface Database {
@@ -79,5 +81,18 @@ export async function bringUpToDate(url: string, config: Config, log: Logger): P
   if (config.LEDGERD_MIGRATE === "never") {
     throw new SchemaProblem(`the database lacks the migrations ${names}: run \`ledgerd migrate\` with a role that may`);
   }
-  for (const { name } of await migrate(url)) log.info({ migration: name }, "migrated");
+  for (const { name } of await applyMigrations(url, config, log)) log.info({ migration: name }, "migrated");
+}
+
+/** Applies pending migrations, with a backup before them if one is major, unless that isn't wanted; answers what it applied. */
+export async function applyMigrations(url: string, config: Config, log: Logger, noBackup = false): Promise<readonly Migration[]> {
+  return migrateWithBackup({
+    url,
+    folder: config.LEDGERD_BACKUP_DIR,
+    keepDays: config.LEDGERD_BACKUP_KEEP_DAYS,
+    version: version(),
+    noBackup,
+    progress: (phase, rows) => log.debug({ phase, rows }, "backup before a major migration"),
+    onBackup: ({ file }) => log.info({ file }, "took a backup before a major migration"),
+  });
 }

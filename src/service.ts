@@ -2,9 +2,7 @@
 // it here.
 
 import { randomUUID } from "node:crypto";
-import { readFileSync } from "node:fs";
 import { hostname } from "node:os";
-import path from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import type { Logger } from "pino";
 import type { DatabasePool } from "slonik";
@@ -17,6 +15,7 @@ import { LedgerService } from "./gen/ledger/v1/ledger_service_pb.ts";
 import { LockService } from "./gen/ledger/v1/lock_service_pb.ts";
 import { describe } from "./ops/finding.ts";
 import { BackgroundProof, PROOF_CONNECTIONS, Proofs } from "./ops/proofs.ts";
+import { ScheduledBackups } from "./ops/scheduled-backups.ts";
 import { balancesOf } from "./postgres/balances.ts";
 import { claimsOf } from "./postgres/claims.ts";
 import { failureOf } from "./postgres/errors.ts";
@@ -34,10 +33,12 @@ import { knownMigrations } from "./postgres/migrate.ts";
 import { openPool, RUNTIME_ROLE, withSession } from "./postgres/pool.ts";
 import { rowsFor } from "./postgres/rows.ts";
 import { safetyProblems } from "./postgres/safety.ts";
+import { ledgerOf } from "./postgres/snapshot.ts";
 import { statusOf, type Status } from "./postgres/status.ts";
 import { transactionsOf } from "./postgres/transactions.ts";
 import { addPartitions, repeat, rescueJobs, sweepHolds } from "./postgres/upkeep.ts";
 import { verificationsOf } from "./postgres/proof/verifications.ts";
+import { runBackup } from "./processes/backup-process.ts";
 import { adminHandlers } from "./rpc/admin-service.ts";
 import { answersFor } from "./rpc/answers.ts";
 import { openGrpcDoor } from "./rpc/grpc-door.ts";
@@ -54,6 +55,7 @@ import { createReadiness, type Readiness } from "./rpc/readiness.ts";
 import { createTranslate } from "./rpc/status.ts";
 import { openWebDoor } from "./rpc/web-door.ts";
 import { writeSchemas } from "./rpc/write-requests.ts";
+import { version } from "./version.ts";
 
 /** A service that takes calls. */
 export interface Service {
@@ -86,6 +88,8 @@ const READINESS_PAUSE_MS = 500;
 /** A database that takes longer to answer a look is as good as away. */
 const READINESS_LIMIT_MS = 2000;
 const PARTITIONS_PAUSE_MS = 10_000;
+/** How often the schedule of backups is looked at. */
+const BACKUP_PAUSE_MS = 2000;
 /** Between rounds of the verification in the background; short beside the rounds, which keep to the rate by themselves. */
 const VERIFY_ROUND_PAUSE_MS = 500;
 /** Connections for the background's own looks: they must not wait behind the callers' reads. */
@@ -118,7 +122,9 @@ export async function startService(config: Config, log: Logger, surroundings = a
   );
   await look(storage.status, readiness);
   startUpkeep(config, storage, readiness, log, opened);
-  const metrics = async (): Promise<string> => metricsText(await storage.verifications.last(), storage.backgroundProof.rows);
+  const { verifications, backgroundProof, backups } = storage;
+  const metrics = async (): Promise<string> =>
+    metricsText(await verifications.last(), backgroundProof.rows, backups === undefined ? undefined : { newest: await backups.newest(), failures: backups.failures });
 
   const messageLimit = config.LEDGERD_MESSAGE_LIMIT;
   const grpcDoor = await placed("LEDGERD_GRPC_ADDR", openGrpcDoor({ address: config.LEDGERD_GRPC_ADDR, listen: surroundings.grpc, entries, health: readiness.health, messageLimit, shutdown: shutdown.signal, streamMaxAgeMs: config.LEDGERD_STREAM_MAX_AGE }));
@@ -197,6 +203,7 @@ async function openStorage(config: Config, log: Logger, opened: AsyncDisposableS
   opened.adopt(journal, ({ close }) => close());
   return {
     background,
+    backups: backupsOf(config, database.url, background, log),
     ...openProofs(database.url, background, config, log),
     feed,
     journal,
@@ -259,7 +266,8 @@ function contractParts({ currencies, LEDGERD_DEFAULT_CURRENCY: fallback }: Confi
 }
 
 /** The work in the background; each part is safe to run on every instance at once. */
-function startUpkeep(config: Config, { background, rows, journal, status, backgroundProof }: Storage, readiness: Readiness, log: Logger, opened: AsyncDisposableStack): void {
+function startUpkeep(config: Config, storage: Storage, readiness: Readiness, log: Logger, opened: AsyncDisposableStack): void {
+  const { background, rows, journal, status, backgroundProof, backups } = storage;
   const holds = holdsOf(background, rows);
   const claims = claimsOf(background, rows);
   const shared: readonly [string, number, bigint, () => Promise<unknown>][] = [
@@ -274,6 +282,7 @@ function startUpkeep(config: Config, { background, rows, journal, status, backgr
     opened.defer(() => leadership.resign().catch(logged(`resigning from ${what}`, log)));
     opened.adopt(repeat(pauseMs, () => leadership.lead(round), logged(what, log)), ({ stop }) => stop());
   }
+  if (backups !== undefined) startBackups(backups, new Leadership(locks, ownLocks.backUp, instanceId, BACKUP_PAUSE_MS), log, opened);
   if (config.LEDGERD_VERIFY_RATE > 0) {
     const leadership = new Leadership(locks, ownLocks.verify, instanceId, VERIFY_ROUND_PAUSE_MS);
     opened.defer(() => leadership.resign().catch(logged("resigning from verifying", log)));
@@ -281,6 +290,24 @@ function startUpkeep(config: Config, { background, rows, journal, status, backgr
     opened.defer(() => backgroundProof.stop(rounds.stop));
   }
   opened.adopt(repeat(READINESS_PAUSE_MS, () => look(status, readiness), logged("looking at the database", log)), ({ stop }) => stop());
+}
+
+/** The backups by the schedule, if there is one. */
+function backupsOf(config: Config, url: string, background: DatabasePool, log: Logger): ScheduledBackups | undefined {
+  const { LEDGERD_BACKUP_DIR: folder, LEDGERD_BACKUP_SCHEDULE: schedule, LEDGERD_BACKUP_KEEP_DAYS: keepDays } = config;
+  if (folder === undefined || schedule.kind === "off") return undefined;
+  const take = async (signal: AbortSignal): Promise<void> => {
+    log.info({ folder }, "taking a backup");
+    await runBackup({ url, folder, keepDays, signal });
+  };
+  return new ScheduledBackups({ schedule, folder, ledger: () => ledgerOf(background), take });
+}
+
+function startBackups(backups: ScheduledBackups, leadership: Leadership, log: Logger, opened: AsyncDisposableStack): void {
+  const failed = (error: unknown): void => log.error({ err: error }, "the backup failed");
+  opened.defer(() => leadership.resign().catch(logged("resigning from taking backups", log)));
+  opened.adopt(repeat(BACKUP_PAUSE_MS, () => leadership.lead(() => backups.takeIfDue()), failed), ({ stop }) => stop());
+  opened.defer(() => backups.stop());
 }
 
 /** Takes a look at the database, and reports what it found. */
@@ -295,10 +322,4 @@ async function look(status: Status, readiness: Readiness): Promise<void> {
 
 function logged(what: string, log: Logger): (error: unknown) => void {
   return (error) => log.warn({ err: error }, `${what} failed`);
-}
-
-/** Of this package. */
-export function version(): string {
-  const file = path.resolve(import.meta.dirname, "../package.json");
-  return (JSON.parse(readFileSync(file, "utf8")) as { version: string }).version;
 }

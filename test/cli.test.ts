@@ -9,7 +9,7 @@ import path from "node:path";
 import { promisify } from "node:util";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { startEmbedded, type EmbeddedPostgres } from "../src/postgres/embedded.ts";
-import { version } from "../src/service.ts";
+import { version } from "../src/version.ts";
 import { journalsWaiting, lockUser } from "./harness/blocker.ts";
 import { logOf, runLedgerd, servesAt, startLedgerd, workersOf } from "./harness/command.ts";
 import { connectTo, createDatabase, type TestDatabase } from "./harness/database.ts";

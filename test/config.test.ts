@@ -45,6 +45,8 @@ describe("an empty environment", () => {
       LEDGERD_VERIFY_PAUSE: 600_000,
       LEDGERD_DRAIN_TIMEOUT: 20_000,
       LEDGERD_MIGRATE: "auto",
+      LEDGERD_BACKUP_SCHEDULE: { kind: "off" },
+      LEDGERD_BACKUP_KEEP_DAYS: 7,
       LEDGERD_DURABILITY: "required",
     });
     expect(currencies.get("RUB")).toEqual({ code: "RUB", digits: 2 });
@@ -101,6 +103,10 @@ describe("a setting", () => {
     ["LEDGERD_LOG_LEVEL", "verbose", "debug, info, warn, error or silent"],
     ["LEDGERD_MIGRATE", "yes", "auto or never"],
     ["LEDGERD_DURABILITY", "none", "required or relaxed"],
+    ["LEDGERD_BACKUP_SCHEDULE", "daily", "daily 03:00"],
+    ["LEDGERD_BACKUP_SCHEDULE", "daily 24:00", "daily 03:00"],
+    ["LEDGERD_BACKUP_SCHEDULE", "every 0h", "every 6h"],
+    ["LEDGERD_BACKUP_KEEP_DAYS", "0", "from 1 to 36500"],
     ["LEDGERD_DEFAULT_CURRENCY", "rub", "upper-case"],
     ["LEDGERD_DEFAULT_CURRENCY", "CRD", "LEDGERD_UNITS"],
     ["LEDGERD_UNITS", "CRD", "CRD:6,TOK:0"],
@@ -151,6 +157,14 @@ describe("settings together", () => {
     expect(problemsOf({ LEDGERD_POOL_MAX: "1" }), "the default counts as well").toHaveLength(1);
   });
 
+  test("give a schedule of backups its folder", () => {
+    const folder = { LEDGERD_BACKUP_DIR: "/var/backups/ledgerd" };
+    expect(configOf({ ...folder, LEDGERD_BACKUP_SCHEDULE: "daily 03:05" }).LEDGERD_BACKUP_SCHEDULE).toEqual({ kind: "daily", minute: 185 });
+    expect(configOf({ ...folder, LEDGERD_BACKUP_SCHEDULE: "every 6h" }).LEDGERD_BACKUP_SCHEDULE).toEqual({ kind: "every", intervalMs: 6 * 3600 * 1000 });
+    expect(configOf(folder).LEDGERD_BACKUP_SCHEDULE).toEqual({ kind: "off" });
+    expect(problemsOf({ LEDGERD_BACKUP_SCHEDULE: "daily 03:05" })).toEqual(['LEDGERD_BACKUP_SCHEDULE needs LEDGERD_BACKUP_DIR, such as /var/backups/ledgerd; it is "daily 03:05"']);
+  });
+
   test("give the units beside ISO 4217, one of which may be the default currency", () => {
     const { currencies, LEDGERD_DEFAULT_CURRENCY: fallback } = configOf({ LEDGERD_UNITS: "CRD:6,TOK:0,USD:2", LEDGERD_DEFAULT_CURRENCY: "CRD" });
     expect(fallback).toBe("CRD");
@@ -176,7 +190,7 @@ describe("the description of the settings", () => {
     const settings = describeSettings();
     const defaults = Object.fromEntries(settings.map((setting) => [setting.name, setting.default]));
     expect(configOf(defaults)).toEqual(configOf({}));
-    expect(settings.filter((setting) => setting.default === "").map(({ name }) => name)).toEqual(["DATABASE_URL", "LEDGERD_DATA_DIR", "LEDGERD_WORKERS", "LEDGERD_UNITS"]);
+    expect(settings.filter((setting) => setting.default === "").map(({ name }) => name)).toEqual(["DATABASE_URL", "LEDGERD_DATA_DIR", "LEDGERD_WORKERS", "LEDGERD_UNITS", "LEDGERD_BACKUP_DIR"]);
     expect(unknownVariables(defaults)).toEqual([]);
     const read = Object.keys(configOf({})).filter((name) => name !== "currencies");
     expect(settings.map(({ name }) => name)).toEqual(expect.arrayContaining(read));

@@ -22,11 +22,18 @@ const exceptions: readonly { readonly file: string; readonly text: string; reado
   },
 ];
 
-/** What runs SQL that isn't in the source: the migrations' files, and what the tag has written, in a pipeline or for rows of texts. */
+/**
+ * What runs SQL that isn't in the source: the migrations' files, and what the tag has written: in a pipeline, for rows of texts, for
+ * a session without Slonik, for COPY. */
 const queriesOfOthers: readonly string[] = [
   "query(migration.sql)",
   "query(new Pipeline(this.#steps, this.#prepared, parserOf))",
   'query({ text, values: [...statement.values], rowMode: "array" })',
+  "query(statement.sql)",
+  "query(copy)",
+  "query(copy)",
+  "query(this.#statement)",
+  "query(this.#statement)",
 ];
 
 const fileOf = (where: string): string => where.replace(/:\d+$/, "");
@@ -204,6 +211,7 @@ describe("in the source, the rules see", () => {
 
   test("each statement as it is sent, in all its forms", () => {
     expect(textsIn("sql.type(row)`SELECT ${1}, ${a.b}, ${f(c)}`")).toEqual(["SELECT $1, $2, $3"]);
+    expect(textsIn("const list = sql.join(names.map((name) => sql.identifier([name])), sql.fragment`, `); sql.unsafe`SELECT ${list} FROM ${sql.identifier([a])}`")).toEqual(["SELECT x FROM x"]);
     expect(textsIn("sql.prepared('n', row)`SELECT ${sql.array(ids, 'int8')}`")).toEqual(['SELECT $1::"int8"[]']);
     expect(textsIn("client.query('SELECT 1')", "f(`delete from t`)")).toEqual(["SELECT 1", "delete from t"]);
     const order = "const order = down ? sql.fragment`DESC` : sql.fragment`ASC`;";

@@ -23,6 +23,7 @@ export const ownLocks = {
   rescueJobs: FIRST_KEY - 2n,
   addPartitions: FIRST_KEY - 3n,
   verify: FIRST_KEY - 4n,
+  backUp: FIRST_KEY - 5n,
 } as const;
 
 /** A lock that nobody ever took. */

@@ -23,7 +23,14 @@ export class Leadership {
 
   /** Does the round if it is this instance's turn. The lease only saves work: a round must be safe on several instances at once. */
   async lead(round: () => Promise<unknown>): Promise<void> {
-    if (await this.#leads()) await round();
+    if (!(await this.#leads())) return;
+    // Of a round that takes long, the lease must not be over before its end. A heartbeat that fails is tried again by the next one.
+    const heartbeat = setInterval(() => void this.#leads().catch(() => undefined), this.#ttlMs / 3);
+    try {
+      await round();
+    } finally {
+      clearInterval(heartbeat);
+    }
   }
 
   /** Lets another instance take over at once. */

@@ -7,12 +7,26 @@ import { readdirSync, readFileSync } from "node:fs";
 import path from "node:path";
 import pg from "pg";
 
-/** One file of migrations/. It is never edited once it has landed; `checksum` shows an edit. */
-export interface Migration {
+/** A migration that a database has. */
+export interface AppliedMigration {
   readonly number: number;
   readonly name: string;
-  readonly sql: string;
   readonly checksum: string;
+}
+
+/** One file of migrations/. It is never edited once it has landed; `checksum` shows an edit. */
+export interface Migration extends AppliedMigration {
+  readonly sql: string;
+  /** Whether it says so of itself, by the line `-- major` above its first statement: then a backup is taken before it. */
+  readonly major: boolean;
+}
+
+/** What to migrate to, and when. */
+export interface Migrating {
+  /** All migrations that there are; absent: those of this version. */
+  readonly known?: readonly Migration[];
+  /** A database that is being restored is left alone by all but the restore. */
+  readonly restoring?: boolean;
 }
 
 /** The database's schema is not one that this version can work with. */
@@ -26,29 +40,36 @@ const LOCK_TIMEOUT = "10s";
 /** Any number, the same in all versions: who holds its advisory lock migrates this database. */
 const MIGRATION_LOCK = 7_091_223_344_115_001n;
 
+/**
+ * Numbers from here on are no migrations: a restore records in the same table what it has loaded, and takes that out again when it is done. Each
+ * version of ledgerd, an older one too, takes them for migrations that it doesn't know, and so refuses a ledger that is restored in part.
+ */
+export const FIRST_RESTORE_MARK = 2_000_000_000;
+
 const INSUFFICIENT_PRIVILEGE = "42501";
 
-/** All migrations that this version knows, in order. */
-export function knownMigrations(): readonly Migration[] {
-  const files = readdirSync(FOLDER).filter((file) => file.endsWith(".sql")).toSorted();
+/** All migrations that a folder has, in order; that of this version, unless another one is named. */
+export function knownMigrations(folder = FOLDER): readonly Migration[] {
+  const files = readdirSync(folder).filter((file) => file.endsWith(".sql")).toSorted();
   return files.map((file, index) => {
     const number = Number.parseInt(file, 10);
     if (number !== index + 1) throw new Error(`migrations/${file} should have the number ${index + 1}`);
-    const sql = readFileSync(path.join(FOLDER, file), "utf8");
-    return { number, name: path.basename(file, ".sql"), sql, checksum: createHash("sha256").update(sql).digest("hex") };
+    const sql = readFileSync(path.join(folder, file), "utf8");
+    const major = /^(--.*\n|\s*\n)*-- major\s*\n/.test(sql);
+    return { number, name: path.basename(file, ".sql"), sql, checksum: createHash("sha256").update(sql).digest("hex"), major };
   });
 }
 
 /** The migrations that the database lacks. Throws `SchemaProblem` if it has newer ones, or other ones, than this version. */
-export async function pendingMigrations(url: string): Promise<readonly Migration[]> {
-  return withClient(url, pending);
+export async function pendingMigrations(url: string, migrating: Migrating = {}): Promise<readonly Migration[]> {
+  return withClient(url, (client) => pending(client, migrating));
 }
 
 /** Applies what is pending, each migration in a transaction of its own; answers what it applied. Safe to run several times at once. */
-export async function migrate(url: string): Promise<readonly Migration[]> {
+export async function migrate(url: string, migrating: Migrating = {}): Promise<readonly Migration[]> {
   return withClient(url, async (client) => {
     const applied: Migration[] = [];
-    for (const migration of await pending(client)) {
+    for (const migration of await pending(client, migrating)) {
       if (await apply(client, migration)) applied.push(migration);
     }
     return applied;
@@ -61,7 +82,7 @@ async function apply(client: pg.Client, migration: Migration): Promise<boolean> 
     await client.query("SELECT set_config('lock_timeout', $1, true)", [LOCK_TIMEOUT]);
     await client.query("SELECT pg_advisory_xact_lock($1)", [MIGRATION_LOCK]);
     // Another migrator may have been faster while we waited.
-    const done = (await appliedChecksums(client)).has(migration.number);
+    const done = (await appliedMigrations(client)).some(({ number }) => number === migration.number);
     if (!done) {
       // The first one makes the role that all others run as.
       if (migration.number > 1) await client.query("SET LOCAL ROLE ledgerd_migrator");
@@ -78,13 +99,16 @@ async function apply(client: pg.Client, migration: Migration): Promise<boolean> 
   }
 }
 
-async function pending(client: pg.Client): Promise<readonly Migration[]> {
-  const known = knownMigrations();
-  const applied = await appliedChecksums(client).catch((cause: unknown) => {
+async function pending(client: pg.Client, { known = knownMigrations(), restoring = false }: Migrating): Promise<readonly Migration[]> {
+  const recorded = await appliedMigrations(client).catch((cause: unknown) => {
     if (!(cause instanceof pg.DatabaseError && cause.code === INSUFFICIENT_PRIVILEGE)) throw cause;
     const login = client.user ?? "it";
     throw new SchemaProblem(`${login} may not use this database (let an administrator run: GRANT ledgerd_runtime TO ${login};): ${cause.message}`, { cause });
   });
+  const applied = new Map(recorded.filter(({ number }) => number < FIRST_RESTORE_MARK).map(({ number, checksum }) => [number, checksum]));
+  if (!restoring && applied.size < recorded.length) {
+    throw new SchemaProblem("this database holds a part of an archive that is being restored, or whose restore was cut off: run that `ledgerd restore` again, or take an empty database");
+  }
   const newest = Math.max(0, ...applied.keys());
   if (newest > known.length) {
     throw new SchemaProblem(
@@ -98,14 +122,13 @@ async function pending(client: pg.Client): Promise<readonly Migration[]> {
   return known.filter(({ number }) => !applied.has(number));
 }
 
-async function appliedChecksums(client: pg.Client): Promise<ReadonlyMap<number, string>> {
+/** The migrations that a database has, in order; none, if it has never been migrated. */
+export async function appliedMigrations(client: pg.Client): Promise<readonly AppliedMigration[]> {
   // Not to_regclass: in the transaction that just got the lock it may still answer from a cache of before.
   const table = await client.query("SELECT FROM pg_tables WHERE schemaname = 'ledgerd' AND tablename = 'schema_migrations'");
-  if (table.rowCount === 0) return new Map();
-  const { rows } = await client.query<{ number: number; checksum: string }>(
-    "SELECT number, checksum FROM ledgerd.schema_migrations ORDER BY number LIMIT 10000",
-  );
-  return new Map(rows.map(({ number, checksum }) => [number, checksum]));
+  if (table.rowCount === 0) return [];
+  const { rows } = await client.query<AppliedMigration>("SELECT number, name, checksum FROM ledgerd.schema_migrations ORDER BY number LIMIT 1000000");
+  return rows;
 }
 
 async function withClient<T>(url: string, work: (client: pg.Client) => Promise<T>): Promise<T> {

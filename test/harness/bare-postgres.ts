@@ -39,14 +39,14 @@ export function olderPrograms(): string | undefined {
   return [15, 16, 17].map((version) => `/usr/lib/postgresql/${version}/bin`).find((folder) => existsSync(path.join(folder, "initdb")));
 }
 
-/** Starts a PostgreSQL out of a folder of programs. */
-export async function startBare(programs: string): Promise<BareServer> {
+/** Starts a PostgreSQL out of a folder of programs: on a new cluster, or on one that is there already, which stays. */
+export async function startBare(programs: string, more: Readonly<Record<string, string>> = {}, cluster?: string): Promise<BareServer> {
   const user = runAs();
   const folder = mkdtempSync(path.join(tmpdir(), "ledgerd-bare-"));
   if (user.uid !== undefined && user.gid !== undefined) chownSync(folder, user.uid, user.gid);
-  const data = path.join(folder, "data");
-  await promisify(execFile)(path.join(programs, "initdb"), ["-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C"], { ...user, cwd: "/" });
-  const flags = Object.entries({ ...settings, listen_addresses: "", unix_socket_directories: folder }).flatMap(([name, value]) => ["-c", `${name}=${value}`]);
+  const data = cluster ?? path.join(folder, "data");
+  if (cluster === undefined) await promisify(execFile)(path.join(programs, "initdb"), ["-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C"], { ...user, cwd: "/" });
+  const flags = Object.entries({ ...settings, listen_addresses: "", unix_socket_directories: folder, ...more }).flatMap(([name, value]) => ["-c", `${name}=${value}`]);
   const child = spawn(path.join(programs, "postgres"), ["-D", data, ...flags], { ...user, cwd: "/", stdio: "ignore" });
   const ended = once(child, "exit");
   const url = urlsOf(folder);

@@ -128,7 +128,15 @@ class Expander {
     }
   }
 
-  #formsOfCall({ callee, arguments: [, type] }: Extract<Node, { type: "CallExpression" }>, module: Module): readonly string[] {
+  #formsOfCall({ callee, arguments: [members, type] }: Extract<Node, { type: "CallExpression" }>, module: Module): readonly string[] {
+    // A name, in quotes: any stands for it.
+    if (slonikMethod(callee) === "identifier") return ["x"];
+    // A list as long as it is then: one member stands for it. What stands between them is used, too.
+    if (slonikMethod(callee) === "join" && members?.type === "CallExpression" && type !== undefined) {
+      this.#formsOf(type, module);
+      const [each] = members.arguments;
+      if (each !== undefined && isFunction(each)) return resultsOf(each).flatMap((result) => this.#formsOf(result, module));
+    }
     if (slonikMethod(callee) === "array" && type?.type === "Literal") return [`${VALUE}::"${String(type.value)}"[]`];
     const found = callee.type === "Identifier" ? this.#declarationOf(callee.name, { node: callee, module }) : undefined;
     if (found === undefined || !isFunction(found.node)) return [VALUE];
