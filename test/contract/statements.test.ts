@@ -10,7 +10,7 @@ let service: TestService;
 beforeAll(async () => {
   database = await createDatabase();
   await database.query("CREATE EXTENSION pg_stat_statements");
-  service = await serve(database.url, { LEDGERD_SWEEP_INTERVAL: "1h" });
+  service = await serve(database.url, { LEDGERD_VERIFY_RATE: "0", LEDGERD_SWEEP_INTERVAL: "1h" });
 });
 
 afterAll(async () => {
