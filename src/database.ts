@@ -1,9 +1,11 @@
 // The database that a command works on: the one of DATABASE_URL, or an embedded one.
 
 import type { Logger } from "pino";
+import type { DatabasePool } from "slonik";
 import type { Config } from "./config.ts";
 import { runningEmbedded, startEmbedded } from "./postgres/embedded.ts";
 import { migrate, pendingMigrations, SchemaProblem } from "./postgres/migrate.ts";
+import { openPool, withSession } from "./postgres/pool.ts";
 import { checkReachable } from "./postgres/reachable.ts";
 
 /** A database that can be connected to. */
@@ -38,6 +40,35 @@ export async function openDatabaseBeside(config: Config, log: Logger): Promise<D
   if (running === undefined) return openDatabase(config, log, 1);
   await checkReachable(running, config.LEDGERD_CONNECT_TIMEOUT, "the ledgerd that runs it may still be starting; try again");
   return { url: running, close: () => Promise.resolve() };
+}
+
+/** A ledger to administer: its database, of the schema that this version has, and connections with the rights of the login. */
+export interface Ledger extends AsyncDisposable {
+  readonly url: string;
+  readonly pool: DatabasePool;
+}
+
+/** A command that administers does one thing at a time. */
+const ADMIN_CONNECTIONS = 2;
+
+/** Opens the ledger to administer. Throws if its schema isn't up to date: what it holds would be misread. */
+export async function openLedger(config: Config, log: Logger): Promise<Ledger> {
+  await using opened = new AsyncDisposableStack();
+  const database = opened.adopt(await openDatabaseBeside(config, log), ({ close }) => close());
+  const pending = await pendingMigrations(database.url);
+  if (pending.length > 0) throw new SchemaProblem(`the database lacks the migrations ${pending.map(({ name }) => name).join(", ")}: run \`ledgerd migrate\` first`);
+  const pool = await openPool({
+    url: withSession(database.url, { application_name: "ledgerd" }),
+    min: 0,
+    max: ADMIN_CONNECTIONS,
+    connectTimeoutMs: config.LEDGERD_CONNECT_TIMEOUT,
+    queryTimeoutMs: config.LEDGERD_QUERY_TIMEOUT,
+    idleTimeoutMs: config.LEDGERD_IDLE_TIMEOUT,
+    onError: (error) => log.warn({ err: error }, "an idle connection failed"),
+  });
+  opened.adopt(pool, (open) => open.end());
+  const running = opened.move();
+  return { url: database.url, pool, [Symbol.asyncDispose]: () => running.disposeAsync() };
 }
 
 /** Applies pending migrations, or throws if that isn't wanted. */

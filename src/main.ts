@@ -5,7 +5,10 @@ import { availableParallelism } from "node:os";
 import { parseArgs } from "node:util";
 import { pino, type Logger } from "pino";
 import { MAX_WORKERS, readConfig, readWorkers, unknownVariables, type Config } from "./config.ts";
-import { openDatabaseBeside } from "./database.ts";
+import { openDatabaseBeside, openLedger } from "./database.ts";
+import { DigestProblem } from "./ops/digest.ts";
+import { Progress } from "./ops/progress.ts";
+import { runVerification } from "./ops/verify-command.ts";
 import { FolderProblem } from "./postgres/embedded-folder.ts";
 import { migrate, pendingMigrations, SchemaProblem } from "./postgres/migrate.ts";
 import { DatabaseUnreachable } from "./postgres/reachable.ts";
@@ -22,6 +25,9 @@ usage: ledgerd [command]
   serve --workers N  take them by N processes on the same ports; else by LEDGERD_WORKERS, or one for each core
   migrate            bring the database's schema up to date
   migrate --plan     print the SQL that migrate would run, and change nothing
+  verify             prove the log, and all that hangs on it, while it is served; 1: there are differences, 2: it could not be done
+  verify --write-digest FILE   and write the head of each chain to a file, to be kept elsewhere
+  verify --digest FILE         and hold the log against such a file
   help               print this
   version            print the version
 
@@ -33,7 +39,7 @@ const FAILED = 1;
 const MISUSED = 2;
 
 /** What an operator can mend is said in one line. */
-const mendable = [SchemaProblem, StartupProblem, FolderProblem, DatabaseUnreachable, WorkerProblem];
+const mendable = [SchemaProblem, StartupProblem, FolderProblem, DatabaseUnreachable, WorkerProblem, DigestProblem];
 
 async function main(args: readonly string[]): Promise<number> {
   const line = readCommandLine(args);
@@ -57,18 +63,22 @@ function isMendable(error: unknown): error is Error {
 }
 
 /** `worker` is what `serve` starts its further processes with. */
-type Command = "serve" | "migrate" | "help" | "version" | "worker";
+type Command = "serve" | "migrate" | "verify" | "help" | "version" | "worker";
 
 interface Line {
   readonly command: Command;
   readonly plan: boolean;
   readonly workers: number | undefined;
+  readonly digest: string | undefined;
+  readonly writeDigest: string | undefined;
 }
 
 function readCommandLine(args: readonly string[]): Line | string {
   const options = {
     plan: { type: "boolean", default: false },
     workers: { type: "string" },
+    digest: { type: "string" },
+    "write-digest": { type: "string" },
     help: { type: "boolean", short: "h" },
     version: { type: "boolean", short: "v" },
   } as const;
@@ -79,21 +89,25 @@ function readCommandLine(args: readonly string[]): Line | string {
     if (!isCommand(command)) return `there is no command ${command}`;
     if (values.plan && command !== "migrate") return `--plan goes with migrate, not with ${command}`;
     if (values.workers !== undefined && command !== "serve") return `--workers goes with serve, not with ${command}`;
+    const stray = command === "verify" ? undefined : (["digest", "write-digest"] as const).find((name) => values[name] !== undefined);
+    if (stray !== undefined) return `--${stray} goes with verify, not with ${command}`;
     const workers = values.workers === undefined ? undefined : readWorkers(values.workers);
-    return typeof workers === "string" ? workers : { command, plan: values.plan, workers };
+    return typeof workers === "string" ? workers : { command, plan: values.plan, workers, digest: values.digest, writeDigest: values["write-digest"] };
   } catch (error) {
     return error instanceof Error ? error.message : String(error);
   }
 }
 
 function isCommand(word: string): word is Command {
-  return ["serve", "migrate", "help", "version"].includes(word) || (word === "worker" && hasPrimary());
+  return ["serve", "migrate", "verify", "help", "version"].includes(word) || (word === "worker" && hasPrimary());
 }
 
-async function run({ command, plan, workers }: Line, config: Config, log: Logger): Promise<number> {
+async function run(line: Line, config: Config, log: Logger): Promise<number> {
+  const { command, plan, workers } = line;
   if (command === "worker") return runWorker(config, log);
   for (const variable of unknownVariables()) log.warn({ variable }, "no such setting; is it misspelt?");
   if (command === "migrate") return runMigrate(config, log, plan);
+  if (command === "verify") return runVerify(line, config, log);
   return runServe(workers ?? config.LEDGERD_WORKERS ?? Math.min(availableParallelism(), MAX_WORKERS), config, log);
 }
 
@@ -145,6 +159,21 @@ async function runMigrate(config: Config, log: Logger, plan: boolean): Promise<n
     return print(pending.length === 0 ? "-- the schema is up to date\n" : pending.map(({ name, sql }) => `-- ${name}\n${sql}\n`).join(""));
   } finally {
     await database.close();
+  }
+}
+
+/** Here the work fails by what it finds, so what keeps it from being done is as a wrong command line. */
+async function runVerify({ digest, writeDigest }: Line, config: Config, log: Logger): Promise<number> {
+  const stopping = new AbortController();
+  void toldToStop().then((signal) => stopping.abort(new Error(`ended by ${signal}`)));
+  try {
+    await using ledger = await openLedger(config, log);
+    const { currencies, LEDGERD_CONNECT_TIMEOUT: connectTimeoutMs } = config;
+    const options = { ...ledger, currencies, connectTimeoutMs, signal: stopping.signal, writeDigest, ...(digest === undefined ? {} : { digest }) };
+    const { differences } = await runVerification(options, new Progress("verify"));
+    return differences === 0 ? 0 : FAILED;
+  } catch (error) {
+    return complain([isMendable(error) ? error.message : `it could not be done: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}`]);
   }
 }
 

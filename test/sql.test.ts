@@ -22,8 +22,12 @@ const exceptions: readonly { readonly file: string; readonly text: string; reado
   },
 ];
 
-/** What runs SQL that isn't in the source: the migrations' files, and the pipeline of statements that the tag has written. */
-const queriesOfOthers: readonly string[] = ["query(migration.sql)", "query(new Pipeline(this.#steps, this.#prepared, parserOf))"];
+/** What runs SQL that isn't in the source: the migrations' files, and what the tag has written, in a pipeline or for rows of texts. */
+const queriesOfOthers: readonly string[] = [
+  "query(migration.sql)",
+  "query(new Pipeline(this.#steps, this.#prepared, parserOf))",
+  'query({ text, values: [...statement.values], rowMode: "array" })',
+];
 
 const fileOf = (where: string): string => where.replace(/:\d+$/, "");
 

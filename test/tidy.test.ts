@@ -66,7 +66,7 @@ const table: Readonly<Record<string, { readonly values: RegExp; readonly types?:
   postgres: { values: /^(src\/(domain|postgres)\/|slonik$|pg$|zod$|node:)/ },
   rpc: { values: /^(src\/(domain|gen|rpc)\/|@bufbuild\/|@connectrpc\/|@grpc\/|grpc-health-check$|zod$|node:)/, types: /^src\/(postgres\/|config.ts$)/ },
   config: { values: /^(src\/domain\/|zod$)/ },
-  database: { values: /^src\/(config.ts$|postgres\/)/, types: /^pino$/ },
+  database: { values: /^src\/(config.ts$|postgres\/)/, types: /^(pino|slonik)$/ },
   service: { values: /^(src\/|node:)/, types: /^(pino|slonik)$/ },
   ops: { values: /^(src\/(domain|postgres|ops)\/|slonik$|pg$|zod$|node:)/ },
   processes: { values: /^(src\/(config.ts$|database.ts$|service.ts$|processes\/|rpc\/listener.ts$)|node:)/, types: /^pino$/ },

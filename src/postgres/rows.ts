@@ -133,7 +133,7 @@ export function rowsFor(currencies: Currencies) {
     idempotencyKey: row.idempotency_key ?? undefined,
     reference: row.reference ?? "",
     description: row.description ?? "",
-    metadata: Object.entries(row.metadata ?? {}).toSorted(([a], [b]) => (a < b ? -1 : 1)),
+    metadata: metadataOf(row.metadata ?? {}),
     actor: row.actor ?? "",
     traceId: row.trace_id ?? "",
     createdAt: row.created_at,
@@ -141,6 +141,11 @@ export function rowsFor(currencies: Currencies) {
   }));
 
   return { currencies, minor, account, lockedAccount, hold, transaction, job: jobRowFor(minor) };
+}
+
+/** Stored metadata in the order of its keys, which the chain's hashes depend on. */
+export function metadataOf(stored: Readonly<Record<string, string>>): Transaction["metadata"] {
+  return Object.entries(stored).toSorted(([a], [b]) => (a < b ? -1 : 1));
 }
 
 /** A stored decimal number in minor units. PostgreSQL may add zeros at its end, and nothing else. */

@@ -1,0 +1,44 @@
+// Verifies a digest that was written earlier: each of its heads must still be the row of that sequence.
+
+import { readHashes } from "../postgres/proof/sweeps.ts";
+import { readDigest, type ChainHead } from "./digest.ts";
+import type { Context, VerifyEvent } from "./verification.ts";
+
+const AT_A_TIME = 1000;
+
+/** Compares a digest's heads with the log. Throws `DigestProblem` before the first one if the file isn't a whole digest. */
+export async function* verifyDigest(context: Context, file: string): AsyncGenerator<VerifyEvent, void> {
+  const { session, counts } = context;
+  const total = await countHeads(file);
+  for await (const heads of inBatches(readDigest(file))) {
+    const startedAt = performance.now();
+    const hashes = await readHashes(session, heads);
+    for (const [index, { userId, currency, sequence, hash }] of heads.entries()) {
+      const actual = hashes[index];
+      const expected = hash.toString("hex");
+      if (actual === expected) continue;
+      yield { kind: "finding", finding: { kind: "digest_differs", userId, currency, sequence, what: "hash", expected, actual: actual ?? "no such row" } };
+    }
+    counts.heads += heads.length;
+    yield { kind: "progress", phase: "digest", done: counts.heads, total };
+    await context.rest(heads.length, startedAt);
+  }
+}
+
+async function countHeads(file: string): Promise<number> {
+  const heads = readDigest(file);
+  for (;;) {
+    const { done, value } = await heads.next();
+    if (done === true) return value.accounts;
+  }
+}
+
+async function* inBatches(heads: AsyncIterable<ChainHead>): AsyncGenerator<readonly ChainHead[]> {
+  let batch: ChainHead[] = [];
+  for await (const head of heads) {
+    if (batch.push(head) < AT_A_TIME) continue;
+    yield batch;
+    batch = [];
+  }
+  if (batch.length > 0) yield batch;
+}
