@@ -5,13 +5,15 @@ import { availableParallelism } from "node:os";
 import { parseArgs } from "node:util";
 import { pino, type Logger } from "pino";
 import { MAX_WORKERS, readConfig, readWorkers, unknownVariables, type Config } from "./config.ts";
-import { openDatabaseBeside, openLedger } from "./database.ts";
+import { bringUpToDate, openDatabaseBeside, openLedger } from "./database.ts";
+import { AdoptionProblem } from "./domain/adoption.ts";
+import { problemOfFlags, runAdoption, type AdoptFlags } from "./ops/adopt-command.ts";
 import { DigestProblem } from "./ops/digest.ts";
 import { Progress } from "./ops/progress.ts";
 import { runVerification } from "./ops/verify-command.ts";
 import { FolderProblem } from "./postgres/embedded-folder.ts";
 import { migrate, pendingMigrations, SchemaProblem } from "./postgres/migrate.ts";
-import { DatabaseUnreachable } from "./postgres/reachable.ts";
+import { checkReachable, DatabaseUnreachable } from "./postgres/reachable.ts";
 import { WorkerProblem } from "./processes/crew.ts";
 import { startWorkers } from "./processes/primary.ts";
 import { hasPrimary, joinPrimary } from "./processes/worker.ts";
@@ -28,6 +30,15 @@ usage: ledgerd [command]
   verify             prove the log, and all that hangs on it, while it is served; 1: there are differences, 2: it could not be done
   verify --write-digest FILE   and write the head of each chain to a file, to be kept elsewhere
   verify --digest FILE         and hold the log against such a file
+  adopt --from URL   take over a database of the old application (user_balances, transactions, jobs); docs/adoption.md says how. Nothing may serve
+                     meanwhile; cut off, it goes on where it was when it is run again
+      --schema NAME        where its tables are (public)
+      --time-zone NAME     of its times, such as Europe/Moscow (UTC)
+      --currency CODE      what a missing currency stands for (LEDGERD_DEFAULT_CURRENCY)
+      --rename-currency OLD=NEW   an old code that is another one here; any number of times
+      --dry-run            look at everything, write nothing
+      --report FILE        what was found, as JSON
+      --ignore-sessions    although others are connected to the old database
   help               print this
   version            print the version
 
@@ -39,7 +50,7 @@ const FAILED = 1;
 const MISUSED = 2;
 
 /** What an operator can mend is said in one line. */
-const mendable = [SchemaProblem, StartupProblem, FolderProblem, DatabaseUnreachable, WorkerProblem, DigestProblem];
+const mendable = [SchemaProblem, StartupProblem, FolderProblem, DatabaseUnreachable, WorkerProblem, DigestProblem, AdoptionProblem];
 
 async function main(args: readonly string[]): Promise<number> {
   const line = readCommandLine(args);
@@ -63,7 +74,7 @@ function isMendable(error: unknown): error is Error {
 }
 
 /** `worker` is what `serve` starts its further processes with. */
-type Command = "serve" | "migrate" | "verify" | "help" | "version" | "worker";
+type Command = "serve" | "migrate" | "verify" | "adopt" | "help" | "version" | "worker";
 
 interface Line {
   readonly command: Command;
@@ -71,17 +82,29 @@ interface Line {
   readonly workers: number | undefined;
   readonly digest: string | undefined;
   readonly writeDigest: string | undefined;
+  readonly adopt: AdoptFlags;
 }
 
+const options = {
+  plan: { type: "boolean", default: false },
+  workers: { type: "string" },
+  digest: { type: "string" },
+  "write-digest": { type: "string" },
+  from: { type: "string" },
+  schema: { type: "string" },
+  "time-zone": { type: "string" },
+  currency: { type: "string" },
+  "rename-currency": { type: "string", multiple: true },
+  "dry-run": { type: "boolean" },
+  report: { type: "string" },
+  "ignore-sessions": { type: "boolean" },
+  help: { type: "boolean", short: "h" },
+  version: { type: "boolean", short: "v" },
+} as const;
+
+const adoptOptions = ["from", "schema", "time-zone", "currency", "rename-currency", "dry-run", "report", "ignore-sessions"] as const;
+
 function readCommandLine(args: readonly string[]): Line | string {
-  const options = {
-    plan: { type: "boolean", default: false },
-    workers: { type: "string" },
-    digest: { type: "string" },
-    "write-digest": { type: "string" },
-    help: { type: "boolean", short: "h" },
-    version: { type: "boolean", short: "v" },
-  } as const;
   try {
     const { positionals, values } = parseArgs({ args: [...args], options, allowPositionals: true });
     const command = values.help === true ? "help" : values.version === true ? "version" : (positionals[0] ?? "serve");
@@ -91,15 +114,19 @@ function readCommandLine(args: readonly string[]): Line | string {
     if (values.workers !== undefined && command !== "serve") return `--workers goes with serve, not with ${command}`;
     const stray = command === "verify" ? undefined : (["digest", "write-digest"] as const).find((name) => values[name] !== undefined);
     if (stray !== undefined) return `--${stray} goes with verify, not with ${command}`;
+    const strange = command === "adopt" ? undefined : adoptOptions.find((name) => values[name] !== undefined);
+    if (strange !== undefined) return `--${strange} goes with adopt, not with ${command}`;
+    const wrong = command === "adopt" ? problemOfFlags(values) : undefined;
+    if (wrong !== undefined) return wrong;
     const workers = values.workers === undefined ? undefined : readWorkers(values.workers);
-    return typeof workers === "string" ? workers : { command, plan: values.plan, workers, digest: values.digest, writeDigest: values["write-digest"] };
+    return typeof workers === "string" ? workers : { command, plan: values.plan, workers, digest: values.digest, writeDigest: values["write-digest"], adopt: values };
   } catch (error) {
     return error instanceof Error ? error.message : String(error);
   }
 }
 
 function isCommand(word: string): word is Command {
-  return ["serve", "migrate", "verify", "help", "version"].includes(word) || (word === "worker" && hasPrimary());
+  return ["serve", "migrate", "verify", "adopt", "help", "version"].includes(word) || (word === "worker" && hasPrimary());
 }
 
 async function run(line: Line, config: Config, log: Logger): Promise<number> {
@@ -108,6 +135,7 @@ async function run(line: Line, config: Config, log: Logger): Promise<number> {
   for (const variable of unknownVariables()) log.warn({ variable }, "no such setting; is it misspelt?");
   if (command === "migrate") return runMigrate(config, log, plan);
   if (command === "verify") return runVerify(line, config, log);
+  if (command === "adopt") return runAdopt(line, config, log);
   return runServe(workers ?? config.LEDGERD_WORKERS ?? Math.min(availableParallelism(), MAX_WORKERS), config, log);
 }
 
@@ -175,6 +203,22 @@ async function runVerify({ digest, writeDigest }: Line, config: Config, log: Log
   } catch (error) {
     return complain([isMendable(error) ? error.message : `it could not be done: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}`]);
   }
+}
+
+async function runAdopt({ adopt }: Line, config: Config, log: Logger): Promise<number> {
+  const { currencies, LEDGERD_DEFAULT_CURRENCY: defaultCurrency, LEDGERD_CONNECT_TIMEOUT: connectTimeoutMs, LEDGERD_QUERY_TIMEOUT: queryTimeoutMs } = config;
+  await checkReachable(adopt.from ?? "", connectTimeoutMs, "see that PostgreSQL runs there and that --from is right");
+  const openTarget = async () => {
+    const database = await openDatabaseBeside(config, log);
+    try {
+      await bringUpToDate(database.url, config, log);
+    } finally {
+      await database.close();
+    }
+    return openLedger(config, log);
+  };
+  await runAdoption(adopt, { currencies, defaultCurrency, connectTimeoutMs, queryTimeoutMs }, openTarget, new Progress("adopt"));
+  return 0;
 }
 
 function print(text: string): number {

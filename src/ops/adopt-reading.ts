@@ -24,17 +24,14 @@ export interface Chunk {
 
 type OldSource = Pick<Source, "balances" | "transactions">;
 
-/** Rows or users in one chunk, and in one page that is read. */
-const CHUNK = 5000;
-
-/** All users behind a place, in chunks. */
-export async function* chunksOf(source: OldSource, rules: AdoptionRules, from: Place): AsyncGenerator<Chunk> {
+/** All users behind a place, in chunks of about so many rows, or users; as many are read at once. */
+export async function* chunksOf(source: OldSource, rules: AdoptionRules, from: Place, size: number): AsyncGenerator<Chunk> {
   let users: OldUser[] = [];
   let rows = 0;
-  for await (const user of usersOf(source, rules, from)) {
+  for await (const user of usersOf(source, rules, from, size)) {
     users.push(user);
     rows += user.rows.length;
-    if (rows < CHUNK && users.length < CHUNK) continue;
+    if (rows < size && users.length < size) continue;
     yield chunkOf(users, rows);
     [users, rows] = [[], 0];
   }
@@ -47,10 +44,10 @@ function chunkOf(users: readonly OldUser[], rows: number): Chunk {
   return { users, rows, end: { userId: last.userId, transactionId: last.isLast ? AFTER_ALL : (last.rows.at(-1)?.id ?? BEFORE_ALL) } };
 }
 
-async function* usersOf(source: OldSource, rules: AdoptionRules, from: Place): AsyncGenerator<OldUser> {
+async function* usersOf(source: OldSource, rules: AdoptionRules, from: Place, size: number): AsyncGenerator<OldUser> {
   const isDone = from.transactionId === AFTER_ALL;
-  const transactions = new Pages<OldTransaction>((last) => source.transactions(last?.userId ?? from.userId, last?.id ?? from.transactionId, CHUNK));
-  const balances = new Pages<OldBalance>((last) => source.balances(last?.userId ?? (isDone || from.userId === BEFORE_ALL ? from.userId : from.userId - 1n), CHUNK));
+  const transactions = new Pages<OldTransaction>((last) => source.transactions(last?.userId ?? from.userId, last?.id ?? from.transactionId, size));
+  const balances = new Pages<OldBalance>((last) => source.balances(last?.userId ?? (isDone || from.userId === BEFORE_ALL ? from.userId : from.userId - 1n), size));
   /** The user whose rows are being read in several parts, and the sums of all of them. */
   let long: { readonly userId: bigint; readonly sums: ReadonlyMap<string, bigint> } | undefined;
   for (;;) {
@@ -59,14 +56,14 @@ async function* usersOf(source: OldSource, rules: AdoptionRules, from: Place): A
     const userId = row === undefined || (balance !== undefined && balance.userId < row.userId) ? (balance?.userId ?? 0n) : row.userId;
     const rows: OldTransaction[] = [];
     let next = row;
-    while (next?.userId === userId && rows.length < CHUNK) {
+    while (next?.userId === userId && rows.length < size) {
       rows.push(next);
       transactions.shift();
       next = transactions.ready ?? (await transactions.first());
     }
     const isLast = next?.userId !== userId;
     const resumed = userId === from.userId && from.transactionId > BEFORE_ALL;
-    if ((!isLast || resumed) && long?.userId !== userId) long = { userId, sums: await sumsOf(source, rules, userId) };
+    if ((!isLast || resumed) && long?.userId !== userId) long = { userId, sums: await sumsOf(source, rules, userId, size) };
     const sums = long?.userId === userId ? long.sums : addSums(rules, rows);
     const own = balance?.userId === userId ? balance : undefined;
     if (isLast && own !== undefined) balances.shift();
@@ -75,14 +72,14 @@ async function* usersOf(source: OldSource, rules: AdoptionRules, from: Place): A
 }
 
 /** The sums of all of a user's rows, page by page. */
-async function sumsOf(source: OldSource, rules: AdoptionRules, userId: bigint): Promise<ReadonlyMap<string, bigint>> {
+async function sumsOf(source: OldSource, rules: AdoptionRules, userId: bigint, size: number): Promise<ReadonlyMap<string, bigint>> {
   const sums = new Map<string, bigint>();
   for (let after = BEFORE_ALL; ; ) {
-    const page = await source.transactions(userId, after, CHUNK);
+    const page = await source.transactions(userId, after, size);
     const own = page.filter((row) => row.userId === userId);
     addSums(rules, own, sums);
     const last = own.at(-1);
-    if (own.length < CHUNK || last === undefined) return sums;
+    if (own.length < size || last === undefined) return sums;
     after = last.id;
   }
 }

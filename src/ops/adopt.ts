@@ -7,6 +7,7 @@
 //
 // It can be cut off anywhere and run again. While one is under way nobody starts to serve from the ledger: nothing half adopted is ever served.
 
+import { setTimeout as delay } from "node:timers/promises";
 import { isDeepStrictEqual } from "node:util";
 import { adoptJob, type JobKind } from "../domain/adopted-job.ts";
 import { adoptUser, AdoptionProblem, unitOf, type AdoptionRules, type KnownAccount, type TransactionKind, type UserKind } from "../domain/adoption.ts";
@@ -26,6 +27,8 @@ export interface AdoptOptions {
   readonly renamed: ReadonlyMap<string, string>;
   /** Whether others may be connected to the old database. */
   readonly ignoreSessions: boolean;
+  /** Rows in a batch, and users. */
+  readonly batch: number;
   /** Is told how far it is. */
   readonly tell: (phase: string, done: number, total: number) => void;
 }
@@ -50,6 +53,7 @@ export type Proof = () => Promise<void>;
 
 /** Jobs in one batch: each may have a megabyte of texts. */
 const JOBS = 100;
+const SERVED_PAUSES_MS = [100, 400, 1500];
 /** Batches after which the log gets further partitions. */
 const PARTITIONS_EACH = 500;
 
@@ -93,7 +97,7 @@ export async function rehearse(options: AdoptOptions): Promise<AdoptReport> {
     const contents = await survey(source, options);
     const rules = rulesOf(options, BigInt(Date.now()) * 1000n);
     const finds = new Finds();
-    for await (const chunk of chunksOf(source, rules, { userId: BEFORE_ALL, transactionId: BEFORE_ALL })) {
+    for await (const chunk of chunksOf(source, rules, { userId: BEFORE_ALL, transactionId: BEFORE_ALL }, options.batch)) {
       adoptChunk(rules, chunk, new Map(), finds);
       options.tell("users", Number(finds.seen.transactions), totalOf(contents.transactions));
     }
@@ -195,7 +199,7 @@ class Run {
     const source = await this.#source.identity();
     const found = await this.#target.adoption(source);
     if (found?.phase === "done") return this.#again(found, contents);
-    if (await this.#target.isServed()) throw new AdoptionProblem("a ledgerd takes calls on this ledger: stop it first, so that nothing half adopted is served");
+    await this.#refuseServed();
     const adoption = await this.#current(found, source, contents);
     if (adoption.step === 0n) await this.#checkTarget(adoption, contents);
     else await this.#target.reserveJobs(adoption, contents.lastJobId);
@@ -225,7 +229,7 @@ class Run {
   /** Looks at the ledger, now that nobody starts to serve any more. What is found wrong takes the adoption back, so that they may again. */
   async #checkTarget(adoption: Adoption, { lastJobId }: Contents): Promise<void> {
     try {
-      if (await this.#target.isServed()) throw new AdoptionProblem("a ledgerd takes calls on this ledger: stop it first");
+      await this.#refuseServed();
       for (let page = await this.#target.users(BEFORE_ALL); page.length > 0; page = await this.#target.users(page.at(-1) ?? AFTER_ALL)) {
         const both = await this.#source.firstOf(page);
         if (both === undefined) continue;
@@ -236,6 +240,15 @@ class Run {
       await this.#target.abandon(adoption);
       throw error;
     }
+  }
+
+  /** Nothing half adopted is served. Sessions of one that was just stopped, or killed, are given a moment to go. */
+  async #refuseServed(): Promise<void> {
+    for (const pause of SERVED_PAUSES_MS) {
+      if (!(await this.#target.isServed())) return;
+      await delay(pause);
+    }
+    throw new AdoptionProblem("a ledgerd works on this ledger: stop it first, so that nothing half adopted is served");
   }
 
   #start(finds: Finds): Progress {
@@ -249,7 +262,7 @@ class Run {
     const finds = new Finds(begun.report);
     let adoption = begun;
     let batches = 0;
-    for await (const chunk of chunksOf(this.#source, rules, begun)) {
+    for await (const chunk of chunksOf(this.#source, rules, begun, this.#options.batch)) {
       if (batches++ % PARTITIONS_EACH === 0) await this.#target.addPartitions();
       this.#options.tell("users", Number(finds.seen.transactions), total);
       const stored = await this.#target.accountsOf(chunk.users.map(({ userId }) => userId), adoption);

@@ -78,6 +78,23 @@ async function apply(client: pg.Client, migration: Migration): Promise<boolean> 
   }
 }
 
+/** The old application's tables, should they lie in our schema: a table of ours with such a name has this column. */
+const ownColumns = { transactions: "hash", user_balances: "chain_head", jobs: "hold_id", lock_heartbeat: "fencing_token" };
+
+/** Throws `SchemaProblem` if tables that aren't ours are where ours are to be: `IF NOT EXISTS` would take them for ours. */
+async function refuseStrangeTables(client: pg.Client): Promise<void> {
+  const { rows } = await client.query<{ name: string }>(
+    `SELECT t.name
+     FROM unnest($1::text[], $2::text[]) AS t (name, own)
+     WHERE EXISTS (SELECT FROM pg_tables p WHERE p.schemaname = 'ledgerd' AND p.tablename = t.name)
+       AND NOT EXISTS (SELECT FROM information_schema.columns c WHERE c.table_schema = 'ledgerd' AND c.table_name = t.name AND c.column_name = t.own)`,
+    [Object.keys(ownColumns), Object.values(ownColumns)],
+  );
+  if (rows.length === 0) return;
+  const moves = rows.map(({ name }) => `ALTER TABLE ledgerd.${name} SET SCHEMA public;`).join(" ");
+  throw new SchemaProblem(`the schema ledgerd, which ledgerd keeps its tables in, has others of these names, the old application's perhaps: move them (${moves}), and adopt them from there`);
+}
+
 async function pending(client: pg.Client): Promise<readonly Migration[]> {
   const known = knownMigrations();
   const applied = await appliedChecksums(client).catch((cause: unknown) => {
@@ -85,6 +102,7 @@ async function pending(client: pg.Client): Promise<readonly Migration[]> {
     const login = client.user ?? "it";
     throw new SchemaProblem(`${login} may not use this database (let an administrator run: GRANT ledgerd_runtime TO ${login};): ${cause.message}`, { cause });
   });
+  if (applied.size === 0) await refuseStrangeTables(client);
   const newest = Math.max(0, ...applied.keys());
   if (newest > known.length) {
     throw new SchemaProblem(
