@@ -71,7 +71,9 @@ function optionsOf(flags: AdoptFlags, { currencies, defaultCurrency, connectTime
 
 async function adoptInto(opened: AdoptTarget & AsyncDisposable, options: AdoptOptions, settings: AdoptSettings, progress: Progress): Promise<AdoptReport> {
   await using target = opened;
-  return adopt(target.url, options, () => prove(target, settings, progress));
+  // Awaited here, or else the target would be closed at once.
+  const report = await adopt(target.url, options, () => prove(target, settings, progress));
+  return report;
 }
 
 /** The whole ledger is verified, what others have in it as well: after this it is served. */
