@@ -85,7 +85,7 @@ interface Line {
   readonly adopt: AdoptFlags;
 }
 
-const options = {
+const knownOptions = {
   plan: { type: "boolean", default: false },
   workers: { type: "string" },
   digest: { type: "string" },
@@ -106,7 +106,7 @@ const adoptOptions = ["from", "schema", "time-zone", "currency", "rename-currenc
 
 function readCommandLine(args: readonly string[]): Line | string {
   try {
-    const { positionals, values } = parseArgs({ args: [...args], options, allowPositionals: true });
+    const { positionals, values } = parseArgs({ args: [...args], options: knownOptions, allowPositionals: true });
     const command = values.help === true ? "help" : values.version === true ? "version" : (positionals[0] ?? "serve");
     if (positionals.length > 1) return `one command at a time, not: ${positionals.join(" ")}`;
     if (!isCommand(command)) return `there is no command ${command}`;

@@ -225,7 +225,7 @@ class UserAdoption {
     const { time, kind: timeKind } = this.#timeOf(row, account);
     if (timeKind !== undefined) found.push(timeKind);
     const description = row.description ?? "";
-    const isCut = [...description].length > DESCRIPTION_LIMIT;
+    const isCut = description.length > DESCRIPTION_LIMIT && Array.from(description).length > DESCRIPTION_LIMIT;
     if (isCut) found.push("description_cut");
     const metadata: [string, string][] = [];
     if (amount.kind !== undefined) metadata.push(["adopted.amount", row.amount]);
@@ -235,7 +235,7 @@ class UserAdoption {
     if (row.type !== type) metadata.push(["adopted.type", row.type]);
     for (const one of found) this.#transactions.add(one, row.id);
     const entry: Entry = { type, userId: row.userId, currency: code, amount: amount.minor, heldChange: 0n };
-    this.#write(entry, time, `transactions/${row.id}`, isCut ? [...description].slice(0, DESCRIPTION_LIMIT).join("") : description, metadata);
+    this.#write(entry, time, `transactions/${row.id}`, isCut ? Array.from(description).slice(0, DESCRIPTION_LIMIT).join("") : description, metadata);
   }
 
   /** Within an account times never go back, and nothing is later than now. */

@@ -216,7 +216,7 @@ class Run {
 
   async #current(found: Adoption | undefined, source: string, { fingerprint }: Contents): Promise<Adoption> {
     const { source: old, fallback, renamed } = this.#options;
-    const options = JSON.stringify({ timeZone: old.timeZone, currency: fallback, renamed: Object.fromEntries([...renamed].toSorted()) });
+    const options = JSON.stringify({ timeZone: old.timeZone, currency: fallback, renamed: Object.fromEntries(renamed) });
     if (found === undefined) return this.#target.begin(source, options, fingerprint, this.#start(new Finds()));
     if (found.source !== source) throw new AdoptionProblem(`the adoption of another database (${found.source}) isn't finished: run that one to its end first`);
     if (!isDeepStrictEqual(JSON.parse(found.options), JSON.parse(options))) throw new AdoptionProblem(`this adoption was begun with other options, ${found.options}: go on with those`);

@@ -91,8 +91,10 @@ async function refuseStrangeTables(client: pg.Client): Promise<void> {
     [Object.keys(ownColumns), Object.values(ownColumns)],
   );
   if (rows.length === 0) return;
-  const moves = rows.map(({ name }) => `ALTER TABLE ledgerd.${name} SET SCHEMA public;`).join(" ");
-  throw new SchemaProblem(`the schema ledgerd, which ledgerd keeps its tables in, has others of these names, the old application's perhaps: move them (${moves}), and adopt them from there`);
+  throw new SchemaProblem(
+    `the schema ledgerd, where ledgerd keeps its tables, has others named ${rows.map(({ name }) => name).join(", ")}, the old application's perhaps: ` +
+      "rename it (ALTER SCHEMA ledgerd RENAME TO old_application), and adopt them from there (--schema old_application)",
+  );
 }
 
 async function pending(client: pg.Client): Promise<readonly Migration[]> {

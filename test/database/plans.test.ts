@@ -100,11 +100,11 @@ function stepOf(node: PlanNode): string {
 
 const plain = (text: string): string => text.replaceAll(/\$\d+/g, "$").replaceAll(/\s+/g, " ").trim();
 
-/** The statements of the source that aren't among these in any of their forms; aside from those without a plan, and from what runs before a service does. */
+/** The statements of the source that aren't among these in any of their forms; aside from those without a plan, and from what runs before a service does, adoptions too. */
 function notSeen(executed: readonly Executed[]): readonly string[] {
   const seen = new Set(executed.map(({ text }) => plain(text)));
   const { statements } = findSql(readSources());
-  const planned = statements.filter(({ where, texts: [text = ""] }) => /^\s*(SELECT|INSERT|UPDATE|DELETE|WITH)\b/.test(text) && !/(migrate|embedded|reachable)\.ts:/.test(where));
+  const planned = statements.filter(({ where, texts: [text = ""] }) => /^\s*(SELECT|INSERT|UPDATE|DELETE|WITH)\b/.test(text) && !/(migrate|embedded|reachable|adoption\/\w+)\.ts:/.test(where));
   return planned.filter(({ texts }) => !texts.some((text) => seen.has(plain(text)))).map(({ where }) => where);
 }
 

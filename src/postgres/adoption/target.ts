@@ -89,6 +89,10 @@ const accountRow = z.object({
   chain_head: z.instanceof(Buffer).nullable(), last_id: z.bigint().nullable(), last_old_id: z.bigint().nullable(),
 });
 
+const servedRow = z.object({ served: z.boolean() });
+const userRow = z.object({ user_id: z.bigint() });
+const jobRow = z.object({ id: z.bigint() });
+
 const adoptionColumns = sql.fragment`
   a.id, a.source, a.options::text AS options, a.fingerprint, a.id_before, a.pass, a.step, a.phase, a.user_id, a.transaction_id, a.job_id, a.report::text AS report,
   (extract(epoch FROM a.started_at) * 1000000)::int8 AS started_at`;
@@ -131,7 +135,7 @@ export class Target {
   /** Whether a ledgerd takes calls on this database. */
   async isServed(): Promise<boolean> {
     const { found } = await this.#connection.pipeline((send) => ({
-      found: send(sql.prepared("adopt_is_served", z.object({ served: z.boolean() }))`
+      found: send(sql.prepared("adopt_is_served", servedRow)`
         SELECT EXISTS (
           SELECT FROM pg_stat_activity s
           WHERE s.datname = current_database() AND s.pid <> pg_backend_pid() AND s.application_name IN ('ledgerd', 'ledgerd journal')
@@ -181,7 +185,7 @@ export class Target {
   /** The next users behind this one who have accounts. */
   async users(after: bigint): Promise<readonly bigint[]> {
     const { found } = await this.#connection.pipeline((send) => ({
-      found: send(sql.prepared("adopt_users", z.object({ user_id: z.bigint() }))`
+      found: send(sql.prepared("adopt_users", userRow)`
         SELECT b.user_id FROM ledgerd.user_balances b WHERE b.user_id > ${after} AND b.sequence > 0 ORDER BY b.user_id LIMIT 5000`),
     }));
     return found.map((row) => row.user_id);
@@ -191,7 +195,7 @@ export class Target {
   async reserveJobs({ id }: Adoption, lastId: bigint): Promise<void> {
     if (lastId < 1n) return;
     const { own } = await this.#connection.pipeline((send) => ({
-      own: send(sql.prepared("adopt_own_jobs", z.object({ id: z.bigint() }))`
+      own: send(sql.prepared("adopt_own_jobs", jobRow)`
         SELECT j.id FROM ledgerd.jobs j WHERE j.id <= ${lastId} AND (j.adopted ->> 'adoption')::int IS DISTINCT FROM ${id}::int ORDER BY j.id LIMIT 1`),
       drawn: send(sql.prepared("adopt_job_ids", noColumns)`
         SELECT setval('ledgerd.jobs_id_seq', greatest(s.last_value, ${lastId}::int8)) FROM ledgerd.jobs_id_seq s`),
