@@ -65,7 +65,7 @@ export interface OldUser {
   readonly rows: readonly OldTransaction[];
   /** Whether no more of them follow. */
   readonly isLast: boolean;
-  /** The sums of all of the user's rows, by currency. */
+  /** The sums of all rows of the accounts that these rows begin, by currency. */
   readonly sums: ReadonlyMap<string, bigint>;
 }
 

@@ -62,8 +62,8 @@ async function* usersOf(source: OldSource, rules: AdoptionRules, from: Place, si
       next = transactions.ready ?? (await transactions.first());
     }
     const isLast = next?.userId !== userId;
-    const resumed = userId === from.userId && from.transactionId > BEFORE_ALL;
-    if ((!isLast || resumed) && long?.userId !== userId) long = { userId, sums: await sumsOf(source, rules, userId, size) };
+    if (!isLast && long?.userId !== userId) long = { userId, sums: await sumsOf(source, rules, userId, size) };
+    // Of a user's last rows after a cut, their own sums do: an account that they begin has no others.
     const sums = long?.userId === userId ? long.sums : addSums(rules, rows);
     const own = balance?.userId === userId ? balance : undefined;
     if (isLast && own !== undefined) balances.shift();

@@ -1,9 +1,12 @@
 // Adopting a database of the old application: everybody keeps the old balance, whatever the rows beside it say.
 
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import path from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { failureOf, newKey, serve } from "../harness/service.ts";
 import { createDatabase, type TestDatabase } from "../harness/database.ts";
-import { startLedgerd } from "../harness/command.ts";
+import { runLedgerd, startLedgerd } from "../harness/command.ts";
 import { until } from "../harness/until.ts";
 import { JobStatus } from "../../src/gen/ledger/v1/job_service_pb.ts";
 import { TransactionType } from "../../src/gen/ledger/v1/account_pb.ts";
@@ -225,6 +228,12 @@ describe("what the old application does meanwhile", () => {
     await checkAdopted(old, ledger);
   });
 
+  test("is found where it gave two transactions of a user one id, and a page ended between them", async () => {
+    await old.query("ALTER TABLE transactions DROP CONSTRAINT transactions_pkey");
+    for (const amount of [1, 2]) await old.query("INSERT INTO transactions (id, user_id, amount, type) VALUES (1, 7, $1, 'topup')", [amount]);
+    await expect(adoptDatabase(old, ledger, { batch: 1 })).rejects.toThrow(/has 2 transactions, of which 1 were found in the order of their ids/);
+  });
+
   test("after it was adopted is refused: the ledger may have moved on", async () => {
     await oldBalance(7, "10");
     await adoptDatabase(old, ledger);
@@ -284,6 +293,14 @@ describe("the ledger", () => {
     await expect(adoptDatabase(ledger, ledger, { schema: "elsewhere" })).rejects.toThrow(/lacks user_balances.user_id/);
   });
 
+  test("is adopted into once by two at the same time", async () => {
+    await oldTransaction(7, "10", "topup");
+    await oldBalance(7, "12");
+    const reports = await Promise.all([adoptDatabase(old, ledger), adoptDatabase(old, ledger)]);
+    expect(reports.map(({ outcome }) => outcome).toSorted()).toEqual(["adopted", "already_adopted"]);
+    expect(await historyOf(7)).toEqual(["1 opening 2.00 2.00", "2 topup 10.00 12.00"]);
+  });
+
   test("refuses other options, and another database, while an adoption isn't finished", async () => {
     await oldBalance(7, "10");
     await old.query("INSERT INTO jobs (user_id, model_id) VALUES (7, 'm')");
@@ -297,6 +314,39 @@ describe("the ledger", () => {
     await expect(adoptDatabase(other, ledger)).rejects.toThrow(/the adoption of another database .* isn't finished/);
     expect((await adoptDatabase(old, ledger)).outcome).toBe("adopted");
   });
+});
+
+test("a dry run finds what an adoption finds, and writes nothing; both are told as JSON, and to a file", async () => {
+  await fillOldTables(old.query, { users: 50, transactions: 500, jobs: 50, hot: 100 });
+  const folder = mkdtempSync(path.join(tmpdir(), "ledgerd-adopt-"));
+  const file = path.join(folder, "report.json");
+  const reportOf = async (...more: readonly string[]) => {
+    const { code, stdout, stderr } = await runLedgerd(["adopt", "--from", old.url, "--ignore-sessions", "--report", file, ...more], { DATABASE_URL: ledger.url });
+    expect([code, stderr]).toEqual([0, ""]);
+    const { event, command, ...summary } = JSON.parse(stdout.trim().split("\n").at(-1) ?? "") as Record<string, unknown>;
+    expect([event, command, JSON.parse(readFileSync(file, "utf8"))]).toEqual(["summary", "adopt", summary]);
+    return summary;
+  };
+  const found = await reportOf("--dry-run");
+  expect(await ledger.query("SELECT FROM ledgerd.adoptions")).toEqual([]);
+  expect(await reportOf()).toEqual({ ...found, outcome: "adopted" });
+  expect(await reportOf()).toEqual({ ...found, outcome: "already_adopted" });
+  rmSync(folder, { recursive: true });
+});
+
+test.each([
+  [["--from", "postgres://127.0.0.1:1/none"], 1, /can't connect to postgres:.*--from is right/],
+  [["--from", "OLD", "--time-zone", "Mars/Olympus"], 1, /--time-zone must be a name that PostgreSQL knows, such as Europe\/Moscow; it is "Mars\/Olympus"/],
+  [["--from", "OLD", "--currency", "RUR"], 1, /RUR is no currency/],
+  [["--from", "OLD", "--schema", "ledgerd"], 1, /lacks user_balances.user_id/],
+  [["--from", "old"], 2, /--from must be a URL/],
+  [["--from", "OLD", "--rename-currency", "RUR"], 2, /--rename-currency must be an old code and ours, such as RUR=RUB; it is "RUR"/],
+  [[], 2, /adopt needs --from/],
+] as const)("ledgerd adopt %j ends with %d, and says in one line why", async (args, code, problem) => {
+  const given = args.map((arg) => (arg === "OLD" ? old.url : arg));
+  const ended = await runLedgerd(["adopt", ...given], { DATABASE_URL: ledger.url, LEDGERD_LOG_LEVEL: "error" });
+  expect(ended).toEqual({ code, stdout: "", stderr: expect.stringMatching(problem) as string });
+  expect(ended.stderr.split("\n")[1]).toMatch(/^(ledgerd: see `ledgerd help`)?$/);
 });
 
 describe("once it is adopted", () => {

@@ -114,6 +114,8 @@ export class Target {
     const connection = await JournalConnection.open(withSession(url, session), connectTimeoutMs);
     try {
       const { types } = await connection.pipeline((send) => ({
+        // A journal's session is one that serves: this one isn't, and may wait here for another one's end.
+        named: send(sql.prepared("adopt_name", noColumns)`SELECT set_config('application_name', 'ledgerd adopt', FALSE)`),
         // The session's lock timeout bounds the wait: the connection of a run that just ended may still be on its way out.
         locked: send(sql.prepared("adopt_lock", noColumns)`SELECT pg_advisory_lock(hashtextextended('ledgerd.adopt', 0))`),
         types: send(selectRowTypes),
