@@ -89,7 +89,7 @@ const environment = z.object({
         "where the database's user can't reach that one",
     ),
   LEDGERD_GRPC_ADDR: address.prefault("127.0.0.1:50051").describe("Where gRPC listens: the API, health and reflection"),
-  LEDGERD_HTTP_ADDR: address.prefault("127.0.0.1:8080").describe("Where the web port listens: Connect (JSON by curl), gRPC-Web and `/healthz`"),
+  LEDGERD_HTTP_ADDR: address.prefault("127.0.0.1:8080").describe("Where the web port listens: Connect (JSON by curl), gRPC-Web, `/healthz` and `/metrics`"),
   LEDGERD_WORKERS: workers
     .optional()
     .describe("Processes that take calls, 1 to 64; `--workers` says the same, and wins. Without it: one for each core"),
@@ -115,6 +115,8 @@ const environment = z.object({
   LEDGERD_FEED_POLL: duration(5, MINUTE).prefault("100ms").describe("How often watchers look for what other instances wrote"),
   LEDGERD_SWEEP_INTERVAL: duration(10, HOUR).prefault("1s").describe("How often expired holds are looked for"),
   LEDGERD_JOB_SWEEP_INTERVAL: duration(10, HOUR).prefault("5s").describe("How often jobs are looked for whose worker's lease is over"),
+  LEDGERD_VERIFY_RATE: count(0, 1_000_000).prefault("1000").describe("How many transactions a second the verification in the background goes through, on one instance for all; `0`: there is none"),
+  LEDGERD_VERIFY_PAUSE: duration(100, 24 * HOUR).prefault("10m").describe("How long the verification in the background rests before it begins, and begins anew"),
   LEDGERD_WAIT_POLL: duration(5, MINUTE).prefault("100ms").describe("How often those who wait for jobs or locks, or watch them, see what other instances did"),
   LEDGERD_DRAIN_TIMEOUT: duration(0, 10 * MINUTE).prefault("20s").describe("How long calls may go on after SIGTERM"),
   LEDGERD_MIGRATE: z

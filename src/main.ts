@@ -10,6 +10,7 @@ import { AdoptionProblem } from "./domain/adoption.ts";
 import { problemOfFlags, runAdoption, type AdoptFlags } from "./ops/adopt-command.ts";
 import { DigestProblem } from "./ops/digest.ts";
 import { Progress } from "./ops/progress.ts";
+import { runRebuild } from "./ops/rebuild-command.ts";
 import { runVerification } from "./ops/verify-command.ts";
 import { FolderProblem } from "./postgres/embedded-folder.ts";
 import { migrate, pendingMigrations, SchemaProblem } from "./postgres/migrate.ts";
@@ -30,6 +31,8 @@ usage: ledgerd [command]
   verify             prove the log, and all that hangs on it, while it is served; 1: there are differences, 2: it could not be done
   verify --write-digest FILE   and write the head of each chain to a file, to be kept elsewhere
   verify --digest FILE         and hold the log against such a file
+  rebuild            repair balances and holds from the log, while it is served; 1: something was left, and is named
+  rebuild --trust-log          balances alone, from the last row of each account, without proving the log
   adopt --from URL   take over a database of the old application (user_balances, transactions, jobs); docs/adoption.md says how. Nothing may serve
                      meanwhile; cut off, it goes on where it was when it is run again
       --schema NAME        where its tables are (public)
@@ -49,8 +52,11 @@ It is configured by environment variables; README.md has the table.
 const FAILED = 1;
 const MISUSED = 2;
 
+/** A command was asked to end before it was done. */
+class Interrupted extends Error {}
+
 /** What an operator can mend is said in one line. */
-const mendable = [SchemaProblem, StartupProblem, FolderProblem, DatabaseUnreachable, WorkerProblem, DigestProblem, AdoptionProblem];
+const mendable = [Interrupted, SchemaProblem, StartupProblem, FolderProblem, DatabaseUnreachable, WorkerProblem, DigestProblem, AdoptionProblem];
 
 async function main(args: readonly string[]): Promise<number> {
   const line = readCommandLine(args);
@@ -74,7 +80,7 @@ function isMendable(error: unknown): error is Error {
 }
 
 /** `worker` is what `serve` starts its further processes with. */
-type Command = "serve" | "migrate" | "verify" | "adopt" | "help" | "version" | "worker";
+type Command = "serve" | "migrate" | "verify" | "rebuild" | "adopt" | "help" | "version" | "worker";
 
 interface Line {
   readonly command: Command;
@@ -82,14 +88,16 @@ interface Line {
   readonly workers: number | undefined;
   readonly digest: string | undefined;
   readonly writeDigest: string | undefined;
+  readonly trustLog: boolean;
   readonly adopt: AdoptFlags;
 }
 
-const knownOptions = {
-  plan: { type: "boolean", default: false },
+const flags = {
+  plan: { type: "boolean" },
   workers: { type: "string" },
   digest: { type: "string" },
   "write-digest": { type: "string" },
+  "trust-log": { type: "boolean" },
   from: { type: "string" },
   schema: { type: "string" },
   "time-zone": { type: "string" },
@@ -102,31 +110,43 @@ const knownOptions = {
   version: { type: "boolean", short: "v" },
 } as const;
 
-const adoptOptions = ["from", "schema", "time-zone", "currency", "rename-currency", "dry-run", "report", "ignore-sessions"] as const;
+/** The command that an option goes with. */
+const ownerOf: Readonly<Record<Exclude<keyof typeof flags, "help" | "version">, Command>> = {
+  plan: "migrate",
+  workers: "serve",
+  digest: "verify",
+  "write-digest": "verify",
+  "trust-log": "rebuild",
+  from: "adopt",
+  schema: "adopt",
+  "time-zone": "adopt",
+  currency: "adopt",
+  "rename-currency": "adopt",
+  "dry-run": "adopt",
+  report: "adopt",
+  "ignore-sessions": "adopt",
+};
 
 function readCommandLine(args: readonly string[]): Line | string {
   try {
-    const { positionals, values } = parseArgs({ args: [...args], options: knownOptions, allowPositionals: true });
+    const { positionals, values } = parseArgs({ args: [...args], options: flags, allowPositionals: true });
     const command = values.help === true ? "help" : values.version === true ? "version" : (positionals[0] ?? "serve");
     if (positionals.length > 1) return `one command at a time, not: ${positionals.join(" ")}`;
     if (!isCommand(command)) return `there is no command ${command}`;
-    if (values.plan && command !== "migrate") return `--plan goes with migrate, not with ${command}`;
-    if (values.workers !== undefined && command !== "serve") return `--workers goes with serve, not with ${command}`;
-    const stray = command === "verify" ? undefined : (["digest", "write-digest"] as const).find((name) => values[name] !== undefined);
-    if (stray !== undefined) return `--${stray} goes with verify, not with ${command}`;
-    const strange = command === "adopt" ? undefined : adoptOptions.find((name) => values[name] !== undefined);
-    if (strange !== undefined) return `--${strange} goes with adopt, not with ${command}`;
+    const stray = Object.entries(ownerOf).find(([name, owner]) => owner !== command && (values as Readonly<Record<string, unknown>>)[name] !== undefined);
+    if (stray !== undefined) return `--${stray[0]} goes with ${stray[1]}, not with ${command}`;
     const wrong = command === "adopt" ? problemOfFlags(values) : undefined;
     if (wrong !== undefined) return wrong;
     const workers = values.workers === undefined ? undefined : readWorkers(values.workers);
-    return typeof workers === "string" ? workers : { command, plan: values.plan, workers, digest: values.digest, writeDigest: values["write-digest"], adopt: values };
+    if (typeof workers === "string") return workers;
+    return { command, plan: values.plan === true, workers, digest: values.digest, writeDigest: values["write-digest"], trustLog: values["trust-log"] === true, adopt: values };
   } catch (error) {
     return error instanceof Error ? error.message : String(error);
   }
 }
 
 function isCommand(word: string): word is Command {
-  return ["serve", "migrate", "verify", "adopt", "help", "version"].includes(word) || (word === "worker" && hasPrimary());
+  return ["serve", "migrate", "verify", "rebuild", "adopt", "help", "version"].includes(word) || (word === "worker" && hasPrimary());
 }
 
 async function run(line: Line, config: Config, log: Logger): Promise<number> {
@@ -134,7 +154,7 @@ async function run(line: Line, config: Config, log: Logger): Promise<number> {
   if (command === "worker") return runWorker(config, log);
   for (const variable of unknownVariables()) log.warn({ variable }, "no such setting; is it misspelt?");
   if (command === "migrate") return runMigrate(config, log, plan);
-  if (command === "verify") return runVerify(line, config, log);
+  if (command === "verify" || command === "rebuild") return runProof(line, config, log);
   if (command === "adopt") return runAdopt(line, config, log);
   return runServe(workers ?? config.LEDGERD_WORKERS ?? Math.min(availableParallelism(), MAX_WORKERS), config, log);
 }
@@ -190,16 +210,17 @@ async function runMigrate(config: Config, log: Logger, plan: boolean): Promise<n
   }
 }
 
-/** Here the work fails by what it finds, so what keeps it from being done is as a wrong command line. */
-async function runVerify({ digest, writeDigest }: Line, config: Config, log: Logger): Promise<number> {
+/** Verifies or rebuilds. Their work fails by what they find, so what keeps it from being done is as a wrong command line. */
+async function runProof({ command, digest, writeDigest, trustLog }: Line, config: Config, log: Logger): Promise<number> {
   const stopping = new AbortController();
-  void toldToStop().then((signal) => stopping.abort(new Error(`ended by ${signal}`)));
+  void toldToStop().then((signal) => stopping.abort(new Interrupted(`ended by ${signal}`)));
   try {
     await using ledger = await openLedger(config, log);
     const { currencies, LEDGERD_CONNECT_TIMEOUT: connectTimeoutMs } = config;
-    const options = { ...ledger, currencies, connectTimeoutMs, signal: stopping.signal, writeDigest, ...(digest === undefined ? {} : { digest }) };
-    const { differences } = await runVerification(options, new Progress("verify"));
-    return differences === 0 ? 0 : FAILED;
+    const options = { url: ledger.url, pool: ledger.pool, currencies, connectTimeoutMs, signal: stopping.signal };
+    const progress = new Progress(command);
+    if (command === "rebuild") return (await runRebuild({ ...options, trustLog }, progress)).left === 0 ? 0 : FAILED;
+    return (await runVerification({ ...options, writeDigest, ...(digest === undefined ? {} : { digest }) }, progress)).differences === 0 ? 0 : FAILED;
   } catch (error) {
     return complain([isMendable(error) ? error.message : `it could not be done: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}`]);
   }
@@ -217,7 +238,10 @@ async function runAdopt({ adopt }: Line, config: Config, log: Logger): Promise<n
     }
     return openLedger(config, log);
   };
-  await runAdoption(adopt, { currencies, defaultCurrency, connectTimeoutMs, queryTimeoutMs }, openTarget, new Progress("adopt"));
+  const stopping = new AbortController();
+  void toldToStop().then((signal) => stopping.abort(new Interrupted(`ended by ${signal}; run it again to go on`)));
+  const settings = { currencies, defaultCurrency, connectTimeoutMs, queryTimeoutMs, signal: stopping.signal };
+  await runAdoption(adopt, settings, openTarget, new Progress("adopt"));
   return 0;
 }
 

@@ -15,6 +15,8 @@ import { AdminService } from "./gen/ledger/v1/admin_service_pb.ts";
 import { JobService } from "./gen/ledger/v1/job_service_pb.ts";
 import { LedgerService } from "./gen/ledger/v1/ledger_service_pb.ts";
 import { LockService } from "./gen/ledger/v1/lock_service_pb.ts";
+import { describe } from "./ops/finding.ts";
+import { BackgroundProof, PROOF_CONNECTIONS, Proofs } from "./ops/proofs.ts";
 import { balancesOf } from "./postgres/balances.ts";
 import { claimsOf } from "./postgres/claims.ts";
 import { failureOf } from "./postgres/errors.ts";
@@ -35,6 +37,7 @@ import { safetyProblems } from "./postgres/safety.ts";
 import { statusOf, type Status } from "./postgres/status.ts";
 import { transactionsOf } from "./postgres/transactions.ts";
 import { addPartitions, repeat, rescueJobs, sweepHolds } from "./postgres/upkeep.ts";
+import { verificationsOf } from "./postgres/verifications.ts";
 import { adminHandlers } from "./rpc/admin-service.ts";
 import { answersFor } from "./rpc/answers.ts";
 import { openGrpcDoor } from "./rpc/grpc-door.ts";
@@ -44,6 +47,7 @@ import { jobHandlers } from "./rpc/job-service.ts";
 import { ledgerHandlers } from "./rpc/ledger-service.ts";
 import { listenHere, type Listen } from "./rpc/listener.ts";
 import { lockHandlers } from "./rpc/lock-service.ts";
+import { metricsText } from "./rpc/metrics.ts";
 import { Payers } from "./rpc/payers.ts";
 import { readSchemas } from "./rpc/read-requests.ts";
 import { createReadiness, type Readiness } from "./rpc/readiness.ts";
@@ -82,6 +86,8 @@ const READINESS_PAUSE_MS = 500;
 /** A database that takes longer to answer a look is as good as away. */
 const READINESS_LIMIT_MS = 2000;
 const PARTITIONS_PAUSE_MS = 10_000;
+/** Between rounds of the verification in the background; short beside the rounds, which keep to the rate by themselves. */
+const VERIFY_ROUND_PAUSE_MS = 500;
 /** Connections for the background's own looks: they must not wait behind the callers' reads. */
 const BACKGROUND_CONNECTIONS = 4;
 
@@ -112,6 +118,7 @@ export async function startService(config: Config, log: Logger, surroundings = a
   );
   await look(storage.status, readiness);
   startUpkeep(config, storage, readiness, log, opened);
+  const metrics = async (): Promise<string> => metricsText(await storage.verifications.last(), storage.backgroundProof.rows);
 
   const messageLimit = config.LEDGERD_MESSAGE_LIMIT;
   const grpcDoor = await placed("LEDGERD_GRPC_ADDR", openGrpcDoor({ address: config.LEDGERD_GRPC_ADDR, listen: surroundings.grpc, entries, health: readiness.health, messageLimit, shutdown: shutdown.signal, streamMaxAgeMs: config.LEDGERD_STREAM_MAX_AGE }));
@@ -122,7 +129,7 @@ export async function startService(config: Config, log: Logger, surroundings = a
     const left = Promise.race([empty(), delay(config.LEDGERD_DRAIN_TIMEOUT, undefined, { ref: false })]);
     await Promise.all(doors.map((door) => door.close(left)));
   });
-  const web = { address: config.LEDGERD_HTTP_ADDR, listen: surroundings.http, entries, messageLimit, problem: readiness.problem, log: logged("answering", log) };
+  const web = { address: config.LEDGERD_HTTP_ADDR, listen: surroundings.http, entries, messageLimit, problem: readiness.problem, metrics, log: logged("answering", log) };
   const webDoor = await placed("LEDGERD_HTTP_ADDR", openWebDoor(web));
   doors.push(webDoor);
 
@@ -190,6 +197,7 @@ async function openStorage(config: Config, log: Logger, opened: AsyncDisposableS
   opened.adopt(journal, ({ close }) => close());
   return {
     background,
+    ...openProofs(database.url, background, config, log),
     feed,
     journal,
     rows,
@@ -209,9 +217,21 @@ async function openStorage(config: Config, log: Logger, opened: AsyncDisposableS
   };
 }
 
-/** How many connections a process may open at most: for reads, in the background, and one for each lane. */
+/** Verification and rebuilding: those that are asked for, and the one in the background. */
+function openProofs(url: string, pool: DatabasePool, config: Config, log: Logger) {
+  const ledger = { url: withSession(url, { role: RUNTIME_ROLE }), pool, currencies: config.currencies, connectTimeoutMs: config.LEDGERD_CONNECT_TIMEOUT };
+  const backgroundProof = new BackgroundProof({
+    ...ledger,
+    rowsPerSecond: config.LEDGERD_VERIFY_RATE,
+    pauseMs: config.LEDGERD_VERIFY_PAUSE,
+    log: (finding) => log.error({ ...finding, event: "difference" }, describe(finding)),
+  });
+  return { proofs: new Proofs(ledger), backgroundProof, verifications: verificationsOf(pool) };
+}
+
+/** How many connections a process may open at most: for reads, in the background, for verifications, and one for each lane. */
 export function connectionsOf(config: Config): number {
-  return config.LEDGERD_POOL_MAX + BACKGROUND_CONNECTIONS + config.LEDGERD_LANES;
+  return config.LEDGERD_POOL_MAX + BACKGROUND_CONNECTIONS + PROOF_CONNECTIONS + config.LEDGERD_LANES;
 }
 
 function connect(url: string, config: Config, log: Logger, max: number): Promise<DatabasePool> {
@@ -239,7 +259,7 @@ function contractParts({ currencies, LEDGERD_DEFAULT_CURRENCY: fallback }: Confi
 }
 
 /** The work in the background; each part is safe to run on every instance at once. */
-function startUpkeep(config: Config, { background, rows, journal, status }: Storage, readiness: Readiness, log: Logger, opened: AsyncDisposableStack): void {
+function startUpkeep(config: Config, { background, rows, journal, status, backgroundProof }: Storage, readiness: Readiness, log: Logger, opened: AsyncDisposableStack): void {
   const holds = holdsOf(background, rows);
   const claims = claimsOf(background, rows);
   const shared: readonly [string, number, bigint, () => Promise<unknown>][] = [
@@ -253,6 +273,12 @@ function startUpkeep(config: Config, { background, rows, journal, status }: Stor
     const leadership = new Leadership(locks, key, instanceId, pauseMs);
     opened.defer(() => leadership.resign().catch(logged(`resigning from ${what}`, log)));
     opened.adopt(repeat(pauseMs, () => leadership.lead(round), logged(what, log)), ({ stop }) => stop());
+  }
+  if (config.LEDGERD_VERIFY_RATE > 0) {
+    const leadership = new Leadership(locks, ownLocks.verify, instanceId, VERIFY_ROUND_PAUSE_MS);
+    opened.defer(() => leadership.resign().catch(logged("resigning from verifying", log)));
+    const rounds = repeat(VERIFY_ROUND_PAUSE_MS, () => leadership.lead(() => backgroundProof.round()), logged("verifying", log));
+    opened.defer(() => backgroundProof.stop(rounds.stop));
   }
   opened.adopt(repeat(READINESS_PAUSE_MS, () => look(status, readiness), logged("looking at the database", log)), ({ stop }) => stop());
 }

@@ -64,7 +64,7 @@ function partOf(file: string): string {
 const table: Readonly<Record<string, { readonly values: RegExp; readonly types?: RegExp }>> = {
   domain: { values: /^src\/domain\// },
   postgres: { values: /^(src\/(domain|postgres)\/|slonik$|pg$|zod$|node:)/ },
-  rpc: { values: /^(src\/(domain|gen|rpc)\/|@bufbuild\/|@connectrpc\/|@grpc\/|grpc-health-check$|zod$|node:)/, types: /^src\/(postgres\/|config.ts$)/ },
+  rpc: { values: /^(src\/(domain|gen|rpc)\/|@bufbuild\/|@connectrpc\/|@grpc\/|grpc-health-check$|zod$|node:)/, types: /^src\/(postgres\/|ops\/|config.ts$)/ },
   config: { values: /^(src\/domain\/|zod$)/ },
   database: { values: /^src\/(config.ts$|postgres\/)/, types: /^(pino|slonik)$/ },
   service: { values: /^(src\/|node:)/, types: /^(pino|slonik)$/ },

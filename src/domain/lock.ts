@@ -22,6 +22,7 @@ export const ownLocks = {
   expireHolds: FIRST_KEY - 1n,
   rescueJobs: FIRST_KEY - 2n,
   addPartitions: FIRST_KEY - 3n,
+  verify: FIRST_KEY - 4n,
 } as const;
 
 /** A lock that nobody ever took. */

@@ -31,6 +31,8 @@ export interface AdoptSettings {
   readonly defaultCurrency: string;
   readonly connectTimeoutMs: number;
   readonly queryTimeoutMs: number;
+  /** Ends it between two batches. */
+  readonly signal: AbortSignal;
 }
 
 /** Where to adopt to. */
@@ -49,7 +51,10 @@ export function problemOfFlags({ from, "rename-currency": renames = [] }: AdoptF
 
 /** Runs an adoption, or what it would find; tells how far it is, and the report. */
 export async function runAdoption(flags: AdoptFlags, settings: AdoptSettings, openTarget: () => Promise<AdoptTarget & AsyncDisposable>, progress: Progress): Promise<AdoptReport> {
-  const options = optionsOf(flags, settings, (phase, done, total) => progress.report({ phase, done, total }));
+  const options = optionsOf(flags, settings, (phase, done, total) => {
+    settings.signal.throwIfAborted();
+    progress.report({ phase, done, total });
+  });
   try {
     const report = flags["dry-run"] === true ? await rehearse(options) : await adoptInto(await openTarget(), options, settings, progress);
     if (flags.report !== undefined) writeFileSync(flags.report, `${JSON.stringify(JSON.parse(toJson(report)), null, 2)}\n`);
@@ -77,9 +82,9 @@ async function adoptInto(opened: AdoptTarget & AsyncDisposable, options: AdoptOp
 }
 
 /** The whole ledger is verified, what others have in it as well: after this it is served. */
-async function prove({ url, pool }: AdoptTarget, { currencies, connectTimeoutMs }: AdoptSettings, progress: Progress): Promise<void> {
+async function prove({ url, pool }: AdoptTarget, { currencies, connectTimeoutMs, signal }: AdoptSettings, progress: Progress): Promise<void> {
   let differences = 0;
-  for await (const event of verifyLedger({ url, pool, currencies, connectTimeoutMs, signal: new AbortController().signal })) {
+  for await (const event of verifyLedger({ url, pool, currencies, connectTimeoutMs, signal })) {
     if (event.kind === "progress") progress.report({ phase: `verify ${event.phase}`, done: event.done, ...(event.total === undefined ? {} : { total: event.total }) });
     if (event.kind !== "finding") continue;
     differences += 1;

@@ -1,6 +1,8 @@
 // `ledgerd verify`: runs a verification, shows how far it is, names each difference, and writes a digest if that is wanted.
 
 import { renameSync, rmSync } from "node:fs";
+import type { DatabasePool } from "slonik";
+import { verificationsOf } from "../postgres/verifications.ts";
 import { DigestProblem, DigestWriter } from "./digest.ts";
 import { describe } from "./finding.ts";
 import type { Progress } from "./progress.ts";
@@ -25,6 +27,7 @@ export async function runVerification({ writeDigest, ...options }: VerifyCommand
       else summary = event.summary;
     }
     if (summary === undefined) throw new Error("the verification ended without a summary");
+    await recorded(options.pool, summary);
     const sum = await digest?.end();
     const isKept = sum !== undefined && summary.differences === 0;
     if (partial !== undefined && writeDigest !== undefined && isKept) renameSync(partial, writeDigest);
@@ -39,6 +42,20 @@ export async function runVerification({ writeDigest, ...options }: VerifyCommand
   } finally {
     if (partial !== undefined) rmSync(partial, { force: true });
   }
+}
+
+/** Keeps what was found, for the service to tell; a login that may only read verifies nevertheless. */
+async function recorded(pool: DatabasePool, summary: Summary): Promise<void> {
+  try {
+    await verificationsOf(pool).finished("requested", summary);
+  } catch (error) {
+    if (!(error instanceof Error && isRefusal(error.cause ?? error))) throw error;
+  }
+}
+
+/** Whether PostgreSQL refused to write, for lack of a privilege or because it is a replica. */
+function isRefusal(error: unknown): boolean {
+  return typeof error === "object" && error !== null && "code" in error && (error.code === "42501" || error.code === "25006");
 }
 
 function textOf({ differences, rows, accounts, holds, jobs, keys, heads, seconds, rowsPerSecond }: Summary): string {

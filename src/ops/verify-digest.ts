@@ -6,10 +6,9 @@ import type { Context, VerifyEvent } from "./verification.ts";
 
 const AT_A_TIME = 1000;
 
-/** Compares a digest's heads with the log. Throws `DigestProblem` before the first one if the file isn't a whole digest. */
-export async function* verifyDigest(context: Context, file: string): AsyncGenerator<VerifyEvent, void> {
+/** Compares the heads of a digest, of which `countHeads` has found so many, with the log. */
+export async function* verifyDigest(context: Context, file: string, total: number): AsyncGenerator<VerifyEvent, void> {
   const { session, counts } = context;
-  const total = await countHeads(file);
   for await (const heads of inBatches(readDigest(file))) {
     const startedAt = performance.now();
     const hashes = await readHashes(session, heads);
@@ -25,7 +24,8 @@ export async function* verifyDigest(context: Context, file: string): AsyncGenera
   }
 }
 
-async function countHeads(file: string): Promise<number> {
+/** How many heads a digest has. Throws `DigestProblem` if it isn't whole. */
+export async function countHeads(file: string): Promise<number> {
   const heads = readDigest(file);
   for (;;) {
     const { done, value } = await heads.next();

@@ -14,7 +14,7 @@ import type { ChainHead } from "./digest.ts";
 import { PageSize } from "./page-size.ts";
 import type { Context, Counts, VerifyEvent } from "./verification.ts";
 import { verifyAccounts } from "./verify-accounts.ts";
-import { verifyDigest } from "./verify-digest.ts";
+import { countHeads, verifyDigest } from "./verify-digest.ts";
 import { verifyHolds, verifyIds, verifyJobs, verifyKeys } from "./verify-tables.ts";
 
 /** What to verify. */
@@ -33,18 +33,19 @@ export interface VerifyOptions {
   readonly onHead?: (head: ChainHead) => Promise<void> | void;
 }
 
-/** Verifies. The last event is the summary. Throws where it can't go on, and when the signal ends it. */
+/** Verifies. The last event is the summary. Throws where it can't go on, when the signal ends it, and `DigestProblem` at once if a digest isn't whole. */
 export async function* verifyLedger(options: VerifyOptions): AsyncGenerator<VerifyEvent, void> {
   const { url, pool, currencies, connectTimeoutMs, signal } = options;
   const start = performance.now();
+  const heads = options.digest === undefined ? 0 : await countHeads(options.digest);
   const session = await ProofSession.open(url, connectTimeoutMs);
   try {
     const last = await settledId(pool, signal);
     const counts: Counts = { rows: 0, accounts: 0, holds: 0, jobs: 0, keys: 0, heads: 0 };
-    const context: Context = { session, currencies, counts, size: new PageSize(), lastId: last, settledBy: await lastId(pool), rest: restOf(options) };
+    const context: Context = { session, currencies, counts, size: new PageSize(options.rowsPerSecond), lastId: last, settledBy: await lastId(pool), rest: restOf(options) };
     let differences = 0;
     let accountsMs = 0;
-    for await (const event of phases(context, options)) {
+    for await (const event of phases(context, options, heads)) {
       if (event.kind === "finding") differences += 1;
       if (event.kind === "progress" && event.phase === "accounts") accountsMs = performance.now() - start;
       yield event;
@@ -59,7 +60,7 @@ export async function* verifyLedger(options: VerifyOptions): AsyncGenerator<Veri
   }
 }
 
-async function* phases(context: Context, { digest, onHead }: VerifyOptions): AsyncGenerator<VerifyEvent, void> {
+async function* phases(context: Context, { digest, onHead }: VerifyOptions, heads: number): AsyncGenerator<VerifyEvent, void> {
   yield* guards(context);
   const byAccount = { rows: 0 };
   yield* verifyAccounts(context, byAccount, onHead ?? (() => undefined));
@@ -67,7 +68,7 @@ async function* phases(context: Context, { digest, onHead }: VerifyOptions): Asy
   yield* verifyHolds(context);
   yield* verifyJobs(context);
   yield* verifyKeys(context);
-  if (digest !== undefined) yield* verifyDigest(context, digest);
+  if (digest !== undefined) yield* verifyDigest(context, digest, heads);
 }
 
 async function* guards({ session }: Context): AsyncGenerator<VerifyEvent, void> {

@@ -2,9 +2,12 @@
 
 import type { AdminService } from "../gen/ledger/v1/admin_service_pb.ts";
 import { ListBalancesRequestSchema, SetCreditLimitRequestSchema } from "../gen/ledger/v1/admin_service_pb.ts";
+import type { Proofs } from "../ops/proofs.ts";
 import type { Status } from "../postgres/status.ts";
+import type { Verifications } from "../postgres/verifications.ts";
 import type { Handlers } from "./handlers.ts";
 import { cursorOf, pageOf } from "./pages.ts";
+import { proofHandlers, verificationStatus } from "./proof-calls.ts";
 import type { ReadParts } from "./reads.ts";
 import { validate } from "./validation.ts";
 import { write, type WriteParts } from "./writes.ts";
@@ -13,11 +16,13 @@ import { write, type WriteParts } from "./writes.ts";
 export interface AdminParts extends WriteParts, Pick<ReadParts, "reads" | "balances"> {
   readonly version: string;
   readonly status: Status;
+  readonly proofs: Proofs;
+  readonly verifications: Verifications;
 }
 
 /** The handlers of AdminService. */
 export function adminHandlers(parts: AdminParts): Handlers<typeof AdminService> {
-  const { reads, writes, answers, balances, journal, status, version } = parts;
+  const { reads, writes, answers, balances, journal, status, version, proofs, verifications } = parts;
   return {
     listBalances: async (request) => {
       const { currency, pageSize, pageToken } = validate(reads.listBalances, ListBalancesRequestSchema, request);
@@ -31,7 +36,7 @@ export function adminHandlers(parts: AdminParts): Handlers<typeof AdminService> 
     setCreditLimit: (request, call) => write(parts, validate(writes.setCreditLimit, SetCreditLimitRequestSchema, request), call),
 
     getServiceStatus: async () => {
-      const database = await status.read();
+      const [database, verified] = await Promise.all([status.read(), verifications.last()]);
       return {
         version,
         databaseVersion: database.databaseVersion,
@@ -41,7 +46,10 @@ export function adminHandlers(parts: AdminParts): Handlers<typeof AdminService> 
         partitions: database.partitions,
         feedLag: database.feedLag,
         processId: process.pid,
+        verifications: verified.map(verificationStatus),
       };
     },
+
+    ...proofHandlers(proofs),
   };
 }

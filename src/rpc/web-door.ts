@@ -1,4 +1,4 @@
-// The web door: the same guarded handlers as Connect (JSON by curl) and gRPC-Web, over HTTP/1.1, and /healthz.
+// The web door: the same guarded handlers as Connect (JSON by curl) and gRPC-Web, over HTTP/1.1, /healthz and /metrics.
 //
 // Connect's router with an HTTP server of our own around it rather than its ready adapter: that one writes to the console when a stream's caller goes, and
 // answers a body that can't be read without a reason.
@@ -14,6 +14,7 @@ import type { Door } from "./grpc-door.ts";
 import type { Arrival, Entries } from "./handlers.ts";
 import { errorOfViolations } from "./status.ts";
 import type { Listen, Listener } from "./listener.ts";
+import { METRICS_TYPE } from "./metrics.ts";
 import { withReason } from "./web-reasons.ts";
 
 /** What the door needs beside the handlers. */
@@ -24,6 +25,8 @@ export interface WebDoorOptions {
   readonly messageLimit: number;
   /** Why this instance isn't ready; undefined if it is. */
   readonly problem: () => string | undefined;
+  /** What /metrics answers, in Prometheus's text format. */
+  readonly metrics: () => Promise<string>;
   /** Is told when an answer could not be sent. */
   readonly log: (error: unknown) => void;
 }
@@ -41,6 +44,7 @@ export async function openWebDoor(options: WebDoorOptions): Promise<Door> {
     const handler = handlers.get(path);
     if (handler !== undefined) serve(handler, request, response, options);
     else if (path === "/healthz") answerHealth(response, options.problem());
+    else if (path === "/metrics") answerMetrics(response, options);
     else answer(response, 404, { code: "unimplemented", message: `there is nothing at ${path}; a method is at /ledger.v1.LedgerService/GetBalance, say` });
   });
   const listener = await options.listen(options.address, (connection) => server.emit("connection", connection));
@@ -90,6 +94,16 @@ function serve(handler: UniversalHandler, request: IncomingMessage, response: Se
 
 function answerHealth(response: ServerResponse, problem: string | undefined): void {
   answer(response, problem === undefined ? 200 : 503, problem === undefined ? { status: "SERVING" } : { status: "NOT_SERVING", problem });
+}
+
+function answerMetrics(response: ServerResponse, { metrics, log }: WebDoorOptions): void {
+  metrics().then(
+    (text) => response.writeHead(200, { "content-type": METRICS_TYPE }).end(text),
+    (error: unknown) => {
+      log(error);
+      answer(response, 503, { code: "unavailable", message: "the database can't be asked right now" });
+    },
+  );
 }
 
 function answer(response: ServerResponse, status: number, body: Readonly<Record<string, string>>): void {

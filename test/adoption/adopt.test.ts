@@ -316,6 +316,17 @@ describe("the ledger", () => {
   });
 });
 
+test("told to stop, it ends between two batches, and goes on when it is run again", async () => {
+  await fillOldTables(old.query, { users: 500, transactions: 20_000, jobs: 0, hot: 5000 });
+  const args = ["adopt", "--from", old.url, "--ignore-sessions"];
+  await using command = startLedgerd(args, { DATABASE_URL: ledger.url, LEDGERD_LOG_LEVEL: "error" });
+  await until(() => command.printed.stdout.includes('"phase":"users"'));
+  command.process.kill("SIGTERM");
+  expect([await command.ended, command.printed.stderr]).toEqual([1, "ledgerd: ended by SIGTERM; run it again to go on\n"]);
+  expect((await adoptDatabase(old, ledger)).outcome).toBe("adopted");
+  await checkAdopted(old, ledger);
+});
+
 test("a dry run finds what an adoption finds, and writes nothing; both are told as JSON, and to a file", async () => {
   await fillOldTables(old.query, { users: 50, transactions: 500, jobs: 50, hot: 100 });
   const folder = mkdtempSync(path.join(tmpdir(), "ledgerd-adopt-"));

@@ -2,19 +2,21 @@
 // @generated from file ledger/v1/admin_service.proto (package ledger.v1, syntax proto3)
 /* eslint-disable */
 
-import type { GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
-import { fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
+import type { GenEnum, GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
+import { enumDesc, fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
+import type { Duration, Timestamp } from "@bufbuild/protobuf/wkt";
+import { file_google_protobuf_duration, file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
 import type { Balance, Transaction } from "./account_pb.ts";
 import { file_ledger_v1_account } from "./account_pb.ts";
 import type { Money } from "./money_pb.ts";
 import { file_ledger_v1_money } from "./money_pb.ts";
-import type { Message } from "@bufbuild/protobuf";
+import type { Message, UnknownEnum } from "@bufbuild/protobuf";
 
 /**
  * Describes the file ledger/v1/admin_service.proto.
  */
 export const file_ledger_v1_admin_service: GenFile = /*@__PURE__*/
-  fileDesc("Ch1sZWRnZXIvdjEvYWRtaW5fc2VydmljZS5wcm90bxIJbGVkZ2VyLnYxIk4KE0xpc3RCYWxhbmNlc1JlcXVlc3QSEAoIY3VycmVuY3kYASABKAkSEQoJcGFnZV9zaXplGAIgASgFEhIKCnBhZ2VfdG9rZW4YAyABKAkiVQoUTGlzdEJhbGFuY2VzUmVzcG9uc2USJAoIYmFsYW5jZXMYASADKAsyEi5sZWRnZXIudjEuQmFsYW5jZRIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAki6wIKFVNldENyZWRpdExpbWl0UmVxdWVzdBIPCgd1c2VyX2lkGAEgASgDEiYKDGNyZWRpdF9saW1pdBgCIAEoCzIQLmxlZGdlci52MS5Nb25leRIXCg9pZGVtcG90ZW5jeV9rZXkYAyABKAkSEwoLZGVzY3JpcHRpb24YBCABKAkSQAoIbWV0YWRhdGEYBSADKAsyLi5sZWRnZXIudjEuU2V0Q3JlZGl0TGltaXRSZXF1ZXN0Lk1ldGFkYXRhRW50cnkSHgoRZXhwZWN0ZWRfc2VxdWVuY2UYBiABKANIAIgBARIVCg12YWxpZGF0ZV9vbmx5GAcgASgIEhEKCXJlZmVyZW5jZRgIIAEoCRIYChB1bmlxdWVfcmVmZXJlbmNlGAkgASgIGi8KDU1ldGFkYXRhRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4AUIUChJfZXhwZWN0ZWRfc2VxdWVuY2UifAoWU2V0Q3JlZGl0TGltaXRSZXNwb25zZRIrCgt0cmFuc2FjdGlvbhgBIAEoCzIWLmxlZGdlci52MS5UcmFuc2FjdGlvbhIjCgdiYWxhbmNlGAIgASgLMhIubGVkZ2VyLnYxLkJhbGFuY2USEAoIcmVwbGF5ZWQYAyABKAgiGQoXR2V0U2VydmljZVN0YXR1c1JlcXVlc3QiigIKGEdldFNlcnZpY2VTdGF0dXNSZXNwb25zZRIPCgd2ZXJzaW9uGAEgASgJEhgKEGRhdGFiYXNlX3ZlcnNpb24YAiABKAkSFgoOc2NoZW1hX3ZlcnNpb24YAyABKAUSIwoEcG9vbBgEIAEoCzIVLmxlZGdlci52MS5Qb29sU3RhdHVzEjAKC3dyaXRlX3F1ZXVlGAUgASgLMhsubGVkZ2VyLnYxLldyaXRlUXVldWVTdGF0dXMSLgoKcGFydGl0aW9ucxgGIAEoCzIaLmxlZGdlci52MS5QYXJ0aXRpb25TdGF0dXMSEAoIZmVlZF9sYWcYByABKAMSEgoKcHJvY2Vzc19pZBgIIAEoBSI9CgpQb29sU3RhdHVzEhAKCGFjcXVpcmVkGAEgASgFEgwKBGlkbGUYAiABKAUSDwoHd2FpdGluZxgDIAEoBSJAChBXcml0ZVF1ZXVlU3RhdHVzEg0KBWxhbmVzGAEgASgFEg4KBnF1ZXVlZBgCIAEoBRINCgVsaW1pdBgDIAEoBSIyCg9QYXJ0aXRpb25TdGF0dXMSDQoFY291bnQYASABKAUSEAoIaGVhZHJvb20YAiABKAMykwIKDEFkbWluU2VydmljZRJPCgxMaXN0QmFsYW5jZXMSHi5sZWRnZXIudjEuTGlzdEJhbGFuY2VzUmVxdWVzdBofLmxlZGdlci52MS5MaXN0QmFsYW5jZXNSZXNwb25zZRJVCg5TZXRDcmVkaXRMaW1pdBIgLmxlZGdlci52MS5TZXRDcmVkaXRMaW1pdFJlcXVlc3QaIS5sZWRnZXIudjEuU2V0Q3JlZGl0TGltaXRSZXNwb25zZRJbChBHZXRTZXJ2aWNlU3RhdHVzEiIubGVkZ2VyLnYxLkdldFNlcnZpY2VTdGF0dXNSZXF1ZXN0GiMubGVkZ2VyLnYxLkdldFNlcnZpY2VTdGF0dXNSZXNwb25zZUIUWhJsZWRnZXIvdjE7bGVkZ2VydjFiBnByb3RvMw", [file_ledger_v1_account, file_ledger_v1_money]);
+  fileDesc("Ch1sZWRnZXIvdjEvYWRtaW5fc2VydmljZS5wcm90bxIJbGVkZ2VyLnYxIk4KE0xpc3RCYWxhbmNlc1JlcXVlc3QSEAoIY3VycmVuY3kYASABKAkSEQoJcGFnZV9zaXplGAIgASgFEhIKCnBhZ2VfdG9rZW4YAyABKAkiVQoUTGlzdEJhbGFuY2VzUmVzcG9uc2USJAoIYmFsYW5jZXMYASADKAsyEi5sZWRnZXIudjEuQmFsYW5jZRIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAki6wIKFVNldENyZWRpdExpbWl0UmVxdWVzdBIPCgd1c2VyX2lkGAEgASgDEiYKDGNyZWRpdF9saW1pdBgCIAEoCzIQLmxlZGdlci52MS5Nb25leRIXCg9pZGVtcG90ZW5jeV9rZXkYAyABKAkSEwoLZGVzY3JpcHRpb24YBCABKAkSQAoIbWV0YWRhdGEYBSADKAsyLi5sZWRnZXIudjEuU2V0Q3JlZGl0TGltaXRSZXF1ZXN0Lk1ldGFkYXRhRW50cnkSHgoRZXhwZWN0ZWRfc2VxdWVuY2UYBiABKANIAIgBARIVCg12YWxpZGF0ZV9vbmx5GAcgASgIEhEKCXJlZmVyZW5jZRgIIAEoCRIYChB1bmlxdWVfcmVmZXJlbmNlGAkgASgIGi8KDU1ldGFkYXRhRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4AUIUChJfZXhwZWN0ZWRfc2VxdWVuY2UifAoWU2V0Q3JlZGl0TGltaXRSZXNwb25zZRIrCgt0cmFuc2FjdGlvbhgBIAEoCzIWLmxlZGdlci52MS5UcmFuc2FjdGlvbhIjCgdiYWxhbmNlGAIgASgLMhIubGVkZ2VyLnYxLkJhbGFuY2USEAoIcmVwbGF5ZWQYAyABKAgiGQoXR2V0U2VydmljZVN0YXR1c1JlcXVlc3QiwAIKGEdldFNlcnZpY2VTdGF0dXNSZXNwb25zZRIPCgd2ZXJzaW9uGAEgASgJEhgKEGRhdGFiYXNlX3ZlcnNpb24YAiABKAkSFgoOc2NoZW1hX3ZlcnNpb24YAyABKAUSIwoEcG9vbBgEIAEoCzIVLmxlZGdlci52MS5Qb29sU3RhdHVzEjAKC3dyaXRlX3F1ZXVlGAUgASgLMhsubGVkZ2VyLnYxLldyaXRlUXVldWVTdGF0dXMSLgoKcGFydGl0aW9ucxgGIAEoCzIaLmxlZGdlci52MS5QYXJ0aXRpb25TdGF0dXMSEAoIZmVlZF9sYWcYByABKAMSEgoKcHJvY2Vzc19pZBgIIAEoBRI0Cg12ZXJpZmljYXRpb25zGAkgAygLMh0ubGVkZ2VyLnYxLlZlcmlmaWNhdGlvblN0YXR1cyLKAQoSVmVyaWZpY2F0aW9uU3RhdHVzEikKBGtpbmQYASABKA4yGy5sZWRnZXIudjEuVmVyaWZpY2F0aW9uS2luZBIvCgtmaW5pc2hfdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASFAoMdHJhbnNhY3Rpb25zGAMgASgDEhAKCGFjY291bnRzGAQgASgDEhMKC2RpZmZlcmVuY2VzGAUgASgDEhsKE2xhc3RfdHJhbnNhY3Rpb25faWQYBiABKAMiFQoTVmVyaWZ5TGVkZ2VyUmVxdWVzdCKtAQoUVmVyaWZ5TGVkZ2VyUmVzcG9uc2USLAoIcHJvZ3Jlc3MYASABKAsyGC5sZWRnZXIudjEuUHJvb2ZQcm9ncmVzc0gAEisKCmRpZmZlcmVuY2UYAiABKAsyFS5sZWRnZXIudjEuRGlmZmVyZW5jZUgAEjEKB3N1bW1hcnkYAyABKAsyHi5sZWRnZXIudjEuVmVyaWZpY2F0aW9uU3VtbWFyeUgAQgcKBWV2ZW50IkoKDVByb29mUHJvZ3Jlc3MSDQoFcGhhc2UYASABKAkSDAoEZG9uZRgCIAEoAxISCgV0b3RhbBgDIAEoA0gAiAEBQggKBl90b3RhbCLFAQoKRGlmZmVyZW5jZRIMCgRraW5kGAEgASgJEg8KB3VzZXJfaWQYAiABKAMSEAoIY3VycmVuY3kYAyABKAkSFgoOdHJhbnNhY3Rpb25faWQYBCABKAMSEAoIc2VxdWVuY2UYBSABKAMSDwoHaG9sZF9pZBgGIAEoAxIOCgZqb2JfaWQYByABKAMSCwoDa2V5GAggASgJEgwKBHdoYXQYCSABKAkSEAoIZXhwZWN0ZWQYCiABKAkSDgoGYWN0dWFsGAsgASgJIscBChNWZXJpZmljYXRpb25TdW1tYXJ5EhQKDHRyYW5zYWN0aW9ucxgBIAEoAxIQCghhY2NvdW50cxgCIAEoAxINCgVob2xkcxgDIAEoAxIMCgRqb2JzGAQgASgDEgwKBGtleXMYBSABKAMSEwoLZGlmZmVyZW5jZXMYBiABKAMSGwoTbGFzdF90cmFuc2FjdGlvbl9pZBgHIAEoAxIrCghkdXJhdGlvbhgIIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbiIrChZSZWJ1aWxkQmFsYW5jZXNSZXF1ZXN0EhEKCXRydXN0X2xvZxgBIAEoCCLMAQoXUmVidWlsZEJhbGFuY2VzUmVzcG9uc2USLAoIcHJvZ3Jlc3MYASABKAsyGC5sZWRnZXIudjEuUHJvb2ZQcm9ncmVzc0gAEiUKCHJlcGFpcmVkGAIgASgLMhEubGVkZ2VyLnYxLlJlcGFpckgAEiUKBGxlZnQYAyABKAsyFS5sZWRnZXIudjEuRGlmZmVyZW5jZUgAEiwKB3N1bW1hcnkYBCABKAsyGS5sZWRnZXIudjEuUmVidWlsZFN1bW1hcnlIAEIHCgVldmVudCJoCgZSZXBhaXISDwoHdXNlcl9pZBgBIAEoAxIQCghjdXJyZW5jeRgCIAEoCRIPCgdob2xkX2lkGAMgASgDEioKB2NvbHVtbnMYBCADKAsyGS5sZWRnZXIudjEuUmVwYWlyZWRDb2x1bW4iPQoOUmVwYWlyZWRDb2x1bW4SDAoEbmFtZRgBIAEoCRIOCgZiZWZvcmUYAiABKAkSDQoFYWZ0ZXIYAyABKAkipgEKDlJlYnVpbGRTdW1tYXJ5EhQKDHRyYW5zYWN0aW9ucxgBIAEoAxIQCghhY2NvdW50cxgCIAEoAxIZChFyZXBhaXJlZF9iYWxhbmNlcxgDIAEoAxIWCg5yZXBhaXJlZF9ob2xkcxgEIAEoAxIMCgRsZWZ0GAUgASgDEisKCGR1cmF0aW9uGAYgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uIj0KClBvb2xTdGF0dXMSEAoIYWNxdWlyZWQYASABKAUSDAoEaWRsZRgCIAEoBRIPCgd3YWl0aW5nGAMgASgFIkAKEFdyaXRlUXVldWVTdGF0dXMSDQoFbGFuZXMYASABKAUSDgoGcXVldWVkGAIgASgFEg0KBWxpbWl0GAMgASgFIjIKD1BhcnRpdGlvblN0YXR1cxINCgVjb3VudBgBIAEoBRIQCghoZWFkcm9vbRgCIAEoAyp4ChBWZXJpZmljYXRpb25LaW5kEiEKHVZFUklGSUNBVElPTl9LSU5EX1VOU1BFQ0lGSUVEEAASIAocVkVSSUZJQ0FUSU9OX0tJTkRfQkFDS0dST1VORBABEh8KG1ZFUklGSUNBVElPTl9LSU5EX1JFUVVFU1RFRBACMsIDCgxBZG1pblNlcnZpY2USTwoMTGlzdEJhbGFuY2VzEh4ubGVkZ2VyLnYxLkxpc3RCYWxhbmNlc1JlcXVlc3QaHy5sZWRnZXIudjEuTGlzdEJhbGFuY2VzUmVzcG9uc2USVQoOU2V0Q3JlZGl0TGltaXQSIC5sZWRnZXIudjEuU2V0Q3JlZGl0TGltaXRSZXF1ZXN0GiEubGVkZ2VyLnYxLlNldENyZWRpdExpbWl0UmVzcG9uc2USWwoQR2V0U2VydmljZVN0YXR1cxIiLmxlZGdlci52MS5HZXRTZXJ2aWNlU3RhdHVzUmVxdWVzdBojLmxlZGdlci52MS5HZXRTZXJ2aWNlU3RhdHVzUmVzcG9uc2USUQoMVmVyaWZ5TGVkZ2VyEh4ubGVkZ2VyLnYxLlZlcmlmeUxlZGdlclJlcXVlc3QaHy5sZWRnZXIudjEuVmVyaWZ5TGVkZ2VyUmVzcG9uc2UwARJaCg9SZWJ1aWxkQmFsYW5jZXMSIS5sZWRnZXIudjEuUmVidWlsZEJhbGFuY2VzUmVxdWVzdBoiLmxlZGdlci52MS5SZWJ1aWxkQmFsYW5jZXNSZXNwb25zZTABQhRaEmxlZGdlci92MTtsZWRnZXJ2MWIGcHJvdG8z", [file_google_protobuf_duration, file_google_protobuf_timestamp, file_ledger_v1_account, file_ledger_v1_money]);
 
 /**
  * Which accounts to list.
@@ -267,6 +269,13 @@ export type GetServiceStatusResponse = Message<"ledger.v1.GetServiceStatusRespon
    * @generated from field: int32 process_id = 8;
    */
   processId: number;
+
+  /**
+   * The last verifications of the database, by whichever process; at most one of each kind.
+   *
+   * @generated from field: repeated ledger.v1.VerificationStatus verifications = 9;
+   */
+  verifications: VerificationStatus[];
 };
 
 /**
@@ -275,6 +284,527 @@ export type GetServiceStatusResponse = Message<"ledger.v1.GetServiceStatusRespon
  */
 export const GetServiceStatusResponseSchema: GenMessage<GetServiceStatusResponse> = /*@__PURE__*/
   messageDesc(file_ledger_v1_admin_service, 5);
+
+/**
+ * The last verification of a kind.
+ *
+ * @generated from message ledger.v1.VerificationStatus
+ */
+export type VerificationStatus = Message<"ledger.v1.VerificationStatus"> & {
+  /**
+   * Who asked for it.
+   *
+   * @generated from field: ledger.v1.VerificationKind kind = 1;
+   */
+  kind: VerificationKind;
+
+  /**
+   * When it came to its end; absent: none has yet.
+   *
+   * @generated from field: google.protobuf.Timestamp finish_time = 2;
+   */
+  finishTime?: Timestamp | undefined;
+
+  /**
+   * How many transactions it went through.
+   *
+   * @generated from field: int64 transactions = 3;
+   */
+  transactions: bigint;
+
+  /**
+   * How many accounts it went through.
+   *
+   * @generated from field: int64 accounts = 4;
+   */
+  accounts: bigint;
+
+  /**
+   * How many differences it found; more than that, if one under way has found more already. Zero is as it must be.
+   *
+   * @generated from field: int64 differences = 5;
+   */
+  differences: bigint;
+
+  /**
+   * The id of the log's last transaction that it was about.
+   *
+   * @generated from field: int64 last_transaction_id = 6;
+   */
+  lastTransactionId: bigint;
+};
+
+/**
+ * Describes the message ledger.v1.VerificationStatus.
+ * Use `create(VerificationStatusSchema)` to create a new message.
+ */
+export const VerificationStatusSchema: GenMessage<VerificationStatus> = /*@__PURE__*/
+  messageDesc(file_ledger_v1_admin_service, 6);
+
+/**
+ * Nothing to ask.
+ *
+ * @generated from message ledger.v1.VerifyLedgerRequest
+ */
+export type VerifyLedgerRequest = Message<"ledger.v1.VerifyLedgerRequest"> & {
+};
+
+/**
+ * Describes the message ledger.v1.VerifyLedgerRequest.
+ * Use `create(VerifyLedgerRequestSchema)` to create a new message.
+ */
+export const VerifyLedgerRequestSchema: GenMessage<VerifyLedgerRequest> = /*@__PURE__*/
+  messageDesc(file_ledger_v1_admin_service, 7);
+
+/**
+ * How far a verification is, or what it found.
+ *
+ * @generated from message ledger.v1.VerifyLedgerResponse
+ */
+export type VerifyLedgerResponse = Message<"ledger.v1.VerifyLedgerResponse"> & {
+  /**
+   * What is told.
+   *
+   * @generated from oneof ledger.v1.VerifyLedgerResponse.event
+   */
+  event: {
+    /**
+     * How far it is.
+     *
+     * @generated from field: ledger.v1.ProofProgress progress = 1;
+     */
+    value: ProofProgress;
+    case: "progress";
+  } | {
+    /**
+     * Something that isn't as the log proves.
+     *
+     * @generated from field: ledger.v1.Difference difference = 2;
+     */
+    value: Difference;
+    case: "difference";
+  } | {
+    /**
+     * The end; the last message.
+     *
+     * @generated from field: ledger.v1.VerificationSummary summary = 3;
+     */
+    value: VerificationSummary;
+    case: "summary";
+  } | { case: undefined; value?: undefined };
+};
+
+/**
+ * Describes the message ledger.v1.VerifyLedgerResponse.
+ * Use `create(VerifyLedgerResponseSchema)` to create a new message.
+ */
+export const VerifyLedgerResponseSchema: GenMessage<VerifyLedgerResponse> = /*@__PURE__*/
+  messageDesc(file_ledger_v1_admin_service, 8);
+
+/**
+ * How far a verification or a rebuild is.
+ *
+ * @generated from message ledger.v1.ProofProgress
+ */
+export type ProofProgress = Message<"ledger.v1.ProofProgress"> & {
+  /**
+   * What it goes through right now: `accounts` (the log by account, most of the work), `log` (in the order of ids), `holds`, `jobs`,
+   * `keys`; of a rebuild, `accounts`, or `missing` and then `balances`.
+   *
+   * @generated from field: string phase = 1;
+   */
+  phase: string;
+
+  /**
+   * How many of these it has gone through.
+   *
+   * @generated from field: int64 done = 2;
+   */
+  done: bigint;
+
+  /**
+   * About how many there are; absent: not known.
+   *
+   * @generated from field: optional int64 total = 3;
+   */
+  total?: bigint | undefined;
+};
+
+/**
+ * Describes the message ledger.v1.ProofProgress.
+ * Use `create(ProofProgressSchema)` to create a new message.
+ */
+export const ProofProgressSchema: GenMessage<ProofProgress> = /*@__PURE__*/
+  messageDesc(file_ledger_v1_admin_service, 9);
+
+/**
+ * One difference. What isn't known of what it is about is zero or empty.
+ *
+ * @generated from message ledger.v1.Difference
+ */
+export type Difference = Message<"ledger.v1.Difference"> & {
+  /**
+   * What kind of difference it is. Kinds may be added; each name is a word that docs/integrity.md explains, such as `balance_wrong`.
+   *
+   * @generated from field: string kind = 1;
+   */
+  kind: string;
+
+  /**
+   * Whose account, hold, job or key.
+   *
+   * @generated from field: int64 user_id = 2;
+   */
+  userId: bigint;
+
+  /**
+   * The account's currency.
+   *
+   * @generated from field: string currency = 3;
+   */
+  currency: string;
+
+  /**
+   * Which transaction.
+   *
+   * @generated from field: int64 transaction_id = 4;
+   */
+  transactionId: bigint;
+
+  /**
+   * Its place, or the place of one that is missing, in its account.
+   *
+   * @generated from field: int64 sequence = 5;
+   */
+  sequence: bigint;
+
+  /**
+   * Which hold.
+   *
+   * @generated from field: int64 hold_id = 6;
+   */
+  holdId: bigint;
+
+  /**
+   * Which job.
+   *
+   * @generated from field: int64 job_id = 7;
+   */
+  jobId: bigint;
+
+  /**
+   * Which idempotency key.
+   *
+   * @generated from field: string key = 8;
+   */
+  key: string;
+
+  /**
+   * What is compared: a column, or a law.
+   *
+   * @generated from field: string what = 9;
+   */
+  what: string;
+
+  /**
+   * What the log proves, for people to read. Amounts in minor units, times in microseconds since 1970.
+   *
+   * @generated from field: string expected = 10;
+   */
+  expected: string;
+
+  /**
+   * What is there, likewise.
+   *
+   * @generated from field: string actual = 11;
+   */
+  actual: string;
+};
+
+/**
+ * Describes the message ledger.v1.Difference.
+ * Use `create(DifferenceSchema)` to create a new message.
+ */
+export const DifferenceSchema: GenMessage<Difference> = /*@__PURE__*/
+  messageDesc(file_ledger_v1_admin_service, 10);
+
+/**
+ * What a verification went through.
+ *
+ * @generated from message ledger.v1.VerificationSummary
+ */
+export type VerificationSummary = Message<"ledger.v1.VerificationSummary"> & {
+  /**
+   * Transactions.
+   *
+   * @generated from field: int64 transactions = 1;
+   */
+  transactions: bigint;
+
+  /**
+   * Accounts with transactions.
+   *
+   * @generated from field: int64 accounts = 2;
+   */
+  accounts: bigint;
+
+  /**
+   * Holds.
+   *
+   * @generated from field: int64 holds = 3;
+   */
+  holds: bigint;
+
+  /**
+   * Jobs.
+   *
+   * @generated from field: int64 jobs = 4;
+   */
+  jobs: bigint;
+
+  /**
+   * Idempotency keys.
+   *
+   * @generated from field: int64 keys = 5;
+   */
+  keys: bigint;
+
+  /**
+   * How many differences were found. Zero: everything holds.
+   *
+   * @generated from field: int64 differences = 6;
+   */
+  differences: bigint;
+
+  /**
+   * The id of the log's last transaction that it was about.
+   *
+   * @generated from field: int64 last_transaction_id = 7;
+   */
+  lastTransactionId: bigint;
+
+  /**
+   * How long it took.
+   *
+   * @generated from field: google.protobuf.Duration duration = 8;
+   */
+  duration?: Duration | undefined;
+};
+
+/**
+ * Describes the message ledger.v1.VerificationSummary.
+ * Use `create(VerificationSummarySchema)` to create a new message.
+ */
+export const VerificationSummarySchema: GenMessage<VerificationSummary> = /*@__PURE__*/
+  messageDesc(file_ledger_v1_admin_service, 11);
+
+/**
+ * What to rebuild.
+ *
+ * @generated from message ledger.v1.RebuildBalancesRequest
+ */
+export type RebuildBalancesRequest = Message<"ledger.v1.RebuildBalancesRequest"> & {
+  /**
+   * Whether to take each account's last transaction as it is, without proving those before it: balances alone are repaired, those of accounts
+   * whose transactions are wrong too. Much faster; for a log that was just verified, or a ledger that must be back at once.
+   *
+   * @generated from field: bool trust_log = 1;
+   */
+  trustLog: boolean;
+};
+
+/**
+ * Describes the message ledger.v1.RebuildBalancesRequest.
+ * Use `create(RebuildBalancesRequestSchema)` to create a new message.
+ */
+export const RebuildBalancesRequestSchema: GenMessage<RebuildBalancesRequest> = /*@__PURE__*/
+  messageDesc(file_ledger_v1_admin_service, 12);
+
+/**
+ * How far a rebuild is, or what it did.
+ *
+ * @generated from message ledger.v1.RebuildBalancesResponse
+ */
+export type RebuildBalancesResponse = Message<"ledger.v1.RebuildBalancesResponse"> & {
+  /**
+   * What is told.
+   *
+   * @generated from oneof ledger.v1.RebuildBalancesResponse.event
+   */
+  event: {
+    /**
+     * How far it is.
+     *
+     * @generated from field: ledger.v1.ProofProgress progress = 1;
+     */
+    value: ProofProgress;
+    case: "progress";
+  } | {
+    /**
+     * Something that was repaired.
+     *
+     * @generated from field: ledger.v1.Repair repaired = 2;
+     */
+    value: Repair;
+    case: "repaired";
+  } | {
+    /**
+     * Something that is left as it is: the account's own transactions are wrong, or only the database's administrator can mend it.
+     *
+     * @generated from field: ledger.v1.Difference left = 3;
+     */
+    value: Difference;
+    case: "left";
+  } | {
+    /**
+     * The end; the last message.
+     *
+     * @generated from field: ledger.v1.RebuildSummary summary = 4;
+     */
+    value: RebuildSummary;
+    case: "summary";
+  } | { case: undefined; value?: undefined };
+};
+
+/**
+ * Describes the message ledger.v1.RebuildBalancesResponse.
+ * Use `create(RebuildBalancesResponseSchema)` to create a new message.
+ */
+export const RebuildBalancesResponseSchema: GenMessage<RebuildBalancesResponse> = /*@__PURE__*/
+  messageDesc(file_ledger_v1_admin_service, 13);
+
+/**
+ * A balance or a hold that was repaired, or restored.
+ *
+ * @generated from message ledger.v1.Repair
+ */
+export type Repair = Message<"ledger.v1.Repair"> & {
+  /**
+   * Whose.
+   *
+   * @generated from field: int64 user_id = 1;
+   */
+  userId: bigint;
+
+  /**
+   * The account's currency.
+   *
+   * @generated from field: string currency = 2;
+   */
+  currency: string;
+
+  /**
+   * The hold; 0: it is the account's balance.
+   *
+   * @generated from field: int64 hold_id = 3;
+   */
+  holdId: bigint;
+
+  /**
+   * What was changed.
+   *
+   * @generated from field: repeated ledger.v1.RepairedColumn columns = 4;
+   */
+  columns: RepairedColumn[];
+};
+
+/**
+ * Describes the message ledger.v1.Repair.
+ * Use `create(RepairSchema)` to create a new message.
+ */
+export const RepairSchema: GenMessage<Repair> = /*@__PURE__*/
+  messageDesc(file_ledger_v1_admin_service, 14);
+
+/**
+ * A column that was changed, for people to read.
+ *
+ * @generated from message ledger.v1.RepairedColumn
+ */
+export type RepairedColumn = Message<"ledger.v1.RepairedColumn"> & {
+  /**
+   * Its name.
+   *
+   * @generated from field: string name = 1;
+   */
+  name: string;
+
+  /**
+   * What it was; empty: nothing, or it isn't known.
+   *
+   * @generated from field: string before = 2;
+   */
+  before: string;
+
+  /**
+   * What it is now.
+   *
+   * @generated from field: string after = 3;
+   */
+  after: string;
+};
+
+/**
+ * Describes the message ledger.v1.RepairedColumn.
+ * Use `create(RepairedColumnSchema)` to create a new message.
+ */
+export const RepairedColumnSchema: GenMessage<RepairedColumn> = /*@__PURE__*/
+  messageDesc(file_ledger_v1_admin_service, 15);
+
+/**
+ * What a rebuild did.
+ *
+ * @generated from message ledger.v1.RebuildSummary
+ */
+export type RebuildSummary = Message<"ledger.v1.RebuildSummary"> & {
+  /**
+   * Transactions that it went through.
+   *
+   * @generated from field: int64 transactions = 1;
+   */
+  transactions: bigint;
+
+  /**
+   * Accounts that it went through.
+   *
+   * @generated from field: int64 accounts = 2;
+   */
+  accounts: bigint;
+
+  /**
+   * Balances that it changed or restored.
+   *
+   * @generated from field: int64 repaired_balances = 3;
+   */
+  repairedBalances: bigint;
+
+  /**
+   * Holds that it changed or restored.
+   *
+   * @generated from field: int64 repaired_holds = 4;
+   */
+  repairedHolds: bigint;
+
+  /**
+   * Differences that it left, each of which was told. Zero: balances and holds are as the log says.
+   *
+   * @generated from field: int64 left = 5;
+   */
+  left: bigint;
+
+  /**
+   * How long it took.
+   *
+   * @generated from field: google.protobuf.Duration duration = 6;
+   */
+  duration?: Duration | undefined;
+};
+
+/**
+ * Describes the message ledger.v1.RebuildSummary.
+ * Use `create(RebuildSummarySchema)` to create a new message.
+ */
+export const RebuildSummarySchema: GenMessage<RebuildSummary> = /*@__PURE__*/
+  messageDesc(file_ledger_v1_admin_service, 16);
 
 /**
  * A connection pool.
@@ -309,7 +839,7 @@ export type PoolStatus = Message<"ledger.v1.PoolStatus"> & {
  * Use `create(PoolStatusSchema)` to create a new message.
  */
 export const PoolStatusSchema: GenMessage<PoolStatus> = /*@__PURE__*/
-  messageDesc(file_ledger_v1_admin_service, 6);
+  messageDesc(file_ledger_v1_admin_service, 17);
 
 /**
  * The write path.
@@ -344,7 +874,7 @@ export type WriteQueueStatus = Message<"ledger.v1.WriteQueueStatus"> & {
  * Use `create(WriteQueueStatusSchema)` to create a new message.
  */
 export const WriteQueueStatusSchema: GenMessage<WriteQueueStatus> = /*@__PURE__*/
-  messageDesc(file_ledger_v1_admin_service, 7);
+  messageDesc(file_ledger_v1_admin_service, 18);
 
 /**
  * The partitions of the log.
@@ -372,7 +902,48 @@ export type PartitionStatus = Message<"ledger.v1.PartitionStatus"> & {
  * Use `create(PartitionStatusSchema)` to create a new message.
  */
 export const PartitionStatusSchema: GenMessage<PartitionStatus> = /*@__PURE__*/
-  messageDesc(file_ledger_v1_admin_service, 8);
+  messageDesc(file_ledger_v1_admin_service, 19);
+
+/**
+ * Who asked for a verification.
+ *
+ * @generated from enum ledger.v1.VerificationKind
+ */
+export const VerificationKind = {
+  /**
+   * Not a kind that is ever told.
+   *
+   * @generated from enum value: VERIFICATION_KIND_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED: 0,
+
+  /**
+   * The instances themselves, again and again.
+   *
+   * @generated from enum value: VERIFICATION_KIND_BACKGROUND = 1;
+   */
+  BACKGROUND: 1,
+
+  /**
+   * An operator, by `VerifyLedger` or `ledgerd verify`.
+   *
+   * @generated from enum value: VERIFICATION_KIND_REQUESTED = 2;
+   */
+  REQUESTED: 2,
+} as const;
+
+/**
+ * Who asked for a verification.
+ *
+ * @generated from enum ledger.v1.VerificationKind
+ */
+export type VerificationKind = (typeof VerificationKind)[keyof typeof VerificationKind] | UnknownEnum;
+
+/**
+ * Describes the enum ledger.v1.VerificationKind.
+ */
+export const VerificationKindSchema: GenEnum<VerificationKind> = /*@__PURE__*/
+  enumDesc(file_ledger_v1_admin_service, 0);
 
 /**
  * For operators.
@@ -410,6 +981,31 @@ export const AdminService: GenService<{
     methodKind: "unary";
     input: typeof GetServiceStatusRequestSchema;
     output: typeof GetServiceStatusResponseSchema;
+  },
+  /**
+   * Proves the log, and that all that hangs on it is what the log says, while writes go on: what `ledgerd verify` does. Tells how far
+   * it is about once for each 4,000 rows, each difference when it is found, and at last a summary, which is there exactly if it
+   * came to its end. A stream that ends without one was too old (`LEDGERD_STREAM_MAX_AGE`), or its server shut down. Each process does one
+   * verification or rebuild at a time: another one is refused with `OVERLOADED`.
+   *
+   * @generated from rpc ledger.v1.AdminService.VerifyLedger
+   */
+  verifyLedger: {
+    methodKind: "server_streaming";
+    input: typeof VerifyLedgerRequestSchema;
+    output: typeof VerifyLedgerResponseSchema;
+  },
+  /**
+   * Repairs balances and holds from the log, while writes go on: what `ledgerd rebuild` does. Accounts that are as the log says are
+   * not touched; one whose own transactions are wrong is left, and told. To do it again changes nothing. Ends as `VerifyLedger`
+   * does; what it has repaired by then stays.
+   *
+   * @generated from rpc ledger.v1.AdminService.RebuildBalances
+   */
+  rebuildBalances: {
+    methodKind: "server_streaming";
+    input: typeof RebuildBalancesRequestSchema;
+    output: typeof RebuildBalancesResponseSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_ledger_v1_admin_service, 0);
