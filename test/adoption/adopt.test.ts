@@ -256,6 +256,23 @@ describe("the ledger", () => {
     expect(service.grpcAddress).not.toBe("");
   });
 
+  test("must not be served from by another login either, whose sessions' names are hidden, as those of the old database are", async () => {
+    const login = `owner_${ledger.url.slice(-12)}`;
+    await ledger.query(`CREATE ROLE ${login} LOGIN`);
+    await ledger.query(`GRANT ledgerd_migrator TO ${login}`);
+    await old.query(`GRANT SELECT ON user_balances, transactions, jobs TO ${login}`);
+    const by = ({ url }: TestDatabase) => ({ url: url.replace("postgres@", `${login}@`) });
+    await oldBalance(7, "10");
+    const service = await serve(ledger.url);
+    await expect(adoptDatabase(by(old), by(ledger))).rejects.toThrow(/a ledgerd works on this ledger: stop it first/);
+    await service.close();
+    await expect(adoptDatabase(by(old), by(ledger), { ignoreSessions: false })).rejects.toThrow(/others are connected to the old database, pid \d+ \(postgres/);
+    expect((await adoptDatabase(by(old), by(ledger))).outcome).toBe("adopted");
+    await checkAdopted(old, ledger);
+    await Promise.all([old.query(`DROP OWNED BY ${login}`), ledger.query(`DROP OWNED BY ${login}`)]);
+    await ledger.query(`DROP ROLE ${login}`);
+  });
+
   test("may have other users' accounts, but none of the old application's users; it can be served from as before then", async () => {
     await oldBalance(7, "10");
     const topUp = async (userId: bigint): Promise<void> => {
@@ -314,6 +331,20 @@ describe("the ledger", () => {
     await expect(adoptDatabase(other, ledger)).rejects.toThrow(/the adoption of another database .* isn't finished/);
     expect((await adoptDatabase(old, ledger)).outcome).toBe("adopted");
   });
+});
+
+test("a table of transactions that was partitioned later is adopted as well, and so is a database without jobs", async () => {
+  await old.query("DROP TABLE jobs");
+  await old.query("ALTER TABLE transactions RENAME TO before");
+  await old.query("CREATE TABLE transactions (LIKE before INCLUDING DEFAULTS) PARTITION BY RANGE (created_at)");
+  await old.query("CREATE TABLE transactions_2023 PARTITION OF transactions FOR VALUES FROM ('2023-01-01') TO ('2024-01-01')");
+  await old.query("CREATE TABLE transactions_other PARTITION OF transactions DEFAULT");
+  await old.query("CREATE INDEX ON transactions (user_id)");
+  for (const at of ["2023-05-05", null, "2024-05-05"]) await oldTransaction(7, "1", "topup", { at });
+  await oldBalance(7, "3");
+  const report = await adoptDatabase(old, ledger, { batch: 2 });
+  expect(await historyOf(7)).toEqual(["1 topup 1.00 1.00", "2 topup 1.00 2.00", "3 topup 1.00 3.00"]);
+  expect([report.transactions["adopted"]?.count, report.jobs]).toEqual([3, {}]);
 });
 
 test("told to stop, it ends between two batches, and goes on when it is run again", async () => {

@@ -151,12 +151,13 @@ export class Source {
     return found?.[0] ?? "";
   }
 
-  /** Who else is connected to the old database; the first of them. */
+  /** Who else is connected to the old database; the first of them. Of other logins' sessions one may see no more than that they are there. */
   async strangers(): Promise<readonly Stranger[]> {
     const found = await this.#ask(sql.type(noColumns)`
       SELECT a.pid, coalesce(a.usename, ''), coalesce(a.application_name, ''), coalesce(a.client_addr::text, 'local')
       FROM pg_stat_activity a
-      WHERE a.datname = current_database() AND a.backend_type = 'client backend' AND a.application_name <> ${APPLICATION}
+      WHERE a.datname = current_database() AND a.pid <> pg_backend_pid() AND a.usename IS NOT NULL
+        AND coalesce(a.backend_type, 'client backend') = 'client backend' AND a.application_name IS DISTINCT FROM ${APPLICATION}
       ORDER BY a.pid
       LIMIT 10`);
     return found.map(([pid, user, application, address]) => ({ pid: pid ?? "", user: user ?? "", application: application ?? "", address: address ?? "" }));
