@@ -248,7 +248,7 @@ class Run {
       if (!(await this.#target.isServed())) return;
       await delay(pause);
     }
-    throw new AdoptionProblem("a ledgerd works on this ledger: stop it first, so that nothing half adopted is served (one that was killed is taken for gone within half a minute)");
+    throw new AdoptionProblem("a ledgerd works on this ledger: stop it first, so that nothing half adopted is served");
   }
 
   #start(finds: Finds): Progress {

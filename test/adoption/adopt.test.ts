@@ -256,7 +256,7 @@ describe("the ledger", () => {
     expect(service.grpcAddress).not.toBe("");
   });
 
-  test("must not be served from by another login either, whose sessions' names are hidden, as those of the old database are", async () => {
+  test("must not be served from by another login either, nor may others be connected to the old database, where the kinds of their sessions are hidden", async () => {
     const login = `owner_${ledger.url.slice(-12)}`;
     await ledger.query(`CREATE ROLE ${login} LOGIN`);
     await ledger.query(`GRANT ledgerd_migrator TO ${login}`);
@@ -354,6 +354,7 @@ test("told to stop, it ends between two batches, and goes on when it is run agai
   await until(() => command.printed.stdout.includes('"phase":"users"'));
   command.process.kill("SIGTERM");
   expect([await command.ended, command.printed.stderr]).toEqual([1, "ledgerd: ended by SIGTERM; run it again to go on\n"]);
+  expect(await ledger.query("SELECT phase FROM ledgerd.adoptions")).toEqual([{ phase: "users" }]);
   expect((await adoptDatabase(old, ledger)).outcome).toBe("adopted");
   await checkAdopted(old, ledger);
 });

@@ -151,7 +151,7 @@ export class Source {
     return found?.[0] ?? "";
   }
 
-  /** Who else is connected to the old database; the first of them. Of other logins' sessions one may see no more than that they are there. */
+  /** Who else is connected to the old database; the first of them. What kind of session another login's is may be hidden. */
   async strangers(): Promise<readonly Stranger[]> {
     const found = await this.#ask(sql.type(noColumns)`
       SELECT a.pid, coalesce(a.usename, ''), coalesce(a.application_name, ''), coalesce(a.client_addr::text, 'local')

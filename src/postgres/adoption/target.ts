@@ -10,7 +10,6 @@ import { AdoptionProblem, type KnownAccount, type MovedAccount } from "../../dom
 import type { AdoptedJob } from "../../domain/adopted-job.ts";
 import { currencyOf } from "../../domain/currency.ts";
 import { accountId } from "../../domain/group.ts";
-import { FIRST_KEY } from "../../domain/lock.ts";
 import { formatAmount } from "../../domain/money.ts";
 import type { Posting } from "../../domain/transaction.ts";
 import { BinaryArray, int8s, texts, times } from "../journal/binary.ts";
@@ -135,18 +134,13 @@ export class Target {
     this.#connection.close();
   }
 
-  /**
-   * Whether a ledgerd takes calls on this database: it has sessions, and always one of them a lease on background work. (What sessions are called is hidden
-   * from logins that aren't theirs; the lease of one that was killed lasts some seconds more.)
-   */
+  /** Whether a ledgerd takes calls on this database: what sessions are called, every login may see. */
   async isServed(): Promise<boolean> {
     const { found } = await this.#connection.pipeline((send) => ({
       found: send(sql.prepared("adopt_is_served", servedRow)`
         SELECT EXISTS (
           SELECT FROM pg_stat_activity s
           WHERE s.datname = current_database() AND s.pid <> pg_backend_pid() AND s.application_name IN ('ledgerd', 'ledgerd journal')
-        ) OR EXISTS (
-          SELECT FROM ledgerd.lock_heartbeat l WHERE l.lock_key < ${FIRST_KEY} AND NOT l.released AND l.expires_at > clock_timestamp()
         ) AS served`),
     }));
     return found[0]?.served === true;
