@@ -53,7 +53,7 @@ describe("ledgerd", () => {
   test.each(["help", "--help"])("%s explains every command on standard output", async (word) => {
     const { code, stdout, stderr } = await runLedgerd([word]);
     expect([code, stderr]).toEqual([0, ""]);
-    for (const line of ["usage: ledgerd", "serve ", "migrate ", "migrate --plan ", "help ", "version ", "serve --workers N ", "verify ", "verify --digest FILE ", "verify --write-digest FILE ", "rebuild ", "rebuild --trust-log "]) expect(stdout).toContain(line);
+    for (const line of ["usage: ledgerd", "serve ", "migrate ", "migrate --plan ", "help ", "version ", "serve --workers N ", "verify ", "verify --digest FILE ", "verify --write-digest FILE ", "rebuild ", "rebuild --trust-log ", "backup --to DIR ", "restore --from FILE ", "adopt --from URL "]) expect(stdout).toContain(line);
   });
 
   test.each(["version", "-v"])("%s prints the version alone", async (word) => {
@@ -64,6 +64,7 @@ describe("ledgerd", () => {
     [["destroy"], "there is no command destroy"],
     [["serve", "--plan"], "--plan goes with migrate, not with serve"],
     [["migrate", "serve"], "one command at a time, not: migrate serve"],
+    [["serve", "--from", "postgres://h/d"], "--from goes with adopt, not with serve"],
     [["migrate", "--force"], "Unknown option '--force'"],
     [["migrate", "--workers", "2"], "--workers goes with serve, not with migrate"],
     [["serve", "--workers", "0"], '--workers must be a whole number from 1 to 64, such as 10; it is "0"'],

@@ -71,6 +71,9 @@ const table: Readonly<Record<string, { readonly values: RegExp; readonly types?:
   service: { values: /^(src\/|node:)/, types: /^(pino|slonik)$/ },
   ops: { values: /^(src\/(domain|postgres|ops)\/|slonik$|pg$|zod$|node:)/ },
   processes: { values: /^(src\/(config.ts$|database.ts$|service.ts$|processes\/|rpc\/listener.ts$)|node:)/, types: /^pino$/ },
+  "command-line": { values: /^(src\/(config|version)\.ts$|src\/ops\/|src\/processes\/worker\.ts$|node:)/ },
+  exit: { values: /^src\/(domain|ops|postgres|processes|service\.ts$)/ },
+  administer: { values: /^src\//, types: /^pino$/ },
   main: { values: /^(src\/|node:|pino$)/ },
 };
 

@@ -99,6 +99,25 @@ async function apply(client: pg.Client, migration: Migration): Promise<boolean> 
   }
 }
 
+/** The old application's tables, should they lie in our schema: a table of ours with such a name has this column. */
+const ownColumns = { transactions: "hash", user_balances: "chain_head", jobs: "hold_id", lock_heartbeat: "fencing_token" };
+
+/** Throws `SchemaProblem` if tables that aren't ours are where ours are to be: `IF NOT EXISTS` would take them for ours. */
+async function refuseStrangeTables(client: pg.Client): Promise<void> {
+  const { rows } = await client.query<{ name: string }>(
+    `SELECT t.name
+     FROM unnest($1::text[], $2::text[]) AS t (name, own)
+     WHERE EXISTS (SELECT FROM pg_tables p WHERE p.schemaname = 'ledgerd' AND p.tablename = t.name)
+       AND NOT EXISTS (SELECT FROM information_schema.columns c WHERE c.table_schema = 'ledgerd' AND c.table_name = t.name AND c.column_name = t.own)`,
+    [Object.keys(ownColumns), Object.values(ownColumns)],
+  );
+  if (rows.length === 0) return;
+  throw new SchemaProblem(
+    `the schema ledgerd, where ledgerd keeps its tables, has others named ${rows.map(({ name }) => name).join(", ")}, the old application's perhaps: ` +
+      "rename it (ALTER SCHEMA ledgerd RENAME TO old_application), and adopt them from there (--schema old_application)",
+  );
+}
+
 async function pending(client: pg.Client, { known = knownMigrations(), restoring = false }: Migrating): Promise<readonly Migration[]> {
   const recorded = await appliedMigrations(client).catch((cause: unknown) => {
     if (!(cause instanceof pg.DatabaseError && cause.code === INSUFFICIENT_PRIVILEGE)) throw cause;
@@ -109,6 +128,7 @@ async function pending(client: pg.Client, { known = knownMigrations(), restoring
   if (!restoring && applied.size < recorded.length) {
     throw new SchemaProblem("this database holds a part of an archive that is being restored, or whose restore was cut off: run that `ledgerd restore` again, or take an empty database");
   }
+  if (applied.size === 0) await refuseStrangeTables(client);
   const newest = Math.max(0, ...applied.keys());
   if (newest > known.length) {
     throw new SchemaProblem(

@@ -59,6 +59,14 @@ describe("the migrations", () => {
     expect(await database.query("SELECT lock_key, instance_id FROM ledgerd.lock_heartbeat")).toEqual([{ lock_key: 1n, instance_id: "a" }]);
   });
 
+  test("are refused where tables of the old application lie in the way, with what to do", async () => {
+    await using database = await createDatabase("empty");
+    await database.query("CREATE SCHEMA ledgerd; CREATE TABLE ledgerd.user_balances (user_id BIGINT PRIMARY KEY, balance NUMERIC(10, 2))");
+    await expect(migrate(database.url)).rejects.toThrow(/has others named user_balances, .*: rename it \(ALTER SCHEMA ledgerd RENAME TO old_application\), and adopt them from there/);
+    await database.query("ALTER SCHEMA ledgerd RENAME TO old_application");
+    expect(await migrate(database.url)).toEqual(known);
+  });
+
   test("change nothing the second time", async () => {
     await using database = await createDatabase("empty");
     expect(await migrate(database.url)).toEqual(known);

@@ -102,12 +102,12 @@ const plain = (text: string): string => text.replaceAll(/\$\d+/g, "$").replaceAl
 
 /**
  * The statements of the source that aren't among these in any of their forms; aside from those without a plan, from what runs before a service
- * does, and from proofs and backups, which go through whole tables because that is what they are for.
+ * does, adoptions too, and from proofs and backups, which go through whole tables because that is what they are for.
  */
 function notSeen(executed: readonly Executed[]): readonly string[] {
   const seen = new Set(executed.map(({ text }) => plain(text)));
   const { statements } = findSql(readSources());
-  const planned = statements.filter(({ where, texts: [text = ""] }) => /^\s*(SELECT|INSERT|UPDATE|DELETE|WITH)\b/.test(text) && !/(migrate|embedded|reachable|snapshot|restoring)\.ts:|\/proof\//.test(where));
+  const planned = statements.filter(({ where, texts: [text = ""] }) => /^\s*(SELECT|INSERT|UPDATE|DELETE|WITH)\b/.test(text) && !/(migrate|embedded|reachable|snapshot|restoring)\.ts:|\/(proof|adoption)\//.test(where));
   return planned.filter(({ texts }) => !texts.some((text) => seen.has(plain(text)))).map(({ where }) => where);
 }
 

@@ -2,6 +2,7 @@
 
 import { expect } from "vitest";
 import { newAccount, remaining, type Account, type Hold } from "../../src/domain/account.ts";
+import { ADOPTER } from "../../src/domain/adoption.ts";
 import { accountId } from "../../src/domain/group.ts";
 import { holdAfter, type Posting } from "../../src/domain/transaction.ts";
 
@@ -85,7 +86,9 @@ function checkHolds(log: readonly LogRow[], holds: readonly Hold[], accounts: re
 
 function checkRefunds(log: readonly LogRow[]): void {
   const byId = new Map(log.map((row) => [row.id, row]));
-  const refunds = Map.groupBy(log.filter((row) => row.type === "refund"), (row) => row.refundedTransactionId);
+  // The old application didn't say what it gave back.
+  const isOurs = (row: LogRow): boolean => row.actor !== ADOPTER || row.refundedTransactionId !== undefined;
+  const refunds = Map.groupBy(log.filter((row) => row.type === "refund" && isOurs(row)), (row) => row.refundedTransactionId);
   for (const [id, rows] of refunds) {
     const original = byId.get(id ?? 0n);
     expect(original, `refunds of ${id} have an original`).toBeDefined();

@@ -19,7 +19,7 @@ import { BinaryArray, int8s, numerics, texts, times } from "./binary.ts";
 import { upsertJobs, type Amount } from "./write-jobs.ts";
 
 /** A row of the log: all but the id, which the insert draws. */
-interface Row {
+export interface Row {
   readonly posting: Posting;
   readonly hash: Buffer;
   readonly figures: Figures;
@@ -158,7 +158,7 @@ function writeLog(logged: readonly Row[], plan: Plan, locked: ReadonlyMap<string
 }
 
 /** In the order of the type `ledgerd.log_row`. */
-function logRows(logged: readonly Row[], type: number) {
+export function logRows(logged: readonly Row[], type: number) {
   const array = new BinaryArray(type);
   for (const { posting: r, hash, figures } of logged) {
     array.row(23);

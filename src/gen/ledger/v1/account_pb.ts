@@ -179,7 +179,7 @@ export type Transaction = Message<"ledger.v1.Transaction"> & {
   holdId: bigint;
 
   /**
-   * The deduction or capture that this refunds; else 0.
+   * The deduction or capture that this refunds; else 0, and of an adopted refund as well, whose original nobody recorded.
    *
    * @generated from field: int64 refunded_transaction_id = 15;
    */
@@ -370,7 +370,7 @@ export const TransactionType = {
   EXPIRY: 9,
 
   /**
-   * An operator's correction by `Adjust`, either sign. Stored as `adjustment`.
+   * An operator's correction by `Adjust`, either sign; or an adopted row that fits no other type. Stored as `adjustment`.
    *
    * @generated from enum value: TRANSACTION_TYPE_ADJUSTMENT = 10;
    */
@@ -384,7 +384,7 @@ export const TransactionType = {
   CREDIT_LIMIT: 11,
 
   /**
-   * What an adopted account had beyond its known transactions. Stored as `opening`.
+   * What an adopted account had beyond its known transactions, either sign. Stored as `opening`.
    *
    * @generated from enum value: TRANSACTION_TYPE_OPENING = 12;
    */

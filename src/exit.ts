@@ -1,0 +1,56 @@
+// How a command ends: its exit code, what it prints, which errors an operator can mend, and the signals that end it early.
+
+import { AdoptionProblem } from "./domain/adoption.ts";
+import { ArchiveProblem } from "./ops/archive.ts";
+import { BackupProblem } from "./ops/backup.ts";
+import { DigestProblem } from "./ops/digest.ts";
+import { RestoreProblem } from "./ops/restore.ts";
+import { FolderProblem } from "./postgres/embedded-folder.ts";
+import { SchemaProblem } from "./postgres/migrate.ts";
+import { DatabaseUnreachable } from "./postgres/reachable.ts";
+import { TargetProblem } from "./postgres/restoring.ts";
+import { WorkerProblem } from "./processes/crew.ts";
+import { StartupProblem } from "./service.ts";
+
+/** The work failed. */
+export const FAILED = 1;
+/** The command line or the configuration is wrong. */
+export const MISUSED = 2;
+
+/** A command was asked to end before it was done. */
+class Interrupted extends Error {}
+
+const mendable = [
+  Interrupted, SchemaProblem, StartupProblem, FolderProblem, DatabaseUnreachable, WorkerProblem, DigestProblem, ArchiveProblem, BackupProblem,
+  RestoreProblem, TargetProblem, AdoptionProblem,
+];
+
+/** Whether an operator can mend it: then its message says all in one line. */
+export function isMendable(error: unknown): error is Error {
+  return error instanceof Error && mendable.some((problem) => error instanceof problem);
+}
+
+/** Ends well, with this on standard output. */
+export function print(text: string): number {
+  process.stdout.write(text);
+  return 0;
+}
+
+/** Ends with these lines on standard error. */
+export function complain(lines: readonly string[], code = MISUSED): number {
+  process.stderr.write(lines.map((line) => `ledgerd: ${line}\n`).join(""));
+  return code;
+}
+
+/** Resolves at the first signal to end. A second one changes nothing: the first one's end is under way. */
+export async function toldToStop(): Promise<NodeJS.Signals> {
+  const signals = ["SIGTERM", "SIGINT"] as const;
+  return new Promise((resolve) => signals.forEach((signal) => process.on(signal, () => resolve(signal))));
+}
+
+/** Is aborted at the first signal to end; the advice is what the operator is told with that. */
+export function stopSignal(advice?: string): AbortSignal {
+  const stopping = new AbortController();
+  void toldToStop().then((signal) => stopping.abort(new Interrupted(`ended by ${signal}${advice === undefined ? "" : `; ${advice}`}`)));
+  return stopping.signal;
+}
