@@ -64,7 +64,7 @@ describe("ledgerd", () => {
     [["destroy"], "there is no command destroy"],
     [["serve", "--plan"], "--plan goes with migrate, not with serve"],
     [["migrate", "serve"], "one command at a time, not: migrate serve"],
-    [["serve", "--from", "postgres://h/d"], "--from goes with adopt, not with serve"],
+    [["serve", "--from", "postgres://h/d"], "--from goes with restore and adopt, not with serve"],
     [["migrate", "--force"], "Unknown option '--force'"],
     [["migrate", "--workers", "2"], "--workers goes with serve, not with migrate"],
     [["serve", "--workers", "0"], '--workers must be a whole number from 1 to 64, such as 10; it is "0"'],

@@ -65,8 +65,15 @@ export interface OldUser {
   readonly rows: readonly OldTransaction[];
   /** Whether no more of them follow. */
   readonly isLast: boolean;
-  /** The sums of all rows of the accounts that these rows begin, by currency. */
-  readonly sums: ReadonlyMap<string, bigint>;
+  /** What all rows of the accounts that these rows begin come to, by currency. */
+  readonly totals: ReadonlyMap<string, Total>;
+}
+
+/** What all of a user's rows in one currency come to. */
+export interface Total {
+  readonly sum: bigint;
+  /** The time of the first of them that has one which can be kept. */
+  readonly time: bigint | undefined;
 }
 
 /** An account as it is in the ledger, and up to which old transaction it was adopted. */
@@ -118,13 +125,20 @@ export function amountOf(text: string, digits: number): { readonly minor: bigint
   return { minor, kind: /[1-9]/.test(fraction.slice(digits)) ? "amount_cut" : undefined };
 }
 
-/** The sums of rows by currency, added to those at hand. */
-export function addSums(rules: AdoptionRules, rows: readonly OldTransaction[], sums = new Map<string, bigint>()): Map<string, bigint> {
-  for (const { amount, currency } of rows) {
+/** What rows come to by currency, added to those at hand. */
+export function addTotals(rules: AdoptionRules, rows: readonly OldTransaction[], totals = new Map<string, Total>()): Map<string, Total> {
+  for (const { amount, currency, time } of rows) {
     const { code, digits } = mustUnit(rules, currency).currency;
-    sums.set(code, (sums.get(code) ?? 0n) + amountOf(amount, digits).minor);
+    const before = totals.get(code);
+    totals.set(code, { sum: (before?.sum ?? 0n) + amountOf(amount, digits).minor, time: before?.time ?? usableTime(rules, time) });
   }
-  return sums;
+  return totals;
+}
+
+/** A time as far as it can be kept: not before 1970, and none that is still to come. */
+function usableTime({ now }: AdoptionRules, time: bigint | null): bigint | undefined {
+  if (time === null || time < 0n) return undefined;
+  return time > now ? now : time;
 }
 
 /** Adopts the next rows of a user: the rows for the log, and the accounts as they are afterwards. */
@@ -186,11 +200,11 @@ class UserAdoption {
   #open(code: string): Account {
     const there = this.#accounts.get(code);
     if (there !== undefined && (there.sequence > 0n || this.#created.has(code))) return there;
-    const { userId, sums } = this.#user;
+    const { userId, totals } = this.#user;
     const start = this.#startOf(code);
     this.#created.set(code, start);
     this.#accounts.set(code, { ...newAccount(userId, code), time: start });
-    const amount = this.#owedIn(code) - (sums.get(code) ?? 0n);
+    const amount = this.#owedIn(code) - (totals.get(code)?.sum ?? 0n);
     if (amount !== 0n) {
       this.#users.add("with_opening", userId);
       this.#write({ type: "opening", userId, currency: code, amount, heldChange: 0n }, start, "", "what the old balance had beyond its transactions", []);
@@ -200,15 +214,9 @@ class UserAdoption {
 
   /** The earliest that is known of an account's beginning. */
   #startOf(code: string): bigint {
-    const { balance, rows } = this.#user;
-    const first = rows.find(({ currency, time }) => this.#usable(time) !== undefined && mustUnit(this.#rules, currency).currency.code === code);
-    const times = [balance?.time, first?.time].flatMap((time) => this.#usable(time ?? null) ?? []);
+    const { balance, totals } = this.#user;
+    const times = [usableTime(this.#rules, balance?.time ?? null), totals.get(code)?.time].flatMap((time) => time ?? []);
     return times.reduce((earliest, time) => (time < earliest ? time : earliest), this.#rules.now);
-  }
-
-  #usable(time: bigint | null): bigint | undefined {
-    if (time === null || time < 0n) return undefined;
-    return time > this.#rules.now ? this.#rules.now : time;
   }
 
   #add(row: OldTransaction): void {
@@ -240,7 +248,7 @@ class UserAdoption {
 
   /** Within an account times never go back, and nothing is later than now. */
   #timeOf({ time }: OldTransaction, account: Account): { time: bigint; kind: TransactionKind | undefined } {
-    const usable = this.#usable(time);
+    const usable = usableTime(this.#rules, time);
     if (time === null || usable === undefined) return { time: account.time, kind: time === null ? "time_missing" : "time_before_1970" };
     if (usable < account.time) return { time: account.time, kind: "time_out_of_order" };
     return { time: usable, kind: usable === time ? undefined : "time_in_future" };
@@ -257,7 +265,7 @@ class UserAdoption {
       this.#write({ type: "adjustment", userId, currency: code, amount, heldChange: 0n }, time, "", "the old balance changed while it was being adopted", []);
     }
     this.#users.add([...this.#accounts.values()].some(({ sequence }) => sequence > 0n) ? "adopted" : "with_nothing", userId);
-    if (this.#user.sums.size === 0) this.#users.add("without_transactions", userId);
+    if (this.#user.totals.size === 0) this.#users.add("without_transactions", userId);
     if (balance === undefined) return this.#users.add("without_balance_row", userId);
     if (balance.balance === null) this.#users.add("balance_missing", userId);
     if ((this.#owed?.minor ?? 0n) < 0n) this.#users.add("balance_negative", userId);

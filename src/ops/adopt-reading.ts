@@ -1,7 +1,7 @@
 // Reads the old application's users one after another, each with balance and transactions, in parts that fit into memory: two tables in the
 // order of users, merged.
 
-import { addSums, type AdoptionRules, type OldBalance, type OldTransaction, type OldUser } from "../domain/adoption.ts";
+import { addTotals, type AdoptionRules, type OldBalance, type OldTransaction, type OldUser, type Total } from "../domain/adoption.ts";
 import type { Source } from "../postgres/adoption/source.ts";
 
 /** Before all users, and before all transactions of one. */
@@ -48,8 +48,8 @@ async function* usersOf(source: OldSource, rules: AdoptionRules, from: Place, si
   const isDone = from.transactionId === AFTER_ALL;
   const transactions = new Pages<OldTransaction>((last) => source.transactions(last?.userId ?? from.userId, last?.id ?? from.transactionId, size));
   const balances = new Pages<OldBalance>((last) => source.balances(last?.userId ?? (isDone || from.userId === BEFORE_ALL ? from.userId : from.userId - 1n), size));
-  /** The user whose rows are being read in several parts, and the sums of all of them. */
-  let long: { readonly userId: bigint; readonly sums: ReadonlyMap<string, bigint> } | undefined;
+  /** The user whose rows are being read in several parts, and what all of them come to. */
+  let long: { readonly userId: bigint; readonly totals: ReadonlyMap<string, Total> } | undefined;
   for (;;) {
     const [row, balance] = [await transactions.first(), await balances.first()];
     if (row === undefined && balance === undefined) return;
@@ -62,24 +62,24 @@ async function* usersOf(source: OldSource, rules: AdoptionRules, from: Place, si
       next = transactions.ready ?? (await transactions.first());
     }
     const isLast = next?.userId !== userId;
-    if (!isLast && long?.userId !== userId) long = { userId, sums: await sumsOf(source, rules, userId, size) };
-    // Of a user's last rows after a cut, their own sums do: an account that they begin has no others.
-    const sums = long?.userId === userId ? long.sums : addSums(rules, rows);
+    if (!isLast && long?.userId !== userId) long = { userId, totals: await totalsOf(source, rules, userId, size) };
+    // Of a user's last rows after a cut, their own totals do: an account that they begin has no others.
+    const totals = long?.userId === userId ? long.totals : addTotals(rules, rows);
     const own = balance?.userId === userId ? balance : undefined;
     if (isLast && own !== undefined) balances.shift();
-    yield { userId, balance: own, rows, isLast, sums };
+    yield { userId, balance: own, rows, isLast, totals };
   }
 }
 
-/** The sums of all of a user's rows, page by page. */
-async function sumsOf(source: OldSource, rules: AdoptionRules, userId: bigint, size: number): Promise<ReadonlyMap<string, bigint>> {
-  const sums = new Map<string, bigint>();
+/** What all of a user's rows come to, page by page. */
+async function totalsOf(source: OldSource, rules: AdoptionRules, userId: bigint, size: number): Promise<ReadonlyMap<string, Total>> {
+  const totals = new Map<string, Total>();
   for (let after = BEFORE_ALL; ; ) {
     const page = await source.transactions(userId, after, size);
     const own = page.filter((row) => row.userId === userId);
-    addSums(rules, own, sums);
+    addTotals(rules, own, totals);
     const last = own.at(-1);
-    if (own.length < size || last === undefined) return sums;
+    if (own.length < size || last === undefined) return totals;
     after = last.id;
   }
 }
