@@ -39,6 +39,31 @@ const stopped = "is its reader's: while nothing is read, writing stops, 100 to a
 
 const mutants: readonly Mutant[] = [
   {
+    name: "a verification doesn't wait for open transactions",
+    change: ["src/ops/verify.ts", "const last = await settledId(pool, signal);", "const last = await lastId(pool);"],
+    killer: ["test/ops/online.test.ts", "is gone through once all have ended who may yet commit below its last id"],
+  },
+  {
+    name: "hashes not verified",
+    change: ["src/ops/account-fold.ts", "if (!chainHash(this.#last?.hash, row, row.figures).equals(row.hash)) {", "if (row.hash.length === 0) {"],
+    killer: ["test/ops/verify.test.ts", "an amount that was edited: its hash, and the figures that no longer follow"],
+  },
+  {
+    name: "a rebuild touches accounts whose rows are wrong",
+    change: ["src/ops/rebuild.ts", "if (kind !== \"hold_unfounded\") this.#broken = id;", ""],
+    killer: ["test/ops/rebuild.test.ts", "leaves an account whose own rows are wrong, and names it, until it is told to trust the log"],
+  },
+  {
+    name: "tokens given twice after a restore",
+    change: ["src/postgres/restoring.ts", "const TOKEN_GAP = 1_000_000_000n;", "const TOKEN_GAP = 0n;"],
+    killer: ["test/ops/backup.test.ts", "goes on there: keys that were used replay, and neither ids nor tokens are given twice"],
+  },
+  {
+    name: "an opening left out",
+    change: ["src/domain/adoption.ts", "if (amount !== 0n) {\n      this.#users.add(\"with_opening\"", "if (amount > 2n ** 62n) {\n      this.#users.add(\"with_opening\""],
+    killer: ["test/adoption/adopt.test.ts", "begins with an opening of what its transactions don't explain, so that what was spent of it stays a deduction"],
+  },
+  {
     name: "answers of gathered reads mixed up",
     change: [gather, "resolve(answers[index] as Answer)", "resolve(answers[0] as Answer)"],
     killer: [readTests, "show each what was written before, through either instance, while others read and write"],

@@ -1,9 +1,11 @@
 // Verification of a ledger that is written to: what holds is found to hold.
 
 import { afterAll, beforeAll, expect, test } from "vitest";
+import { block } from "../harness/blocker.ts";
 import { createDatabase, type TestDatabase } from "../harness/database.ts";
 import { Load } from "../harness/load.ts";
 import { newKey, serve, type TestService } from "../harness/service.ts";
+import { until } from "../harness/until.ts";
 import { verify, writeSome } from "../harness/verification.ts";
 
 let database: TestDatabase;
@@ -59,6 +61,18 @@ test("holds while it is written to, with accounts larger than what is read at a 
   }
   over.abort();
   await Promise.all([...holding, everything, load.finish()]);
+});
+
+test("is gone through once all have ended who may yet commit below its last id", async () => {
+  await userWith(1);
+  const writer = await block(database, `
+    INSERT INTO ledgerd.transactions (user_id, amount, type, sequence, balance_after, held_after, credit_limit_after, hash)
+    VALUES (900, 1, 'topup', 1, 1, 0, 0, '')`);
+  const verification = verify(database.url);
+  const asked = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() AND query LIKE '%FROM pg_locks%'";
+  await until(async () => (await database.query(asked)).length > 0);
+  await writer.release();
+  expect((await verification).findings).toEqual([]);
 });
 
 test("is gone through at the pace that was asked for", async () => {
