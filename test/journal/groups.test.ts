@@ -51,6 +51,18 @@ async function transactionsOf(condition: string): Promise<readonly number[]> {
   return found.map(({ rows }) => rows);
 }
 
+describe("a lane", () => {
+  test("goes on after calls that were late when they came", async () => {
+    await using service = await serveOneLane();
+    const userId = await userWith(service, "1");
+    const late = await Promise.allSettled(Array.from({ length: 20 }, () => service.ledger.topUp({ userId, amount: rub("1"), idempotencyKey: newKey() }, { timeoutMs: 5 })));
+    expect(late.map(({ status }) => status)).toContain("rejected");
+    await service.ledger.topUp({ userId, amount: rub("1"), idempotencyKey: newKey() }, { timeoutMs: 5000 });
+    const { writeQueue } = await service.admin.getServiceStatus({});
+    expect(writeQueue?.queued).toBe(0);
+  });
+});
+
 describe("a group", () => {
   test("is all that was queued while the lane was busy, in one database transaction", async () => {
     await using service = await serveOneLane();

@@ -87,8 +87,17 @@ export class Lanes {
         new Promise<Outcome>((resolve, reject) => lane.queue.push({ submission, weight: weights[index] ?? 1, whose, deadline, resolve, reject })),
     );
     // A source's first group is all that comes in the same moment, not its first write alone.
-    lane.working ??= source === undefined ? this.#work(lane) : Promise.resolve().then(() => this.#work(lane));
+    if (lane.working === undefined) this.#start(lane, source === undefined ? this.#work(lane) : Promise.resolve().then(() => this.#work(lane)));
     return outcomes;
+  }
+
+  /** The lane is at work until this is done. Its end may be now: where all that was queued came too late, nothing is waited for. */
+  #start(lane: Lane, work: Promise<void>): void {
+    lane.working = work.then(() => {
+      lane.working = undefined;
+      // It may have come in the same moment.
+      if (lane.queue.length > 0) this.#start(lane, this.#work(lane));
+    });
   }
 
   /**
@@ -115,7 +124,7 @@ export class Lanes {
   /** Takes no more, and returns when all that was taken is answered. */
   async close(): Promise<void> {
     this.#closed = true;
-    for (const { working } of this.#lanes) await working;
+    for (const lane of this.#lanes) while (lane.working !== undefined) await lane.working;
   }
 
   async #work(lane: Lane): Promise<void> {
@@ -127,7 +136,6 @@ export class Lanes {
       const group = late.length === 0 ? taken : taken.filter(({ deadline }) => deadline > now);
       if (group.length > 0) await this.#commit(group, lane.committer);
     }
-    lane.working = undefined;
   }
 
   /** The next group: as many as the bound allows, and one in any case. */
