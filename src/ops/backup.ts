@@ -47,8 +47,7 @@ export async function backUp(options: BackupOptions): Promise<Backup> {
     const file = path.join(folder, archiveName(origin.ledger, origin.time));
     try {
       const manifest = await write(snapshot, origin, unfinished, options);
-      signal?.throwIfAborted();
-      await verify(unfinished, progress);
+      await verify(unfinished, options);
       await rename(unfinished, file);
       await syncFolder(folder);
       return { file, manifest, removed: await removeOld(folder, origin.ledger, origin.time, keepDays) };
@@ -82,10 +81,15 @@ async function write(snapshot: Snapshot, origin: Origin, file: string, { version
 }
 
 /** Reads it back, every byte of it. */
-async function verify(file: string, progress: BackupOptions["progress"]): Promise<void> {
-  progress("verifying", 0);
-  const archive = await Archive.open(file, (rows) => progress("verifying", rows));
+async function verify(file: string, { progress, signal }: BackupOptions): Promise<void> {
+  const read = (rows: number): void => {
+    signal?.throwIfAborted();
+    progress("verifying", rows);
+  };
+  read(0);
+  const archive = await Archive.open(file, read);
   await archive.close();
+  signal?.throwIfAborted();
 }
 
 async function makeFolder(folder: string): Promise<void> {

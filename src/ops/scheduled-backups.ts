@@ -8,8 +8,8 @@ import { newestArchive } from "./archives.ts";
 export interface ScheduledBackupsOptions {
   readonly schedule: Schedule;
   readonly folder: string;
-  /** By what the archives of the database are known. */
-  readonly ledger: () => Promise<string>;
+  /** By what the archives of the database are known, and its time, which they are named by, in milliseconds since 1970. */
+  readonly ledger: () => Promise<{ readonly ledger: string; readonly time: number }>;
   /** Makes one, unless the signal ends it. */
   readonly take: (signal: AbortSignal) => Promise<void>;
 }
@@ -37,7 +37,7 @@ export class ScheduledBackups {
   async newest(): Promise<number> {
     const { folder, ledger } = this.#options;
     // What keeps it from being seen keeps the next backup from being taken, which then is told.
-    return (await newestArchive(folder, await ledger()).catch(() => undefined)) ?? 0;
+    return (await newestArchive(folder, (await ledger()).ledger).catch(() => undefined)) ?? 0;
   }
 
   /** Gives up the one that is being taken. */
@@ -51,7 +51,8 @@ export class ScheduledBackups {
     if (performance.now() - this.#failedAt < RETRY_AFTER_MS) return;
     try {
       await mkdir(folder, { recursive: true, mode: 0o700 });
-      if (isDue(schedule, await newestArchive(folder, await ledger()), Date.now())) await take(this.#stopping.signal);
+      const { ledger: known, time } = await ledger();
+      if (isDue(schedule, await newestArchive(folder, known), time)) await take(this.#stopping.signal);
     } catch (error) {
       this.#failedAt = performance.now();
       this.#failures += 1;

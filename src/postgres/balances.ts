@@ -6,7 +6,7 @@ import { newAccount, type Account } from "../domain/account.ts";
 import { accountId } from "../domain/group.ts";
 import { accountAfter } from "../domain/transaction.ts";
 import { gathered } from "./gather.ts";
-import { accountColumns, timestamp, transactionColumns, type Rows } from "./rows.ts";
+import { accountColumns, accountRow, timestamp, transactionColumns, type Rows } from "./rows.ts";
 
 /** The moment to read accounts at: microseconds since 1970, or a count of the account's transactions. */
 export type AsOf = { readonly time: bigint } | { readonly sequence: bigint };
@@ -17,6 +17,8 @@ export interface AccountName {
   readonly currency: string;
 }
 
+type AccountRow = z.output<typeof accountRow>;
+
 const timeRow = z.object({ time: z.bigint() });
 
 /** Reads balances. */
@@ -24,11 +26,27 @@ export type Balances = ReturnType<typeof balancesOf>;
 
 /** The reads of balances, over a pool. */
 export function balancesOf(pool: DatabasePool, rows: Rows) {
-  return { read: gathered(readAll), readAll, readAsOf, list, now };
+  const readRow = gathered(readRows);
+  return { read, readAll, readAsOf, list, now };
 
-  /** These accounts, in their order; those without transactions are new ones. */
+  /** An account; a new one, if it has no transactions. Read together with those that others ask for at the same time. */
+  async function read(name: AccountName): Promise<Account> {
+    return accountOf(name, await readRow(name));
+  }
+
+  /** These accounts, in their order. */
   async function readAll(names: readonly AccountName[]): Promise<readonly Account[]> {
-    const found = await pool.any(sql.prepared("read_balances", rows.account)`
+    const found = await readRows(names);
+    return names.map((name, index) => accountOf(name, found[index]));
+  }
+
+  /** Where a row can't be understood, that is an error for who asked for it, and not for all whose accounts were read with it. */
+  function accountOf({ userId, currency }: AccountName, row: AccountRow | undefined): Account {
+    return row === undefined ? newAccount(userId, currency) : rows.toAccount(row);
+  }
+
+  async function readRows(names: readonly AccountName[]): Promise<readonly (AccountRow | undefined)[]> {
+    const found = await pool.any(sql.prepared("read_balances", accountRow)`
       SELECT f.user_id, f.currency, f.balance, f.held, f.credit_limit, f.sequence, f.time
       FROM unnest(${sql.array(names.map(({ userId }) => userId), "int8")}, ${sql.array(names.map(({ currency }) => currency), "text")})
         AS a (user_id, currency)
@@ -38,8 +56,8 @@ export function balancesOf(pool: DatabasePool, rows: Rows) {
         WHERE b.user_id = a.user_id AND b.currency = a.currency AND b.sequence > 0
         LIMIT 1
       ) AS f`);
-    const byName = new Map(found.map((account) => [accountId(account.userId, account.currency), account]));
-    return names.map(({ userId, currency }) => byName.get(accountId(userId, currency)) ?? newAccount(userId, currency));
+    const byName = new Map(found.map((row) => [accountId(row.user_id, row.currency), row]));
+    return names.map(({ userId, currency }) => byName.get(accountId(userId, currency)));
   }
 
   /** The same as of a moment, from the log. Of a sequence that an account hasn't reached, its last one: the caller compares. */

@@ -29,7 +29,8 @@ export const transactionColumns = sql.fragment`
   t.refunded_transaction_id, t.job_id, t.group_id, t.idempotency_key, t.reference, t.description, t.metadata, t.actor, t.trace_id,
   (extract(epoch FROM t.created_at) * 1000000)::int8 AS created_at, t.hash`;
 
-const accountRow = z.object({
+/** A row of `accountColumns`, its amounts as texts. */
+export const accountRow = z.object({
   user_id: z.bigint(),
   currency: z.string(),
   balance: z.string(),
@@ -140,7 +141,7 @@ export function rowsFor(currencies: Currencies) {
     hash: row.hash,
   }));
 
-  return { currencies, minor, account, lockedAccount, hold, transaction, job: jobRowFor(minor) };
+  return { currencies, minor, toAccount, account, lockedAccount, hold, transaction, job: jobRowFor(minor) };
 }
 
 /** Stored metadata in the order of its keys, which the chain's hashes depend on. */

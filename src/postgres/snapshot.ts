@@ -57,9 +57,10 @@ const identity = sql.type(identityRow)`
   WHERE d.datname = current_database()
   LIMIT 1`;
 
-/** By what the archives of a database are known. */
-export async function ledgerOf(pool: DatabasePool): Promise<string> {
-  return (await pool.one(identity)).ledger;
+/** By what the archives of a database are known, and its time, in milliseconds since 1970. */
+export async function ledgerOf(pool: DatabasePool): Promise<{ readonly ledger: string; readonly time: number }> {
+  const { ledger, time } = await pool.one(identity);
+  return { ledger, time: Number(time) };
 }
 
 /** One moment of a database. */

@@ -22,6 +22,7 @@ const KEPT_CHARACTERS = 4000;
 
 /** Runs `ledgerd backup`; throws what it complained of if it failed, unless the signal ended it. */
 export async function runBackup({ url, folder, keepDays, signal }: BackupOrder): Promise<void> {
+  if (signal.aborted) return;
   const args = [MAIN, "backup", "--to", folder, "--keep-days", String(keepDays)];
   // Detached, in a process group of its own: Ctrl-C reaches the service alone, which then ends it.
   const child = spawn(process.execPath, args, { env: environmentWith({ DATABASE_URL: url }), stdio: ["ignore", "ignore", "pipe"], detached: true });

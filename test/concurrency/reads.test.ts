@@ -40,6 +40,16 @@ describe("balances that are read at the same moment", () => {
   });
 });
 
+describe("a balance row that can't be understood", () => {
+  test("is an error for who asks for it, and for nobody else", async () => {
+    const userIds = Array.from({ length: 30 }, (_, index) => BigInt(5000 + index));
+    for (const userId of userIds) await clients(0).ledger.topUp({ userId, amount: { currency: "RUB", amount: "1" }, idempotencyKey: newKey() });
+    await database.query("UPDATE ledgerd.user_balances SET balance = 1.001 WHERE user_id = 5007");
+    const settled = await Promise.allSettled(userIds.map((userId) => clients(0).ledger.getBalance({ userId })));
+    expect(settled.flatMap(({ status }, index) => (status === "rejected" ? [index] : []))).toEqual([7]);
+  });
+});
+
 describe("reads that are gathered", () => {
   beforeEach(() => void vi.useFakeTimers());
   afterEach(() => void vi.useRealTimers());

@@ -57,7 +57,7 @@ describe("a schedule", () => {
     const folder = newFolder();
     writeFileSync(path.join(folder, archiveName("ffffffff", Date.now())), "");
     let taken = 0;
-    const backups = (take: () => Promise<void>) => new ScheduledBackups({ schedule: { kind: "every", intervalMs: 3600_000 }, folder, ledger: () => Promise.resolve("0a1b2c3d"), take });
+    const backups = (take: () => Promise<void>) => new ScheduledBackups({ schedule: { kind: "every", intervalMs: 3600_000 }, folder, ledger: () => Promise.resolve({ ledger: "0a1b2c3d", time: Date.now() }), take });
     const failing = backups(() => Promise.reject(new Error(`no room ${(taken += 1)}`)));
     await expect(failing.takeIfDue()).rejects.toThrow("no room 1");
     await failing.takeIfDue();

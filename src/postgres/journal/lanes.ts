@@ -91,13 +91,16 @@ export class Lanes {
     return outcomes;
   }
 
-  /** The lane is at work until this is done. Its end may be now: where all that was queued came too late, nothing is waited for. */
   #start(lane: Lane, work: Promise<void>): void {
-    lane.working = work.then(() => {
-      lane.working = undefined;
-      // It may have come in the same moment.
-      if (lane.queue.length > 0) this.#start(lane, this.#work(lane));
-    });
+    lane.working = this.#finish(lane, work);
+  }
+
+  /** The lane is idle again once the work is done. That may be at once: where all that was queued came too late, nothing is waited for. */
+  async #finish(lane: Lane, work: Promise<void>): Promise<void> {
+    await work;
+    lane.working = undefined;
+    // It may have come in the same moment.
+    if (lane.queue.length > 0) this.#start(lane, this.#work(lane));
   }
 
   /**
