@@ -153,7 +153,7 @@ function* problemsWith({ balances, transactions }: Contents, rules: AdoptionRule
   }
   for (const { currency, example, digits, notNumbers } of balances) {
     const unit = unitOf(rules, currency)?.currency;
-    if (notNumbers > 0n) yield `${notNumbers} balances in ${JSON.stringify(currency)} are NaN: correct them`;
+    if (notNumbers > 0n) yield `${notNumbers} balances in ${JSON.stringify(currency)} are NaN or Infinity: correct them`;
     if (unit !== undefined && digits > unit.digits) {
       yield `balances in ${unit.code} (user ${example} has one) have ${digits} fraction digits, but ${unit.code} has ${unit.digits}: correct them, or say with --rename-currency which currency they are in`;
     }

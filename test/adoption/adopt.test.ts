@@ -228,6 +228,15 @@ describe("what the old application does meanwhile", () => {
     await checkAdopted(old, ledger);
   });
 
+  test("is noticed in any block of a table, however many statements it takes to look at all of them", async () => {
+    await old.query("INSERT INTO transactions (user_id, amount, type, description) SELECT 7, 1, 'topup', repeat('d', 1000) FROM generate_series(1, 50)");
+    await oldBalance(7, "50");
+    const report = await adoptDatabase(old, ledger, { surveyBlocks: 1 });
+    expect(report.transactions).toMatchObject({ adopted: { count: 50 } });
+    await old.query("UPDATE transactions SET type = 'refund' WHERE id = 50");
+    await expect(adoptDatabase(old, ledger, { surveyBlocks: 1 })).rejects.toThrow(/has changed since it was adopted/);
+  });
+
   test("is found where it gave two transactions of a user one id, and a page ended between them", async () => {
     await old.query("ALTER TABLE transactions DROP CONSTRAINT transactions_pkey");
     for (const amount of [1, 2]) await old.query("INSERT INTO transactions (id, user_id, amount, type) VALUES (1, 7, $1, 'topup')", [amount]);

@@ -16,11 +16,12 @@ const currencies = currenciesWith([]);
 export interface Variation extends Partial<Omit<AdoptOptions, "source">> {
   readonly schema?: string;
   readonly timeZone?: string;
+  readonly surveyBlocks?: number;
 }
 
 /** Adopts one database into another, in this process. */
-export function adoptDatabase(old: Pick<TestDatabase, "url">, ledger: Pick<TestDatabase, "url">, { schema = "public", timeZone = "UTC", ...rest }: Variation = {}): Promise<AdoptReport> {
-  const source = { url: old.url, schema, timeZone, connectTimeoutMs: 5000, queryTimeoutMs: 30_000 };
+export function adoptDatabase(old: Pick<TestDatabase, "url">, ledger: Pick<TestDatabase, "url">, { schema = "public", timeZone = "UTC", surveyBlocks = 100_000, ...rest }: Variation = {}): Promise<AdoptReport> {
+  const source = { url: old.url, schema, timeZone, connectTimeoutMs: 5000, queryTimeoutMs: 30_000, surveyBlocks };
   const options: AdoptOptions = { source, currencies, fallback: "RUB", renamed: new Map(), ignoreSessions: true, batch: 1000, tell: () => undefined, ...rest };
   return adopt(ledger.url, options, async () => {
     const { findings } = await verify(ledger.url, { currencies });
