@@ -216,15 +216,22 @@ export class Source {
     return { surveys: [...surveys.values()], hash, last };
   }
 
-  /** One of these users whom the old application has. */
-  async firstOf(userIds: readonly bigint[]): Promise<string | undefined> {
-    const users = sql.array([...userIds], "int8");
-    const [found] = await this.#ask(sql.type(noColumns)`
-      (SELECT b.user_id FROM user_balances b WHERE b.user_id = ANY(${users}) LIMIT 1)
-      UNION ALL
-      (SELECT t.user_id FROM transactions t WHERE t.user_id = ANY(${users}) LIMIT 1)
-      LIMIT 1`);
-    return found?.[0] ?? undefined;
+  /** Those of these users of whom there is no row. */
+  async lackingUsers(userIds: readonly bigint[]): Promise<ReadonlySet<bigint>> {
+    const found = await this.#ask(sql.type(noColumns)`
+      SELECT u.user_id
+      FROM unnest(${sql.array([...userIds], "int8")}) AS u (user_id)
+      WHERE NOT EXISTS (SELECT FROM user_balances b WHERE b.user_id = u.user_id) AND NOT EXISTS (SELECT FROM transactions t WHERE t.user_id = u.user_id)
+      LIMIT ${userIds.length}`);
+    return new Set(found.map(([userId]) => BigInt(userId ?? 0)));
+  }
+
+  /** Those of these jobs that aren't there. */
+  async lackingJobs(ids: readonly bigint[]): Promise<readonly bigint[]> {
+    if (!this.#hasJobs) return ids;
+    const found = await this.#ask(sql.type(noColumns)`
+      SELECT g.id FROM unnest(${sql.array([...ids], "int8")}) AS g (id) WHERE NOT EXISTS (SELECT FROM jobs j WHERE j.id = g.id) LIMIT ${ids.length}`);
+    return found.map(([id]) => BigInt(id ?? 0));
   }
 
   /** Balances of users behind one, in their order. */
