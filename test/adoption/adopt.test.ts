@@ -365,6 +365,16 @@ describe("the ledger", () => {
     expect(again.grpcAddress).not.toBe("");
   });
 
+  test("must not have one behind ten thousand others either: they are looked at in pages", async () => {
+    await old.query("INSERT INTO jobs (id, user_id, model_id) VALUES (10001, 7, 'm')");
+    await ledger.query(
+      `INSERT INTO ledgerd.jobs (id, user_id, model_id, adopted)
+       SELECT i, 3, 'm', CASE WHEN i < 10001 THEN '{"adoption": 1}'::jsonb END FROM generate_series(1, 10001) i`,
+    );
+    await ledger.query("SELECT setval('ledgerd.jobs_id_seq', 10001)");
+    await expect(adoptDatabase(old, ledger)).rejects.toThrow("the ledger has jobs of its own, such as 10001,");
+  });
+
   test("can lie in the old application's database, and the old tables in any schema of it", async () => {
     await ledger.query("CREATE SCHEMA \"Old App\"");
     await ledger.query("SET search_path TO \"Old App\"");
