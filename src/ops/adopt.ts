@@ -1,6 +1,7 @@
 // Takes over a database of the old application: docs/adoption.md says what becomes of what.
 //
 //   survey    every old row is looked at: what the ledger can't hold is refused before anything is written, and the tables get a fingerprint
+//   proof     the ledger holds as it is, and has none of the old users: else nobody could serve from it until it is mended
 //   users     balances and transactions, user by user, in batches of one transaction each
 //   jobs      in the order of their ids
 //   checks    the fingerprint is still the same, every old row was seen, the ledger proves itself
