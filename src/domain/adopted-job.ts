@@ -10,7 +10,7 @@ import type { Tally } from "./tally.ts";
 /** What kinds of old jobs a report counts. */
 export type JobKind =
   | "adopted" | "pending" | "processing" | "completed" | "failed" | "cancelled" | "interrupted" | "status_spelled" | "status_unknown" | "cost_dropped"
-  | "cost_missing" | "end_missing" | "time_missing" | "model_missing" | "parameters_wrapped" | "texts_cut" | "id_below_1";
+  | "cost_missing" | "end_missing" | "time_missing" | "model_missing" | "parameters_wrapped" | "texts_cut" | "vanished" | "id_below_1";
 
 /** A row of the old table `jobs`; times in microseconds. */
 export interface OldJob {

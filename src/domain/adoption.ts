@@ -19,7 +19,7 @@ export type TransactionKind =
   | "time_in_future" | "time_out_of_order" | "description_cut";
 export type UserKind =
   | "adopted" | "without_transactions" | "with_nothing" | "without_balance_row" | "balance_missing" | "balance_negative" | "balance_currency_missing"
-  | "balance_currency_spelled" | "balance_currency_renamed" | "with_opening" | "corrected" | "id_below_1";
+  | "balance_currency_spelled" | "balance_currency_renamed" | "with_opening" | "corrected" | "vanished" | "id_below_1";
 
 /** The old application's data can't be taken over as it is. */
 export class AdoptionProblem extends Error {}
@@ -95,6 +95,9 @@ export interface Unit {
   readonly currency: Currency;
   readonly kind: "currency_missing" | "currency_spelled" | "currency_renamed" | undefined;
 }
+
+/** Before all old ids, of users, transactions and jobs. */
+export const BEFORE_ALL = -(2n ** 63n);
 
 /** Characters of a description that are kept: as many as a request may have. */
 export const DESCRIPTION_LIMIT = 2000;
@@ -222,7 +225,7 @@ class UserAdoption {
   #add(row: OldTransaction): void {
     const { currency, kind } = mustUnit(this.#rules, row.currency);
     const { code, digits } = currency;
-    if (row.id <= (this.#known.get(code)?.lastOldId ?? -(2n ** 63n))) return;
+    if (row.id <= (this.#known.get(code)?.lastOldId ?? BEFORE_ALL)) return;
     const account = this.#open(code);
     const amount = amountOf(row.amount, digits);
     const { type, kinds } = typeOf(row.type, amount.minor, account.balance + amount.minor);

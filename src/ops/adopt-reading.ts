@@ -1,11 +1,9 @@
 // Reads the old application's users one after another, each with balance and transactions, in parts that fit into memory: two tables in the
 // order of users, merged.
 
-import { addTotals, type AdoptionRules, type OldBalance, type OldTransaction, type OldUser, type Total } from "../domain/adoption.ts";
+import { addTotals, BEFORE_ALL, type AdoptionRules, type OldBalance, type OldTransaction, type OldUser, type Total } from "../domain/adoption.ts";
 import type { Source } from "../postgres/adoption/source.ts";
 
-/** Before all users, and before all transactions of one. */
-export const BEFORE_ALL = -(2n ** 63n);
 /** Behind all transactions of a user. */
 export const AFTER_ALL = 2n ** 63n - 1n;
 

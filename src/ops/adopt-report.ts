@@ -3,7 +3,8 @@
 import type { JobKind } from "../domain/adopted-job.ts";
 import type { TransactionKind, UserKind } from "../domain/adoption.ts";
 import type { Count } from "../domain/tally.ts";
-import type { AdoptReport, Found } from "./adopt.ts";
+import type { AdoptReport } from "./adopt.ts";
+import type { Found } from "./adopt-finds.ts";
 
 const users: Readonly<Record<UserKind, string>> = {
   adopted: "users with an account now",
@@ -17,6 +18,7 @@ const users: Readonly<Record<UserKind, string>> = {
   balance_currency_renamed: "had a currency that was renamed",
   with_opening: "accounts begin with an opening: the balance was not the sum of the transactions",
   corrected: "accounts were corrected: the old balance changed while it was being adopted",
+  vanished: "were deleted in the old database after an earlier pass had adopted them: an adjustment brought them to 0",
   id_below_1: "have an id below 1, which no call can name",
 };
 
@@ -56,6 +58,7 @@ const jobs: Readonly<Record<JobKind, string>> = {
   time_missing: "had no time of creation: that of the adoption",
   model_missing: "named no model: unknown",
   parameters_wrapped: "had parameters that were no object: {\"value\": …}",
+  vanished: "were deleted in the old database after an earlier pass had adopted them: cancelled",
   texts_cut: "had more than a megabyte of texts: cut, and failed unless they were final",
   id_below_1: "have an id below 1, which no call can name",
 };
@@ -68,7 +71,8 @@ export function describeAdoption(report: AdoptReport): string {
     rehearsed: "nothing was written. An adoption would find:",
   }[report.outcome];
   const part = (title: keyof Found, words: Readonly<Record<string, string>>): readonly string[] => [title, ...linesOf(report[title], words)];
-  return [first, ...part("users", users), ...part("transactions", transactions), ...part("jobs", jobs)].join("\n");
+  const unmatched = report.unmatched === 0 ? [] : [`old transactions less those in the log: ${report.unmatched}; rows came late or went away between two passes, the balances are right nevertheless`];
+  return [first, ...unmatched, ...part("users", users), ...part("transactions", transactions), ...part("jobs", jobs)].join("\n");
 }
 
 function linesOf(counts: Readonly<Record<string, Count>>, words: Readonly<Record<string, string>>): readonly string[] {

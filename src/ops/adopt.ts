@@ -1,6 +1,7 @@
 // Takes over a database of the old application: docs/adoption.md says what becomes of what.
 //
 //   survey    every old row is looked at: what the ledger can't hold is refused before anything is written, and the tables get a fingerprint
+//   proof     the ledger holds as it is, and has none of the old users: else nobody could serve from it until it is mended
 //   users     balances and transactions, user by user, in batches of one transaction each
 //   jobs      in the order of their ids
 //   checks    the fingerprint is still the same, every old row was seen, the ledger proves itself
@@ -9,14 +10,15 @@
 
 import { setTimeout as delay } from "node:timers/promises";
 import { isDeepStrictEqual } from "node:util";
-import { adoptJob, type JobKind } from "../domain/adopted-job.ts";
-import { adoptUser, AdoptionProblem, unitOf, type AdoptionRules, type KnownAccount, type TransactionKind, type UserKind } from "../domain/adoption.ts";
+import { adoptJob, JOB_BYTES, type OldJob } from "../domain/adopted-job.ts";
+import { adoptUser, AdoptionProblem, BEFORE_ALL, unitOf, type AdoptionRules, type KnownAccount, type MovedAccount, type OldUser } from "../domain/adoption.ts";
 import type { Currencies } from "../domain/currency.ts";
-import { Tally, type Count } from "../domain/tally.ts";
+import { accountId } from "../domain/group.ts";
 import { Source, type Contents, type SourceOptions } from "../postgres/adoption/source.ts";
-import { Target, type Adoption, type Progress, type StoredAccount } from "../postgres/adoption/target.ts";
+import { Target, type Adoption, type Progress } from "../postgres/adoption/target.ts";
 import { rowsFor } from "../postgres/rows.ts";
-import { AFTER_ALL, BEFORE_ALL, chunksOf, type Chunk } from "./adopt-reading.ts";
+import { Finds, type Found, type Seen } from "./adopt-finds.ts";
+import { chunksOf } from "./adopt-reading.ts";
 
 /** What to adopt, and how. */
 export interface AdoptOptions {
@@ -33,62 +35,26 @@ export interface AdoptOptions {
   readonly tell: (phase: string, done: number, total: number) => void;
 }
 
-/** What was found: of each kind how much, with examples of ids. */
-export interface Found {
-  readonly users: Readonly<Record<string, Count>>;
-  readonly transactions: Readonly<Record<string, Count>>;
-  readonly jobs: Readonly<Record<string, Count>>;
-}
-
 /** How an adoption ended. */
 export interface AdoptReport extends Found {
   readonly outcome: "adopted" | "already_adopted" | "rehearsed";
   /** How often the old tables were gone through. */
   readonly passes: number;
+  /** Old transactions less adopted ones: 0 unless rows came late or went away between two passes. */
+  readonly unmatched: number;
   readonly source: string;
 }
 
 /** Proves the ledger; throws if it doesn't hold. */
 export type Proof = () => Promise<void>;
 
-/** Jobs in one batch: each may have a megabyte of texts. */
+/** Jobs that are read at once: each may have a megabyte of texts. */
 const JOBS = 100;
+/** Bytes of jobs' texts in one transaction. */
+const PART_BYTES = 8_000_000;
 const SERVED_PAUSES_MS = [100, 400, 1500];
 /** Batches after which the log gets further partitions. */
 const PARTITIONS_EACH = 500;
-
-interface Seen {
-  readonly balances: bigint;
-  readonly transactions: bigint;
-  readonly jobs: bigint;
-}
-
-const nothingSeen: Seen = { balances: 0n, transactions: 0n, jobs: 0n };
-
-/** What was found so far, as it is stored with the adoption. */
-class Finds {
-  seen: Seen;
-  readonly users: Tally<UserKind>;
-  readonly transactions: Tally<TransactionKind>;
-  readonly jobs: Tally<JobKind>;
-
-  constructor(stored = "{}") {
-    const { seen, users, transactions, jobs } = JSON.parse(stored) as Partial<Found> & { readonly seen?: Readonly<Record<keyof Seen, string>> };
-    this.seen = seen === undefined ? nothingSeen : { balances: BigInt(seen.balances), transactions: BigInt(seen.transactions), jobs: BigInt(seen.jobs) };
-    this.users = new Tally(users);
-    this.transactions = new Tally(transactions);
-    this.jobs = new Tally(jobs);
-  }
-
-  found(): Found {
-    return { users: this.users.counts(), transactions: this.transactions.counts(), jobs: this.jobs.counts() };
-  }
-
-  stored(): string {
-    const { balances, transactions, jobs } = this.seen;
-    return JSON.stringify({ seen: { balances: `${balances}`, transactions: `${transactions}`, jobs: `${jobs}` }, ...this.found() });
-  }
-}
 
 /** Looks at the old database as an adoption would, and writes nothing. */
 export async function rehearse(options: AdoptOptions): Promise<AdoptReport> {
@@ -97,8 +63,9 @@ export async function rehearse(options: AdoptOptions): Promise<AdoptReport> {
     const contents = await survey(source, options);
     const rules = rulesOf(options, BigInt(Date.now()) * 1000n);
     const finds = new Finds();
-    for await (const chunk of chunksOf(source, rules, { userId: BEFORE_ALL, transactionId: BEFORE_ALL }, options.batch)) {
-      adoptChunk(rules, chunk, new Map(), finds);
+    let known: ReadonlyMap<string, KnownAccount> = new Map();
+    for await (const { users } of chunksOf(source, rules, { userId: BEFORE_ALL, transactionId: BEFORE_ALL }, options.batch)) {
+      known = carried(users, known, adoptChunk(rules, users, known, finds).accounts);
       options.tell("users", Number(finds.seen.transactions), totalOf(contents.transactions));
     }
     for (let after = BEFORE_ALL; ; ) {
@@ -108,7 +75,7 @@ export async function rehearse(options: AdoptOptions): Promise<AdoptReport> {
       for (const job of jobs) adoptJob(rules, job, finds.jobs);
       after = last.id;
     }
-    return { outcome: "rehearsed", passes: 1, source: await source.identity(), ...finds.found() };
+    return { outcome: "rehearsed", passes: 1, unmatched: finds.unmatched(), source: await source.identity(), ...finds.found() };
   } finally {
     await source.close();
   }
@@ -153,7 +120,7 @@ function* problemsWith({ balances, transactions }: Contents, rules: AdoptionRule
   }
   for (const { currency, example, digits, notNumbers } of balances) {
     const unit = unitOf(rules, currency)?.currency;
-    if (notNumbers > 0n) yield `${notNumbers} balances in ${JSON.stringify(currency)} are NaN: correct them`;
+    if (notNumbers > 0n) yield `${notNumbers} balances in ${JSON.stringify(currency)} are NaN or Infinity: correct them`;
     if (unit !== undefined && digits > unit.digits) {
       yield `balances in ${unit.code} (user ${example} has one) have ${digits} fraction digits, but ${unit.code} has ${unit.digits}: correct them, or say with --rename-currency which currency they are in`;
     }
@@ -169,7 +136,7 @@ function totalOf(surveys: Contents["transactions"]): number {
 }
 
 /** What the users of a chunk become. */
-function adoptChunk(rules: AdoptionRules, { users }: Chunk, stored: ReadonlyMap<string, StoredAccount>, finds: Finds) {
+function adoptChunk(rules: AdoptionRules, users: readonly OldUser[], stored: ReadonlyMap<string, KnownAccount>, finds: Finds) {
   const codes = Map.groupBy(stored.values(), ({ account }) => account.userId);
   const adopted = users.map((user) => {
     const known = new Map((codes.get(user.userId) ?? []).map((one): [string, KnownAccount] => [one.account.currency, one]));
@@ -179,6 +146,33 @@ function adoptChunk(rules: AdoptionRules, { users }: Chunk, stored: ReadonlyMap<
   const balances = users.filter(({ balance, isLast }) => balance !== undefined && isLast).length;
   finds.seen = { ...finds.seen, balances: finds.seen.balances + BigInt(balances), transactions: finds.seen.transactions + BigInt(rows) };
   return { postings: adopted.flatMap(({ postings }) => postings), accounts: adopted.flatMap(({ accounts }) => accounts) };
+}
+
+/** Jobs in parts that one transaction writes: of so many bytes, or of one job. */
+function partsOf(jobs: readonly OldJob[]): readonly (readonly OldJob[])[] {
+  const parts: OldJob[][] = [];
+  let part: OldJob[] = [];
+  let bytes = 0;
+  for (const job of jobs) {
+    const own = Math.min(job.bytes, JOB_BYTES);
+    if (part.length === 0 || bytes + own > PART_BYTES) {
+      part = [];
+      parts.push(part);
+      bytes = 0;
+    }
+    part.push(job);
+    bytes += own;
+  }
+  return parts;
+}
+
+/** The accounts of the last of these users, if the next chunk goes on with that one: in a dry run no ledger has them. */
+function carried(users: readonly OldUser[], before: ReadonlyMap<string, KnownAccount>, moved: readonly MovedAccount[]): ReadonlyMap<string, KnownAccount> {
+  const last = users.at(-1);
+  const lastOldId = last?.rows.at(-1)?.id;
+  if (last === undefined || last.isLast || lastOldId === undefined) return new Map();
+  const accounts = [...[...before.values()].map(({ account }) => account), ...moved.map(({ after }) => after)].filter(({ userId }) => userId === last.userId);
+  return new Map(accounts.map((account) => [accountId(account.userId, account.currency), { account, lastOldId }]));
 }
 
 /** One run of an adoption. */
@@ -211,7 +205,8 @@ class Run {
     if (fingerprint !== contents.fingerprint) {
       throw new AdoptionProblem("the old database has changed since it was adopted, and the ledger may have been served from since: nothing was taken over; see that the old application is stopped");
     }
-    return { outcome: "already_adopted", passes: pass, source, ...new Finds(report).found() };
+    const finds = new Finds(report);
+    return { outcome: "already_adopted", passes: pass, unmatched: finds.unmatched(), source, ...finds.found() };
   }
 
   async #current(found: Adoption | undefined, source: string, { fingerprint }: Contents): Promise<Adoption> {
@@ -219,6 +214,11 @@ class Run {
     const options = JSON.stringify({ timeZone: old.timeZone, currency: fallback, renamed: Object.fromEntries(renamed) });
     if (found === undefined) return this.#target.begin(source, options, fingerprint, this.#start(new Finds()));
     if (found.source !== source) throw new AdoptionProblem(`the adoption of another database (${found.source}) isn't finished: run that one to its end first`);
+    if (found.step === 0n) {
+      // Nothing was written: it begins anew, so that the ledger is looked at, whatever has changed since.
+      await this.#target.abandon(found);
+      return this.#target.begin(source, options, fingerprint, this.#start(new Finds()));
+    }
     if (!isDeepStrictEqual(JSON.parse(found.options), JSON.parse(options))) throw new AdoptionProblem(`this adoption was begun with other options, ${found.options}: go on with those`);
     if (found.fingerprint === fingerprint) return found;
     // Of the passes before, what was found of transactions stays: each is adopted once. Users and jobs are all looked at again.
@@ -230,11 +230,15 @@ class Run {
   async #checkTarget(adoption: Adoption, { lastJobId }: Contents): Promise<void> {
     try {
       await this.#refuseServed();
-      for (let page = await this.#target.users(BEFORE_ALL); page.length > 0; page = await this.#target.users(page.at(-1) ?? AFTER_ALL)) {
-        const both = await this.#source.firstOf(page);
+      for await (const users of this.#target.users(adoption)) {
+        const ids = users.map(({ userId }) => userId);
+        const lacking = await this.#source.lackingUsers(ids);
+        const both = ids.find((id) => !lacking.has(id));
         if (both === undefined) continue;
         throw new AdoptionProblem(`user ${both} of the old application has an account in this ledger already: adopt into a ledger where they have none`);
       }
+      // At the end it must prove itself as a whole: what doesn't hold now wouldn't then either, and nobody could serve until it does.
+      await this.#proof();
       await this.#target.reserveJobs(adoption, lastJobId);
     } catch (error) {
       await this.#target.abandon(adoption);
@@ -266,10 +270,11 @@ class Run {
       if (batches++ % PARTITIONS_EACH === 0) await this.#target.addPartitions();
       this.#options.tell("users", Number(finds.seen.transactions), total);
       const stored = await this.#target.accountsOf(chunk.users.map(({ userId }) => userId), adoption);
-      const { postings, accounts } = adoptChunk(rules, chunk, stored, finds);
+      const { postings, accounts } = adoptChunk(rules, chunk.users, stored, finds);
       adoption = await this.#target.write(adoption, { postings, accounts, stored }, { ...adoption, ...chunk.end, report: finds.stored() });
     }
     this.#options.tell("users", Number(finds.seen.transactions), total);
+    if (adoption.pass > 1) adoption = await this.#vanishedUsers(adoption, rules, finds);
     return this.#target.move(adoption, { ...adoption, phase: "jobs" });
   }
 
@@ -282,12 +287,46 @@ class Run {
       const jobs = await this.#source.jobs(adoption.jobId, JOBS);
       const last = jobs.at(-1);
       if (last === undefined) break;
-      const adopted = jobs.map((job) => adoptJob(rules, job, finds.jobs));
-      finds.seen = { ...finds.seen, jobs: finds.seen.jobs + BigInt(jobs.length) };
-      adoption = await this.#target.writeJobs(adoption, adopted, { ...adoption, jobId: last.id, report: finds.stored() });
-      this.#options.tell("jobs", Number(finds.seen.jobs), Number(total));
+      for (const some of partsOf(jobs)) {
+        const adopted = some.map((job) => adoptJob(rules, job, finds.jobs));
+        finds.seen = { ...finds.seen, jobs: finds.seen.jobs + BigInt(some.length) };
+        adoption = await this.#target.writeJobs(adoption, adopted, { ...adoption, jobId: some.at(-1)?.id ?? last.id, report: finds.stored() });
+        this.#options.tell("jobs", Number(finds.seen.jobs), Number(total));
+      }
     }
+    if (adoption.pass > 1) adoption = await this.#vanishedJobs(adoption, finds);
     return this.#target.move(adoption, { ...adoption, phase: "checks" });
+  }
+
+  /** Users of an earlier pass whom the old database has no more: it would read 0 for them, so that is what they come to. */
+  async #vanishedUsers(begun: Adoption, rules: AdoptionRules, finds: Finds): Promise<Adoption> {
+    let adoption = begun;
+    for await (const page of this.#target.users(begun)) {
+      const lacking = await this.#source.lackingUsers(page.filter(({ isAdopted }) => isAdopted).map(({ userId }) => userId));
+      if (lacking.size === 0) continue;
+      const stored = await this.#target.accountsOf([...lacking], begun);
+      // Those that come to 0 need nothing, and so this can be cut off and run again.
+      const ids = new Set([...stored.values()].filter(({ account }) => account.balance !== 0n).map(({ account }) => account.userId));
+      if (ids.size === 0) continue;
+      const users = [...ids].map((userId) => ({ userId, balance: undefined, rows: [], isLast: true, totals: new Map() }));
+      const { postings, accounts } = adoptChunk(rules, users, stored, new Finds());
+      for (const id of ids) finds.users.add("vanished", id);
+      adoption = await this.#target.write(adoption, { postings, accounts, stored }, { ...adoption, report: finds.stored() });
+    }
+    return adoption;
+  }
+
+  /** Jobs of an earlier pass that the old database has no more, and that would be worked on: they are cancelled. */
+  async #vanishedJobs(begun: Adoption, finds: Finds): Promise<Adoption> {
+    let adoption = begun;
+    for await (const page of this.#target.jobs()) {
+      const pending = page.filter((job) => job.adoption === begun.id && job.isPending).map(({ id }) => id);
+      const lacking = await this.#source.lackingJobs(pending);
+      if (lacking.length === 0) continue;
+      for (const id of lacking) finds.jobs.add("vanished", id);
+      adoption = await this.#target.cancelJobs(adoption, lacking, { ...adoption, report: finds.stored() });
+    }
+    return adoption;
   }
 
   /** The old database must be as it was when this pass began, all of it must have been seen, and the ledger must prove itself. */
@@ -304,6 +343,7 @@ class Run {
     }
     await this.#proof();
     const { pass, source, report } = await this.#target.move(adoption, { ...adoption, phase: "done" });
-    return { outcome: "adopted", passes: pass, source, ...new Finds(report).found() };
+    const finds = new Finds(report);
+    return { outcome: "adopted", passes: pass, unmatched: finds.unmatched(), source, ...finds.found() };
   }
 }

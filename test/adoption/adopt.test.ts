@@ -10,7 +10,7 @@ import { runLedgerd, startLedgerd } from "../harness/command.ts";
 import { until } from "../harness/until.ts";
 import { JobStatus } from "../../src/gen/ledger/v1/job_service_pb.ts";
 import { TransactionType } from "../../src/gen/ledger/v1/account_pb.ts";
-import { adoptDatabase, adoptedLog, checkAdopted } from "./adopting.ts";
+import { adoptDatabase, adoptedLog, checkAdopted, rehearseDatabase } from "./adopting.ts";
 import { fillOldTables, makeOldTables } from "./old-database.ts";
 
 let old: TestDatabase;
@@ -42,6 +42,13 @@ async function historyOf(userId: number, currency = "RUB"): Promise<readonly str
     [userId, currency],
   );
   return rows.map(({ line }) => line);
+}
+
+/** Serves from the ledger, once. */
+async function serveOnce(use: (service: Awaited<ReturnType<typeof serve>>) => Promise<void> = async () => undefined): Promise<string> {
+  await using service = await serve(ledger.url);
+  await use(service);
+  return "served";
 }
 
 async function metadataOf(reference: string): Promise<unknown> {
@@ -159,7 +166,9 @@ describe("currencies", () => {
     await oldTransaction(7, "1", "topup", { currency: "RUR" });
     await oldBalance(8, "1.50", "JPY");
     await oldBalance(9, "NaN", "USD");
-    await expect(adoptDatabase(old, ledger)).rejects.toThrow(/"RUR" \(transaction 1\).*--rename-currency RUR=RUB.*1 balances in "USD" are NaN.*balances in JPY \(user 8 has one\) have 1 fraction digits/);
+    await old.query("ALTER TABLE user_balances ALTER COLUMN balance TYPE NUMERIC");
+    await oldBalance(10, "-Infinity", "USD");
+    await expect(adoptDatabase(old, ledger)).rejects.toThrow(/"RUR" \(transaction 1\).*--rename-currency RUR=RUB.*2 balances in "USD" are NaN or Infinity.*balances in JPY \(user 8 has one\) have 1 fraction digits/);
     expect(await ledger.query("SELECT FROM ledgerd.adoptions")).toEqual([]);
   });
 
@@ -228,6 +237,53 @@ describe("what the old application does meanwhile", () => {
     await checkAdopted(old, ledger);
   });
 
+  test("is followed where it deletes users and jobs that were adopted: the users come to 0, the jobs are cancelled, and what came late is told", async () => {
+    await oldBalance(7, "10");
+    await oldBalance(8, "5");
+    await oldTransaction(8, "2", "topup");
+    for (const id of [5, 9]) await old.query("INSERT INTO transactions (id, user_id, amount, type) VALUES ($1, 7, 1, 'topup')", [id]);
+    await old.query("INSERT INTO jobs (user_id, model_id, status) SELECT 7, 'm', s FROM unnest(ARRAY['pending', 'completed', 'pending']) s");
+    const cut = (phase: string): void => {
+      if (phase === "jobs") throw new Error("cut off");
+    };
+    await expect(adoptDatabase(old, ledger, { tell: cut })).rejects.toThrow("cut off");
+    await old.query("DELETE FROM user_balances WHERE user_id = 8");
+    await old.query("DELETE FROM transactions WHERE user_id = 8");
+    await old.query("DELETE FROM jobs WHERE id IN (1, 2)");
+    for (const id of [6, 7]) await old.query("INSERT INTO transactions (id, user_id, amount, type) VALUES ($1, 7, 1, 'topup')", [id]);
+    const report = await adoptDatabase(old, ledger);
+    expect(report).toMatchObject({ passes: 2, unmatched: 1, users: { vanished: { count: 1, examples: ["8"] } }, jobs: { vanished: { count: 1, examples: ["1"] } } });
+    expect(await historyOf(8)).toEqual(["1 opening 3.00 3.00", "2 topup 2.00 5.00", "3 adjustment -5.00 0.00"]);
+    expect((await historyOf(7)).at(-1)).toBe("3 topup 1.00 10.00");
+    expect(await ledger.query("SELECT id::int, status FROM ledgerd.jobs ORDER BY id")).toEqual([{ id: 1, status: "cancelled" }, { id: 2, status: "completed" }, { id: 3, status: "pending" }]);
+    expect(await adoptDatabase(old, ledger)).toMatchObject({ outcome: "already_adopted", unmatched: 1 });
+    expect(await serveOnce()).toBe("served");
+  });
+
+  test("is looked at from the start where nothing was written yet: the ledger is checked against the users that are there now", async () => {
+    await serveOnce(async (service) => {
+      await service.ledger.topUp({ userId: 8n, amount: { currency: "RUB", amount: "1" }, idempotencyKey: newKey() });
+    });
+    await oldBalance(7, "10");
+    const cut = (): never => {
+      throw new Error("cut off");
+    };
+    await expect(adoptDatabase(old, ledger, { tell: cut })).rejects.toThrow("cut off");
+    expect(await ledger.query("SELECT step::int FROM ledgerd.adoptions")).toEqual([{ step: 0 }]);
+    await oldBalance(8, "5");
+    await expect(adoptDatabase(old, ledger)).rejects.toThrow(/user 8 of the old application has an account in this ledger already/);
+    expect(await serveOnce()).toBe("served");
+  });
+
+  test("is noticed in any block of a table, however many statements it takes to look at all of them", async () => {
+    await old.query("INSERT INTO transactions (user_id, amount, type, description) SELECT 7, 1, 'topup', repeat('d', 1000) FROM generate_series(1, 50)");
+    await oldBalance(7, "50");
+    const report = await adoptDatabase(old, ledger, { surveyBlocks: 1 });
+    expect(report.transactions).toMatchObject({ adopted: { count: 50 } });
+    await old.query("UPDATE transactions SET type = 'refund' WHERE id = 50");
+    await expect(adoptDatabase(old, ledger, { surveyBlocks: 1 })).rejects.toThrow(/has changed since it was adopted/);
+  });
+
   test("is found where it gave two transactions of a user one id, and a page ended between them", async () => {
     await old.query("ALTER TABLE transactions DROP CONSTRAINT transactions_pkey");
     for (const amount of [1, 2]) await old.query("INSERT INTO transactions (id, user_id, amount, type) VALUES (1, 7, $1, 'topup')", [amount]);
@@ -289,6 +345,18 @@ describe("the ledger", () => {
     await topUp(9n);
   });
 
+  test("must hold before anything is written: what it can't prove is told at once, and it can be served as before", async () => {
+    await serveOnce(async (service) => {
+      await service.ledger.topUp({ userId: 6n, amount: { currency: "RUB", amount: "1" }, idempotencyKey: newKey() });
+    });
+    await ledger.query("UPDATE ledgerd.user_balances SET balance = 2 WHERE user_id = 6");
+    await oldBalance(7, "10");
+    await expect(adoptDatabase(old, ledger)).rejects.toThrow(/verification finds nothing/);
+    expect(await ledger.query("SELECT FROM ledgerd.adoptions")).toEqual([]);
+    expect(await historyOf(7)).toEqual([]);
+    expect(await serveOnce()).toBe("served");
+  });
+
   test("must not have jobs of its own with the ids of old ones", async () => {
     await old.query("INSERT INTO jobs (user_id, model_id) SELECT 7, 'm' FROM generate_series(1, 5)");
     const service = await serve(ledger.url);
@@ -297,6 +365,16 @@ describe("the ledger", () => {
     await expect(adoptDatabase(old, ledger)).rejects.toThrow(`the ledger has jobs of its own, such as ${job?.id}, with ids of old ones (up to 5)`);
     await using again = await serve(ledger.url);
     expect(again.grpcAddress).not.toBe("");
+  });
+
+  test("must not have one behind ten thousand others either: they are looked at in pages", async () => {
+    await old.query("INSERT INTO jobs (id, user_id, model_id) VALUES (10001, 7, 'm')");
+    await ledger.query(
+      `INSERT INTO ledgerd.jobs (id, user_id, model_id, adopted)
+       SELECT i, 3, 'm', CASE WHEN i < 10001 THEN '{"adoption": 1}'::jsonb END FROM generate_series(1, 10001) i`,
+    );
+    await ledger.query("SELECT setval('ledgerd.jobs_id_seq', 10001)");
+    await expect(adoptDatabase(old, ledger)).rejects.toThrow("the ledger has jobs of its own, such as 10001,");
   });
 
   test("can lie in the old application's database, and the old tables in any schema of it", async () => {
@@ -345,6 +423,19 @@ test("a table of transactions that was partitioned later is adopted as well, and
   const report = await adoptDatabase(old, ledger, { batch: 2 });
   expect(await historyOf(7)).toEqual(["1 topup 1.00 1.00", "2 topup 1.00 2.00", "3 topup 1.00 3.00"]);
   expect([report.transactions["adopted"]?.count, report.jobs]).toEqual([3, {}]);
+});
+
+test("jobs with long texts are written some megabytes at a time", async () => {
+  await old.query("INSERT INTO jobs (user_id, model_id, prompt) SELECT 7, 'm', CASE WHEN i > 2 THEN repeat('x', 1000000) END FROM generate_series(1, 22) i");
+  const written: number[] = [];
+  await adoptDatabase(old, ledger, { tell: (phase, done) => phase === "jobs" && written.push(done) });
+  expect(written).toEqual([10, 18, 22]);
+});
+
+test("a dry run in small batches finds what an adoption finds", async () => {
+  await fillOldTables(old.query, { users: 20, transactions: 400, jobs: 10, hot: 100 });
+  const rehearsed = await rehearseDatabase(old, { batch: 7 });
+  expect({ ...rehearsed, outcome: "adopted" }).toEqual(await adoptDatabase(old, ledger, { batch: 7 }));
 });
 
 test("told to stop, it ends between two batches, and goes on when it is run again", async () => {

@@ -3,7 +3,7 @@
 import { expect } from "vitest";
 import { currenciesWith } from "../../src/domain/currency.ts";
 import { ADOPTER } from "../../src/domain/adoption.ts";
-import { adopt, type AdoptOptions, type AdoptReport } from "../../src/ops/adopt.ts";
+import { adopt, rehearse, type AdoptOptions, type AdoptReport } from "../../src/ops/adopt.ts";
 import type { TestDatabase } from "../harness/database.ts";
 import { checkDatabase, type StoredLedger } from "../harness/inspect.ts";
 import { verify } from "../harness/verification.ts";
@@ -16,16 +16,25 @@ const currencies = currenciesWith([]);
 export interface Variation extends Partial<Omit<AdoptOptions, "source">> {
   readonly schema?: string;
   readonly timeZone?: string;
+  readonly surveyBlocks?: number;
+}
+
+function optionsOf(old: Pick<TestDatabase, "url">, { schema = "public", timeZone = "UTC", surveyBlocks = 100_000, ...rest }: Variation): AdoptOptions {
+  const source = { url: old.url, schema, timeZone, connectTimeoutMs: 5000, queryTimeoutMs: 30_000, surveyBlocks };
+  return { source, currencies, fallback: "RUB", renamed: new Map(), ignoreSessions: true, batch: 1000, tell: () => undefined, ...rest };
 }
 
 /** Adopts one database into another, in this process. */
-export function adoptDatabase(old: Pick<TestDatabase, "url">, ledger: Pick<TestDatabase, "url">, { schema = "public", timeZone = "UTC", ...rest }: Variation = {}): Promise<AdoptReport> {
-  const source = { url: old.url, schema, timeZone, connectTimeoutMs: 5000, queryTimeoutMs: 30_000 };
-  const options: AdoptOptions = { source, currencies, fallback: "RUB", renamed: new Map(), ignoreSessions: true, batch: 1000, tell: () => undefined, ...rest };
-  return adopt(ledger.url, options, async () => {
+export function adoptDatabase(old: Pick<TestDatabase, "url">, ledger: Pick<TestDatabase, "url">, variation: Variation = {}): Promise<AdoptReport> {
+  return adopt(ledger.url, optionsOf(old, variation), async () => {
     const { findings } = await verify(ledger.url, { currencies });
     expect(findings, "verification finds nothing").toEqual([]);
   });
+}
+
+/** What adopting it would find. */
+export function rehearseDatabase(old: Pick<TestDatabase, "url">, variation: Variation = {}): Promise<AdoptReport> {
+  return rehearse(optionsOf(old, variation));
 }
 
 /** Checks everything that must hold after an adoption. */

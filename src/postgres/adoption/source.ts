@@ -17,6 +17,8 @@ export interface SourceOptions {
   readonly timeZone: string;
   readonly connectTimeoutMs: number;
   readonly queryTimeoutMs: number;
+  /** Blocks that one statement of a survey reads: by default 800 MB. */
+  readonly surveyBlocks?: number;
 }
 
 /** Somebody else who is connected. */
@@ -55,8 +57,7 @@ const transactionColumns = sql.fragment`
   CASE WHEN isfinite(t.created_at) THEN (extract(epoch FROM t.created_at::timestamptz) * 1000000)::int8 END, t.created_at`;
 
 const APPLICATION = "ledgerd adopt";
-/** Blocks that one statement of a survey reads: 800 MB. */
-const BLOCKS = 100_000;
+const SURVEY_BLOCKS = 100_000;
 /** What a job of the longest texts keeps of its prompt, in characters. */
 const CUT_PROMPT = 100_000;
 const CUT_TEXT = 2000;
@@ -167,7 +168,7 @@ export class Source {
   async contents(): Promise<Contents> {
     const balances = await this.#survey("user_balances", (from, to) => sql.type(noColumns)`
       SELECT t.currency, count(*), min(t.user_id), sum(hashtextextended(t.user_id::text || ':' || t.xmin::text, 0)),
-             max(length(rtrim(split_part(t.balance::text, '.', 2), '0'))), count(*) FILTER (WHERE t.balance = 'NaN')
+             max(length(rtrim(split_part(t.balance::text, '.', 2), '0'))), count(*) FILTER (WHERE t.balance::text IN ('NaN', 'Infinity', '-Infinity'))
       FROM user_balances t
       WHERE t.ctid >= ${from}::tid AND t.ctid < ${to}::tid
       GROUP BY t.currency
@@ -190,14 +191,16 @@ export class Source {
 
   async #survey(table: string, statement: (from: string, to: string) => QuerySqlToken): Promise<{ surveys: readonly Survey[]; hash: bigint; last: bigint }> {
     const [size] = await this.#ask(sql.type(noColumns)`
-      SELECT max(pg_relation_size(p.relid) / current_setting('block_size')::int) FROM pg_partition_tree(${table}::regclass) p`);
+      SELECT greatest(pg_relation_size(t.oid), (SELECT max(pg_relation_size(p.relid)) FROM pg_partition_tree(t.oid) p)) / current_setting('block_size')::int
+      FROM (SELECT ${table}::regclass AS oid) t`);
+    const { surveyBlocks = SURVEY_BLOCKS } = this.#options;
     const blocks = Number(size?.[0] ?? 0);
     const surveys = new Map<string | null, Survey>();
     let hash = 0n;
     let last = 0n;
-    // One range more than there are blocks: rows may be added meanwhile.
-    for (let from = 0; from <= blocks; from += BLOCKS) {
-      for (const [currency = null, count, example, sum, digits, notNumbers] of await this.#ask(statement(`(${from},0)`, `(${from + BLOCKS},0)`))) {
+    // An ordinary table has no tree of partitions, and a partitioned one no blocks of its own. One range more than there are blocks: rows may be added meanwhile.
+    for (let from = 0; from <= blocks; from += surveyBlocks) {
+      for (const [currency = null, count, example, sum, digits, notNumbers] of await this.#ask(statement(`(${from},0)`, `(${from + surveyBlocks},0)`))) {
         const before = surveys.get(currency);
         hash += BigInt(sum ?? 0);
         last = BigInt(example ?? 0) > last ? BigInt(example ?? 0) : last;
@@ -213,15 +216,22 @@ export class Source {
     return { surveys: [...surveys.values()], hash, last };
   }
 
-  /** One of these users whom the old application has. */
-  async firstOf(userIds: readonly bigint[]): Promise<string | undefined> {
-    const users = sql.array([...userIds], "int8");
-    const [found] = await this.#ask(sql.type(noColumns)`
-      (SELECT b.user_id FROM user_balances b WHERE b.user_id = ANY(${users}) LIMIT 1)
-      UNION ALL
-      (SELECT t.user_id FROM transactions t WHERE t.user_id = ANY(${users}) LIMIT 1)
-      LIMIT 1`);
-    return found?.[0] ?? undefined;
+  /** Those of these users of whom there is no row. */
+  async lackingUsers(userIds: readonly bigint[]): Promise<ReadonlySet<bigint>> {
+    const found = await this.#ask(sql.type(noColumns)`
+      SELECT u.user_id
+      FROM unnest(${sql.array([...userIds], "int8")}) AS u (user_id)
+      WHERE NOT EXISTS (SELECT FROM user_balances b WHERE b.user_id = u.user_id) AND NOT EXISTS (SELECT FROM transactions t WHERE t.user_id = u.user_id)
+      LIMIT ${userIds.length}`);
+    return new Set(found.map(([userId]) => BigInt(userId ?? 0)));
+  }
+
+  /** Those of these jobs that aren't there. */
+  async lackingJobs(ids: readonly bigint[]): Promise<readonly bigint[]> {
+    if (!this.#hasJobs) return ids;
+    const found = await this.#ask(sql.type(noColumns)`
+      SELECT g.id FROM unnest(${sql.array([...ids], "int8")}) AS g (id) WHERE NOT EXISTS (SELECT FROM jobs j WHERE j.id = g.id) LIMIT ${ids.length}`);
+    return found.map(([id]) => BigInt(id ?? 0));
   }
 
   /** Balances of users behind one, in their order. */

@@ -6,7 +6,7 @@
 import pg from "pg";
 import { sql } from "slonik";
 import { z } from "zod";
-import { AdoptionProblem, type KnownAccount, type MovedAccount } from "../../domain/adoption.ts";
+import { AdoptionProblem, BEFORE_ALL, type KnownAccount, type MovedAccount } from "../../domain/adoption.ts";
 import type { AdoptedJob } from "../../domain/adopted-job.ts";
 import { currencyOf } from "../../domain/currency.ts";
 import { accountId } from "../../domain/group.ts";
@@ -66,6 +66,19 @@ export interface StoredAccount extends KnownAccount {
   readonly head: Buffer | undefined;
 }
 
+/** A user who has an account, and whether it is from the adoption at hand. */
+export interface StoredUser {
+  readonly userId: bigint;
+  readonly isAdopted: boolean;
+}
+
+/** A job that the ledger has, and which adoption it is from. */
+export interface StoredJob {
+  readonly id: bigint;
+  readonly adoption: number | undefined;
+  readonly isPending: boolean;
+}
+
 /** What one transaction writes. */
 export interface Batch {
   readonly postings: readonly Posting[];
@@ -90,8 +103,8 @@ const accountRow = z.object({
 });
 
 const servedRow = z.object({ served: z.boolean() });
-const userRow = z.object({ user_id: z.bigint() });
-const jobRow = z.object({ id: z.bigint() });
+const userRow = z.object({ user_id: z.bigint(), adopted: z.boolean() });
+const jobRow = z.object({ id: z.bigint(), adoption: z.number().nullable(), pending: z.boolean() });
 
 const adoptionColumns = sql.fragment`
   a.id, a.source, a.options::text AS options, a.fingerprint, a.id_before, a.pass, a.step, a.phase, a.user_id, a.transaction_id, a.job_id, a.report::text AS report,
@@ -184,27 +197,57 @@ export class Target {
     }));
   }
 
-  /** The next users behind this one who have accounts. */
-  async users(after: bigint): Promise<readonly bigint[]> {
-    const { found } = await this.#connection.pipeline((send) => ({
-      found: send(sql.prepared("adopt_users", userRow)`
-        SELECT b.user_id FROM ledgerd.user_balances b WHERE b.user_id > ${after} AND b.sequence > 0 ORDER BY b.user_id LIMIT 5000`),
-    }));
-    return found.map((row) => row.user_id);
+  /** The users who have accounts, page by page. */
+  async *users({ idBefore }: Pick<Adoption, "idBefore">): AsyncGenerator<readonly StoredUser[]> {
+    for (let after = BEFORE_ALL; ; ) {
+      const { found } = await this.#connection.pipeline((send) => ({
+        found: send(sql.prepared("adopt_users", userRow)`
+          SELECT b.user_id, EXISTS (
+            SELECT FROM ledgerd.transactions t WHERE t.user_id = b.user_id AND t.currency = b.currency AND t.sequence = b.sequence AND t.id > ${idBefore}::int8
+          ) AS adopted
+          FROM ledgerd.user_balances b
+          WHERE b.user_id > ${after} AND b.sequence > 0
+          ORDER BY b.user_id
+          LIMIT 5000`),
+      }));
+      const last = found.at(-1);
+      if (last === undefined) return;
+      yield found.map(({ user_id: userId, adopted }) => ({ userId, isAdopted: adopted }));
+      after = last.user_id;
+    }
+  }
+
+  /** The jobs that there are, page by page: millions of them are more than one statement may look at. */
+  async *jobs(): AsyncGenerator<readonly StoredJob[]> {
+    for (let after = BEFORE_ALL; ; ) {
+      const { found } = await this.#connection.pipeline((send) => ({
+        found: send(sql.prepared("adopt_jobs", jobRow)`
+          SELECT j.id, (j.adopted ->> 'adoption')::int AS adoption, j.status = 'pending' AS pending
+          FROM ledgerd.jobs j
+          WHERE j.id > ${after}
+          ORDER BY j.id
+          LIMIT 10000`),
+      }));
+      const last = found.at(-1);
+      if (last === undefined) return;
+      yield found.map(({ id, adoption, pending }) => ({ id, adoption: adoption ?? undefined, isPending: pending }));
+      after = last.id;
+    }
   }
 
   /** Makes room for jobs with their old ids. Throws `AdoptionProblem` where the ledger has jobs of its own among them. */
   async reserveJobs({ id }: Adoption, lastId: bigint): Promise<void> {
     if (lastId < 1n) return;
-    const { own } = await this.#connection.pipeline((send) => ({
-      own: send(sql.prepared("adopt_own_jobs", jobRow)`
-        SELECT j.id FROM ledgerd.jobs j WHERE j.id <= ${lastId} AND (j.adopted ->> 'adoption')::int IS DISTINCT FROM ${id}::int ORDER BY j.id LIMIT 1`),
+    for await (const page of this.jobs()) {
+      if ((page[0]?.id ?? 0n) > lastId) break;
+      const own = page.find((job) => job.id <= lastId && job.adoption !== id);
+      if (own === undefined) continue;
+      throw new AdoptionProblem(`the ledger has jobs of its own, such as ${own.id}, with ids of old ones (up to ${lastId}), and jobs keep their ids: adopt into a database without jobs`);
+    }
+    await this.#connection.pipeline((send) => ({
       drawn: send(sql.prepared("adopt_job_ids", noColumns)`
         SELECT setval('ledgerd.jobs_id_seq', greatest(s.last_value, ${lastId}::int8)) FROM ledgerd.jobs_id_seq s`),
     }));
-    if (own[0] !== undefined) {
-      throw new AdoptionProblem(`the ledger has jobs of its own, such as ${own[0].id}, with ids of old ones (up to ${lastId}), and jobs keep their ids: adopt into a database without jobs`);
-    }
   }
 
   async addPartitions(): Promise<void> {
@@ -249,7 +292,7 @@ export class Target {
       userId: row.user_id, currency: row.currency, balance: parseStored(row.balance, digits), held: parseStored(row.held, digits),
       creditLimit: parseStored(row.credit_limit, digits), sequence: row.sequence, time: row.sequence === 0n ? 0n : row.time,
     };
-    return { account, lastOldId: row.last_old_id ?? -(2n ** 63n), head: row.chain_head ?? undefined };
+    return { account, lastOldId: row.last_old_id ?? BEFORE_ALL, head: row.chain_head ?? undefined };
   }
 
   /** Writes the rows of accounts, and how far the adoption then is. */
@@ -271,6 +314,16 @@ export class Target {
     return this.#inTransaction(adoption, progress, (send) => ({
       jobs: send(upsertJobs(jobs.map(({ job }) => job), adoption.startedAt, amount, this.#types.job)),
       notes: send(noteJobs(adoption, jobs)),
+    }));
+  }
+
+  /** Cancels jobs that wait. */
+  async cancelJobs(adoption: Adoption, ids: readonly bigint[], progress: Progress): Promise<Adoption> {
+    return this.#inTransaction(adoption, progress, (send) => ({
+      cancelled: send(sql.prepared("adopt_cancel_jobs", noColumns)`
+        UPDATE ledgerd.jobs j
+        SET status = 'cancelled', completed_at = clock_timestamp(), changed_at = clock_timestamp(), error_message = 'deleted while it was being adopted'
+        WHERE j.id = ANY(${int8s(ids)}::int8[]) AND j.status = 'pending'`),
     }));
   }
 
