@@ -204,8 +204,8 @@ export interface RestoredBalances {
 }
 
 /**
- * Restores the balance rows of accounts that have none, of those whose first row lies behind an id. No lock is needed: an account
- * that has rows and no balance row can't be written to, and where somebody else makes one just now, it is left to him.
+ * Restores the balance rows of accounts that have none, of those whose first row lies behind an id. No lock is needed: where a write makes the row
+ * just now it stays as it is, and is held against its account's last row when balance rows are gone through.
  */
 export async function restoreBalances(pool: DatabasePool, after: bigint, limit: number): Promise<RestoredBalances> {
   const { rows, last } = await pool.one(sql.type(pageRow)`
