@@ -286,7 +286,7 @@ function startUpkeep(config: Config, storage: Storage, readiness: Readiness, log
   if (config.LEDGERD_VERIFY_RATE > 0) {
     const leadership = new Leadership(locks, ownLocks.verify, instanceId, VERIFY_ROUND_PAUSE_MS);
     opened.defer(() => leadership.resign().catch(logged("resigning from verifying", log)));
-    const rounds = repeat(VERIFY_ROUND_PAUSE_MS, () => leadership.lead(() => backgroundProof.round()), logged("verifying", log));
+    const rounds = repeat(VERIFY_ROUND_PAUSE_MS, () => leadership.lead((token) => backgroundProof.round(token)), logged("verifying", log));
     opened.defer(() => backgroundProof.stop(rounds.stop));
   }
   opened.adopt(repeat(READINESS_PAUSE_MS, () => look(status, readiness), logged("looking at the database", log)), ({ stop }) => stop());

@@ -10,7 +10,7 @@
 
 import { createHash, type Hash } from "node:crypto";
 import { once } from "node:events";
-import { createReadStream, createWriteStream } from "node:fs";
+import { createReadStream } from "node:fs";
 import { createInterface } from "node:readline";
 import type { Writable } from "node:stream";
 import { finished } from "node:stream/promises";
@@ -44,9 +44,9 @@ export class DigestWriter {
   readonly #written: Promise<void>;
   #accounts = 0;
 
-  /** To a file's path, or to where else it is to go. */
-  constructor(to: string | Writable) {
-    this.#file = typeof to === "string" ? createWriteStream(to, { flags: "wx" }) : to;
+  /** To where it is to go. */
+  constructor(to: Writable) {
+    this.#file = to;
     this.#gzip.pipe(this.#file);
     this.#written = finished(this.#file);
     // Whoever ends it is told.

@@ -73,6 +73,8 @@ export interface BackgroundOptions extends ProofOptions {
   readonly rowsPerSecond: number;
   /** Before it begins, and begins anew. */
   readonly pauseMs: number;
+  /** How long a round is. */
+  readonly roundMs?: number;
   /** Is told of differences. */
   readonly log: (finding: Finding) => void;
 }
@@ -83,6 +85,8 @@ export class BackgroundProof {
   readonly #verifications: Verifications;
   readonly #stopping = new AbortController();
   #running: AsyncGenerator<VerifyEvent, void> | undefined;
+  /** The lease in which it was begun. */
+  #token = 0n;
   /** Of the verification at hand, and of those before it. */
   #rows = 0;
   #rowsBefore = 0;
@@ -101,12 +105,14 @@ export class BackgroundProof {
     return this.#rowsBefore + this.#rows;
   }
 
-  /** Goes on for a while. */
-  async round(): Promise<void> {
+  /** Goes on for a while, under a lease. What was begun under another is begun anew: it would end with what it saw before others verified. */
+  async round(token: bigint): Promise<void> {
+    if (token !== this.#token) await this.#drop();
+    this.#token = token;
     if (this.#running === undefined && performance.now() < this.#restUntil) return;
     const { signal } = this.#stopping;
     this.#running ??= verifyLedger({ ...this.#options, signal });
-    const until = performance.now() + ROUND_MS;
+    const until = performance.now() + (this.#options.roundMs ?? ROUND_MS);
     try {
       while (performance.now() < until) {
         const { done, value } = await this.#running.next();
@@ -114,7 +120,7 @@ export class BackgroundProof {
         await this.#take(value);
       }
     } catch (error) {
-      this.#end();
+      await this.#record().finally(() => this.#end());
       if (!signal.aborted) throw error;
     }
     await this.#record();
@@ -141,6 +147,12 @@ export class BackgroundProof {
     if (this.#differences === this.#recorded) return;
     await this.#verifications.found("background", this.#differences);
     this.#recorded = this.#differences;
+  }
+
+  async #drop(): Promise<void> {
+    if (this.#running === undefined) return;
+    await this.#running.return();
+    this.#end();
   }
 
   #end(): void {

@@ -6,7 +6,7 @@
 
 import type { DatabasePool } from "slonik";
 import { START, type AccountName } from "../postgres/proof/log-pages.ts";
-import { differingAccounts, repairBalances, repairHolds, restoreBalances, type BalanceColumns, type RepairedBalance, type RepairedHold } from "../postgres/proof/repair.ts";
+import { differingAccounts, repairBalances, repairHolds, restoreBalances, type BalanceColumns, type LeftBalance, type RepairedBalance, type RepairedHold } from "../postgres/proof/repair.ts";
 import { ProofSession } from "../postgres/proof/session.ts";
 import { lastId } from "../postgres/settled.ts";
 import type { Finding } from "./finding.ts";
@@ -133,7 +133,9 @@ class Repairs {
     yield* repairAll(this.#pool, balances, false);
     for (const { account, ids } of holds) {
       for (const some of partsOf([...ids], HOLDS_AT_A_TIME)) {
-        for (const hold of await repairHolds(this.#pool, account, some)) yield { kind: "repaired", repair: holdRepair(account, hold) };
+        const { repaired, left } = await repairHolds(this.#pool, account, some);
+        for (const hold of repaired) yield { kind: "repaired", repair: holdRepair(account, hold) };
+        for (const holdId of left) yield { kind: "left", finding: { kind: "hold_unfounded", ...account, holdId, what: "hold_id", expected: "a row that places it", actual: "none" } };
       }
     }
   }
@@ -164,8 +166,14 @@ async function* takeLastRows({ pool, signal }: RebuildOptions, counts: Counts): 
 
 async function* repairAll(pool: DatabasePool, accounts: readonly AccountName[], truncated: boolean): AsyncGenerator<RebuildEvent, void> {
   for (const some of partsOf(accounts.toSorted(inLockOrder), ACCOUNTS_AT_A_TIME)) {
-    for (const balance of await repairBalances(pool, some, truncated)) yield { kind: "repaired", repair: balanceRepair(balance) };
+    const { repaired, left } = await repairBalances(pool, some, truncated);
+    for (const balance of repaired) yield { kind: "repaired", repair: balanceRepair(balance) };
+    for (const balance of left) yield { kind: "left", finding: truncatedOf(balance) };
   }
+}
+
+function truncatedOf({ userId, currency, sequence, logSequence }: LeftBalance): Finding {
+  return { kind: "log_truncated", userId, currency, sequence: logSequence + 1n, what: "sequence", expected: `rows up to ${sequence}, as the balance row has it`, actual: `${logSequence}` };
 }
 
 /** In this order every write locks accounts. */

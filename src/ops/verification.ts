@@ -40,7 +40,7 @@ export interface Context {
   readonly session: ProofSession;
   readonly currencies: Currencies;
   readonly counts: Counts;
-  readonly size: PageSize;
+  readonly size: Pick<PageSize, "measure">;
   /** The last id of the log that this verification is about. */
   readonly lastId: bigint;
   /** A later one, at which nothing was being written any more that has ids up to `lastId`. */

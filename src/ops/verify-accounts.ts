@@ -8,12 +8,11 @@ import type { ChainHead } from "./digest.ts";
 import type { Finding } from "./finding.ts";
 import type { Context, VerifyEvent } from "./verification.ts";
 
-/** An account that goes on behind its page. */
+/** An account that may go on behind its page. */
 interface Carried {
   readonly fold: AccountFold;
-  /** Its balance row in the snapshot in which it was begun, and the last row that it had there. */
+  /** Its balance row in the snapshot in which it was begun, up to whose last row it is read. */
   readonly projection: Projection | undefined;
-  readonly lastSequence: bigint;
 }
 
 /** How many holds are looked up at a time. */
@@ -64,14 +63,14 @@ class AccountWalk {
     for (const row of page.rows) {
       if (fold === undefined || fold.userId !== row.userId || fold.currency !== row.currency) {
         if (fold !== undefined) await this.#end(fold, page, untouched);
-        fold = new AccountFold(row.userId, row.currency, (finding) => this.#findings.push(finding));
+        fold = this.#newFold(row.userId, row.currency);
       }
-      if (this.#carried?.fold === fold && row.sequence > this.#carried.lastSequence) continue;
       fold.add(row);
       this.#context.counts.rows += 1;
       if (row.id <= this.#context.lastId) this.#counted.rows += 1;
     }
-    if (fold !== undefined) await this.#endOrCarry(fold, page, untouched);
+    if (fold !== undefined && page.next?.last === undefined) await this.#end(fold, page, untouched);
+    else if (fold !== undefined) this.#carry(fold, page, untouched);
     for (const { userId, currency, ...projection } of untouched.values()) {
       this.#newFold(userId, currency).compare({ userId, currency, ...projection }, this.#digits(currency));
     }
@@ -82,16 +81,11 @@ class AccountWalk {
     return new AccountFold(userId, currency, (finding) => this.#findings.push(finding));
   }
 
-  /** The last account of a page. */
-  async #endOrCarry(fold: AccountFold, page: LogPage, untouched: Map<string, Projection>): Promise<void> {
-    const { lastSequence } = page;
-    if (this.#carried?.fold !== fold && lastSequence !== undefined && lastSequence > fold.account.sequence) {
-      const id = accountId(fold.userId, fold.currency);
-      this.#carried = { fold, projection: untouched.get(id), lastSequence };
-      untouched.delete(id);
-    }
-    const isDone = this.#carried?.fold !== fold || lastSequence === undefined || fold.account.sequence >= this.#carried.lastSequence;
-    if (isDone) return this.#end(fold, page, untouched);
+  /** The last account of a full page: the next one goes on within it, if only with a row that has a sequence for the second time. */
+  #carry(fold: AccountFold, page: LogPage, untouched: Map<string, Projection>): void {
+    const id = accountId(fold.userId, fold.currency);
+    this.#carried ??= { fold, projection: untouched.get(id) };
+    untouched.delete(id);
     // What has ended never changes again.
     this.#compareHolds(fold, fold.takeEnded(), page.holds);
   }

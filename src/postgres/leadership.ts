@@ -21,13 +21,17 @@ export class Leadership {
     this.#ttlMs = 2 * pauseMs + GRACE_MS;
   }
 
-  /** Does the round if it is this instance's turn. The lease only saves work: a round must be safe on several instances at once. */
-  async lead(round: () => Promise<unknown>): Promise<void> {
-    if (!(await this.#leads())) return;
+  /**
+   * Does the round if it is this instance's turn; it is told the lease's token, which is another one if another instance may have led since. The
+   * lease only saves work: a round must be safe on several instances at once.
+   */
+  async lead(round: (token: bigint) => Promise<unknown>): Promise<void> {
+    const token = await this.#leads();
+    if (token === undefined) return;
     // Of a round that takes long, the lease must not be over before its end. A heartbeat that fails is tried again by the next one.
     const heartbeat = setInterval(() => void this.#leads().catch(() => undefined), this.#ttlMs / 3);
     try {
-      await round();
+      await round(token);
     } finally {
       clearInterval(heartbeat);
     }
@@ -39,13 +43,14 @@ export class Leadership {
     this.#lease = undefined;
   }
 
-  async #leads(): Promise<boolean> {
+  /** The token of its lease; undefined: it is another's turn. */
+  async #leads(): Promise<bigint | undefined> {
     const now = performance.now();
-    if (this.#lease !== undefined && now - this.#lease.since < this.#ttlMs / 3) return true;
+    if (this.#lease !== undefined && now - this.#lease.since < this.#ttlMs / 3) return this.#lease.token;
     const wanted = { key: this.#key, instanceId: this.#instanceId, ttl: BigInt(this.#ttlMs) * 1000n, requestId: "" };
     const held = this.#lease === undefined ? undefined : await this.#locks.heartbeat(this.#key, this.#lease.token, undefined);
     const lock = held ?? (await this.#locks.acquire(wanted));
     this.#lease = lock === undefined ? undefined : { token: lock.fencingToken, since: now };
-    return lock !== undefined;
+    return this.#lease?.token;
   }
 }

@@ -2,7 +2,10 @@
 
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { Code, ConnectError } from "@connectrpc/connect";
+import { currenciesWith } from "../../src/domain/currency.ts";
 import { VerificationKind } from "../../src/gen/ledger/v1/admin_service_pb.ts";
+import { BackgroundProof } from "../../src/ops/proofs.ts";
+import { openPool } from "../../src/postgres/pool.ts";
 import { createDatabase, type TestDatabase } from "../harness/database.ts";
 import { describeFailure, serve, type TestService } from "../harness/service.ts";
 import { until } from "../harness/until.ts";
@@ -101,5 +104,53 @@ describe("in the background", () => {
     expect(await metric(service, "ledgerd_verify_rows_total"), "it is told not to").toBe(0);
     const rows = await Promise.all([one, two].map((instance) => metric(instance, "ledgerd_verify_rows_total")));
     expect(rows.filter((count) => count === 0), "the other one leaves it to the first").toHaveLength(1);
+  });
+
+  /** Verifications as instances have them, whose rounds end after a step unless they are told to be longer. */
+  async function stepping(work: (begin: (roundMs?: number) => BackgroundProof) => Promise<void>): Promise<void> {
+    const limits = { connectTimeoutMs: 5000, queryTimeoutMs: 10_000, idleTimeoutMs: 10_000 };
+    const pool = await openPool({ url: database.url, min: 0, max: 2, ...limits, onError: () => undefined });
+    const begun: BackgroundProof[] = [];
+    const options = { url: database.url, pool, currencies: currenciesWith([]), connectTimeoutMs: 5000, rowsPerSecond: 100_000, pauseMs: 0, log: () => undefined };
+    try {
+      await work((roundMs = 1) => {
+        const proof = new BackgroundProof({ ...options, roundMs });
+        begun.push(proof);
+        return proof;
+      });
+    } finally {
+      for (const proof of begun) await proof.stop(() => Promise.resolve());
+      await pool.end();
+    }
+  }
+
+  const recorded = async () => (await database.query<{ differences: bigint; finished: boolean }>("SELECT differences, finished_at IS NOT NULL AS finished FROM ledgerd.verifications WHERE kind = 'background'"))[0];
+
+  test("a verification that lost its turn half way is begun anew: it doesn't end with what it saw before others found damage", async () => {
+    await stepping(async (begin) => {
+      const [one, two] = [begin(), begin()];
+      await database.query("DELETE FROM ledgerd.verifications");
+      while (one.rows === 0) await one.round(1n);
+      expect((await recorded())?.finished, "it is under way").not.toBe(true);
+      await damage();
+      while ((await recorded())?.finished !== true) await two.round(2n);
+      expect((await recorded())?.differences).toBe(1n);
+      await database.query("DELETE FROM ledgerd.verifications");
+      while ((await recorded())?.finished !== true) await one.round(3n);
+      expect((await recorded())?.differences).toBe(1n);
+      await repair();
+    });
+  });
+
+  test("what a round found is told though it fails before its end", async () => {
+    await stepping(async (begin) => {
+      await database.query("DELETE FROM ledgerd.verifications");
+      await damage();
+      await database.query("ALTER TABLE ledgerd.idempotency_keys RENAME TO keys_away");
+      await expect(begin(60_000).round(1n)).rejects.toThrow("idempotency_keys");
+      await database.query("ALTER TABLE ledgerd.keys_away RENAME TO idempotency_keys");
+      await repair();
+      expect(await recorded()).toEqual({ differences: 1n, finished: false });
+    });
   });
 });

@@ -1,7 +1,12 @@
 // Verification of a ledger that is written to: what holds is found to hold.
 
 import { afterAll, beforeAll, expect, test } from "vitest";
+import { currenciesWith } from "../../src/domain/currency.ts";
+import type { Finding } from "../../src/ops/finding.ts";
+import { verifyAccounts } from "../../src/ops/verify-accounts.ts";
+import { ProofSession } from "../../src/postgres/proof/session.ts";
 import { block } from "../harness/blocker.ts";
+import { past } from "../harness/damage.ts";
 import { createDatabase, type TestDatabase } from "../harness/database.ts";
 import { Load } from "../harness/load.ts";
 import { newKey, serve, type TestService } from "../harness/service.ts";
@@ -61,6 +66,54 @@ test("holds while it is written to, with accounts larger than what is read at a 
   }
   over.abort();
   await Promise.all([...holding, everything, load.finish()]);
+});
+
+/** Goes through all accounts in pages of so many rows, and does something before each page. */
+async function accountsInPages(url: string, limit: number, beforePage: () => Promise<void>) {
+  const session = await ProofSession.open(url, 5000);
+  const measure = async <T>(read: (limit: number) => Promise<T>): Promise<T> => {
+    await beforePage();
+    return read(limit);
+  };
+  const counts = { rows: 0, accounts: 0, holds: 0, jobs: 0, keys: 0, heads: 0 };
+  const context = { session, currencies: currenciesWith([{ code: "CRD", digits: 6 }]), counts, size: { measure }, lastId: 0n, settledBy: 0n, rest: () => Promise.resolve() };
+  const findings: Finding[] = [];
+  try {
+    for await (const event of verifyAccounts(context, { rows: 0 }, () => undefined)) if (event.kind === "finding") findings.push(event.finding);
+    return { findings, counts };
+  } finally {
+    await session.close();
+  }
+}
+
+test.each([[2, 3], [3, 1], [4, 1], [4, 5]])("pages of %i rows: holds where each account gains %i rows before each page, at its edge or within it", async (limit, gained) => {
+  await using own = await createDatabase();
+  await using writer = await serve(own.url, { LEDGERD_VERIFY_RATE: "0" });
+  const write = async (count: number): Promise<void> => {
+    const value = (userId: bigint) => ({ userId, amount: rub("1"), idempotencyKey: newKey() });
+    const writes = [1n, 2n, 3n].flatMap((userId) => Array.from({ length: count }, () => ({ write: { case: "topUp" as const, value: value(userId) } })));
+    await writer.ledger.batchWrite({ writes });
+  };
+  await write(3);
+  const { findings, counts } = await accountsInPages(own.url, limit, () => write(gained));
+  expect(findings).toEqual([]);
+  expect(counts.accounts, "none is left out, and none counted twice").toBe(3);
+});
+
+test("a row that was put in twice is named where a page ends between the two, though its account has gained more", async () => {
+  await using own = await createDatabase();
+  await using writer = await serve(own.url, { LEDGERD_VERIFY_RATE: "0" });
+  const topUp = async (): Promise<void> => void (await writer.ledger.topUp({ userId: 1n, amount: rub("1"), idempotencyKey: newKey() }));
+  for (let row = 1; row <= 3; row += 1) await topUp();
+  let pages = 0;
+  const { findings, counts } = await accountsInPages(own.url, 3, async () => {
+    pages += 1;
+    if (pages !== 2) return;
+    await past(own, "CREATE TABLE public.twice AS SELECT * FROM ledgerd.transactions WHERE sequence = 3", "UPDATE public.twice SET id = id + 10000000", "INSERT INTO ledgerd.transactions SELECT * FROM public.twice");
+    await topUp();
+  });
+  expect(new Set(findings.map(({ kind }) => kind))).toEqual(new Set(["row_out_of_order", "row_altered", "figures_wrong"]));
+  expect([counts.accounts, counts.rows]).toEqual([1, 4]);
 });
 
 test("is gone through once all have ended who may yet commit below its last id", async () => {

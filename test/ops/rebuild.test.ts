@@ -1,6 +1,9 @@
 // Rebuilding: what hangs on the log is repaired from it while it is written to, and an account whose own rows are wrong is left as it is.
 
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { openPool } from "../../src/postgres/pool.ts";
+import type { AccountName } from "../../src/postgres/proof/log-pages.ts";
+import { differingAccounts } from "../../src/postgres/proof/repair.ts";
 import { runLedgerd } from "../harness/command.ts";
 import { past } from "../harness/damage.ts";
 import { createDatabase, type TestDatabase } from "../harness/database.ts";
@@ -97,10 +100,38 @@ describe("ledgerd rebuild", () => {
       expect.arrayContaining([["row_altered", String(altered)], ["balance_wrong", String(altered)], ["log_truncated", String(cut)]]),
     );
     expect(await database.query("SELECT balance FROM ledgerd.user_balances WHERE user_id IN ($1, $2) AND balance = 9", [altered, cut])).toHaveLength(2);
-    expect(await rebuild("--trust-log")).toMatchObject({ code: 0, repaired: [{ userId: String(altered), currency: "RUB" }] });
+    expect(await rebuild("--trust-log"), "of an account without any rows, the balance row alone tells").toMatchObject({
+      code: 1,
+      repaired: [{ userId: String(altered), currency: "RUB" }],
+      left: [{ kind: "log_truncated", userId: String(cut), currency: "JPY", sequence: "1", actual: "0" }],
+    });
     await past(database, `DELETE FROM ledgerd.transactions WHERE user_id IN (${altered}, ${cut})`, "INSERT INTO ledgerd.transactions SELECT * FROM public.kept", "DROP TABLE public.kept");
     expect((await rebuild("--trust-log")).code).toBe(0);
     await checkDatabase(database);
+  });
+
+  test.each([[[]], [["--trust-log"]]])("takes back a balance that no row of the log tells of, behind accounts that rightly have none: rebuild %j", async (options) => {
+    const userId = (lastUser += 10n);
+    await database.query("INSERT INTO ledgerd.user_balances (user_id, currency, balance, chain_head) VALUES ($1, 'EUR', 0, NULL), ($1, 'RUB', 1000, sha256(''))", [userId]);
+    const columns = [{ what: "balance", before: "1000", after: "0.00" }, { what: "chainHead", after: "" }];
+    expect(await rebuild(...options)).toMatchObject({ code: 0, left: [], repaired: [{ userId: String(userId), currency: "RUB", columns }] });
+    await checkDatabase(database);
+  });
+
+  test("looks on behind accounts without rows, however many there are", async () => {
+    const first = (lastUser += 10n);
+    await someUser();
+    await database.query("INSERT INTO ledgerd.user_balances (user_id, currency) SELECT $1, unnest(ARRAY['EUR', 'RUB', 'USD'])", [first]);
+    const pool = await openPool({ url: database.url, min: 0, max: 1, connectTimeoutMs: 5000, queryTimeoutMs: 10_000, idleTimeoutMs: 10_000, onError: () => undefined });
+    const seen: AccountName[] = [];
+    for (let from: AccountName | undefined = { userId: first, currency: "" }; from !== undefined; from = seen.at(-1)) {
+      const { next } = await differingAccounts(pool, from, 2);
+      if (next === undefined) break;
+      seen.push(next);
+    }
+    await pool.end();
+    const accounts = await database.query("SELECT user_id, currency FROM ledgerd.user_balances ORDER BY user_id DESC, currency DESC LIMIT 1");
+    expect(accounts).toEqual([{ user_id: seen.at(-1)?.userId, currency: seen.at(-1)?.currency }]);
   });
 
   test("repairs while writes go on, on the same accounts", async () => {

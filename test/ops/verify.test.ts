@@ -1,6 +1,6 @@
 // Verification: what holds is found to hold, whatever is written meanwhile; and each damage is named.
 
-import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { gunzipSync, gzipSync } from "node:zlib";
@@ -9,10 +9,12 @@ import { currenciesWith } from "../../src/domain/currency.ts";
 import { VerificationKind } from "../../src/gen/ledger/v1/admin_service_pb.ts";
 import { chainHash, figuresOf } from "../../src/postgres/journal/chain.ts";
 import { rowsFor, transactionColumns } from "../../src/postgres/rows.ts";
+import { block } from "../harness/blocker.ts";
 import { runLedgerd } from "../harness/command.ts";
 import { past } from "../harness/damage.ts";
 import { createDatabase, type TestDatabase } from "../harness/database.ts";
 import { newKey, serve, type TestService } from "../harness/service.ts";
+import { until } from "../harness/until.ts";
 import { verify, writeSome } from "../harness/verification.ts";
 
 let database: TestDatabase;
@@ -307,6 +309,31 @@ describe("ledgerd verify", () => {
     expect(lines.filter(({ event }) => event === "difference")).toMatchObject([{ kind: "balance_wrong", userId: String(userId), currency: "RUB", what: "balance", expected: "100", actual: "700" }]);
     expect(lines.at(-1)).toMatchObject({ event: "summary", differences: 1 });
     expect(readdirSync(folder).filter((name) => name.startsWith("of-damage"))).toEqual([]);
+  });
+
+  test("overwrites no digest, neither one that was there nor one that came meanwhile, and takes away no other's partial file", async () => {
+    const file = path.join(folder, "kept.gz");
+    const write = () => runLedgerd(["verify", "--write-digest", file], relaxed());
+    writeFileSync(file, "kept");
+    const refused = await write();
+    expect([refused.code, refused.stdout, refused.stderr]).toEqual([2, "", `ledgerd: ${file} is there already; name another file\n`]);
+    expect(readFileSync(file, "utf8")).toBe("kept");
+    rmSync(file);
+
+    writeFileSync(`${file}.partial`, "another's");
+    const second = await write();
+    expect([second.code, second.stdout]).toEqual([2, ""]);
+    expect(second.stderr).toContain(`${file}.partial is there already`);
+    expect(readFileSync(`${file}.partial`, "utf8")).toBe("another's");
+    rmSync(`${file}.partial`);
+
+    const blocker = await block(database, "LOCK ledgerd.user_balances IN ACCESS EXCLUSIVE MODE");
+    const third = write();
+    await until(() => existsSync(`${file}.partial`));
+    writeFileSync(file, "newer");
+    await blocker.release();
+    expect((await third).stderr).toContain(`${file} was made by somebody else meanwhile`);
+    expect([(await third).code, readFileSync(file, "utf8"), existsSync(`${file}.partial`)]).toEqual([2, "newer", false]);
   });
 
   test("needs no more than the right to read; with more, it leaves what it found for the service to tell", async () => {

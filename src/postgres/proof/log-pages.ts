@@ -19,14 +19,12 @@ export interface AccountName {
 
 /** Up to where the log was read. */
 export interface Cursor extends AccountName {
-  /** The last row that was read of this account; undefined: all of it. */
-  readonly last: { readonly sequence: bigint; readonly id: bigint } | undefined;
+  /** The last row that was read of this account, and up to which sequence it is to be read; undefined: all of it was. */
+  readonly last: { readonly sequence: bigint; readonly id: bigint; readonly upTo: bigint } | undefined;
 }
 
 /** Before all accounts. */
 export const START: Cursor = { userId: -(2n ** 63n), currency: "", last: undefined };
-
-const LAST_SEQUENCE = 2n ** 63n - 1n;
 
 /** A balance row, amounts as texts. */
 export interface Projection extends AccountName {
@@ -60,9 +58,7 @@ export interface LogPage {
   readonly projections: ReadonlyMap<string, Projection>;
   /** By id: the holds that the rows are about. */
   readonly holds: ReadonlyMap<bigint, StoredHold>;
-  /** The last sequence of the last account, which goes on behind this page; undefined: it doesn't. */
-  readonly lastSequence: bigint | undefined;
-  /** From where to read on; undefined: this was the last page. */
+  /** From where to read on; undefined: this was the last page. Where it has a last row, rows of that row's account may still come. */
   readonly next: Cursor | undefined;
 }
 
@@ -75,14 +71,14 @@ export function readLogPage(session: ProofSession, currencies: Currencies, from:
     const rows = found.filter(({ id }) => id !== from.last?.id);
     const full = found.length === limit ? found.at(-1) : undefined;
     const end: AccountName | undefined = full ?? furthest;
+    const last = full === undefined ? undefined : { sequence: full.sequence, id: full.id, upTo: isSame(full, from) ? from.last?.upTo ?? full.sequence : await lastSequence(ask, full) };
     const projections = await selectProjections(ask, from, end, limit);
     const holds = await selectHolds(ask, [...new Set(rows.flatMap(({ holdId }) => holdId ?? []))]);
     return {
       rows,
       projections: new Map(projections.map((projection) => [accountId(projection.userId, projection.currency), projection])),
       holds: new Map(holds.map((hold) => [hold.id, hold])),
-      lastSequence: full === undefined ? undefined : await lastSequence(ask, full),
-      next: end === undefined ? undefined : { userId: end.userId, currency: end.currency, last: full },
+      next: end === undefined ? undefined : { userId: end.userId, currency: end.currency, last },
     };
   });
 }
@@ -99,14 +95,33 @@ async function accountAt(ask: Ask, { userId, currency }: Cursor, count: number):
   return found === undefined ? undefined : { userId: BigInt(found[0] ?? ""), currency: found[1] ?? "" };
 }
 
-function selectRows(ask: Ask, { userId, currency, last }: Cursor, furthest: AccountName | undefined, limit: number): Promise<readonly Fields[]> {
+/** Rows that the account at the cursor gained since it was begun are passed by, however many: a hot one would never end. */
+async function selectRows(ask: Ask, from: Cursor, furthest: AccountName | undefined, limit: number): Promise<readonly Fields[]> {
+  const rest = from.last === undefined ? [] : await selectRest(ask, from, from.last, limit);
+  return rest.length === limit ? rest : [...rest, ...(await selectBehind(ask, from, furthest, limit - rest.length))];
+}
+
+function selectRest(ask: Ask, { userId, currency }: AccountName, { sequence, upTo }: NonNullable<Cursor["last"]>, limit: number): Promise<readonly Fields[]> {
+  return ask(sql.unsafe`
+    SELECT ${transactionColumns}
+    FROM ledgerd.transactions t
+    WHERE t.user_id = ${userId} AND t.currency = ${currency} AND t.sequence >= ${sequence} AND t.sequence <= ${upTo}
+    ORDER BY t.user_id, t.currency, t.sequence
+    LIMIT ${limit}`);
+}
+
+function selectBehind(ask: Ask, { userId, currency }: AccountName, furthest: AccountName | undefined, limit: number): Promise<readonly Fields[]> {
   const upTo = furthest === undefined ? sql.fragment`TRUE` : sql.fragment`(t.user_id, t.currency) <= (${furthest.userId}::int8, ${furthest.currency}::text)`;
   return ask(sql.unsafe`
     SELECT ${transactionColumns}
     FROM ledgerd.transactions t
-    WHERE (t.user_id, t.currency, t.sequence) >= (${userId}::int8, ${currency}::text, ${last?.sequence ?? LAST_SEQUENCE}::int8) AND ${upTo}
+    WHERE (t.user_id, t.currency) > (${userId}::int8, ${currency}::text) AND ${upTo}
     ORDER BY t.user_id, t.currency, t.sequence
     LIMIT ${limit}`);
+}
+
+function isSame(one: AccountName, other: AccountName): boolean {
+  return one.userId === other.userId && one.currency === other.currency;
 }
 
 /** The columns of `user_balances b` that the log says something about. */

@@ -25,6 +25,12 @@ export interface RepairedBalance {
   readonly after: BalanceColumns;
 }
 
+/** A balance row that was left as it is: it knows of more rows than the log has. */
+export interface LeftBalance extends AccountName {
+  readonly sequence: bigint;
+  readonly logSequence: bigint;
+}
+
 /** A hold as it was changed to, or restored. */
 export interface RepairedHold {
   readonly id: bigint;
@@ -49,42 +55,60 @@ const balanceColumns = sql.fragment`
   b.user_id, b.currency, b.balance, b.held, b.credit_limit, b.sequence, (extract(epoch FROM b.updated_at) * 1000000)::int8 AS time,
   encode(b.chain_head, 'hex') AS chain_head`;
 
+/** The columns of `b` that the log says something about, and what it says: by the last row `l`; of an account without rows, that it has nothing. */
+const kept = sql.fragment`(b.balance, b.held, b.credit_limit, b.sequence, b.updated_at, b.chain_head)`;
+const said = sql.fragment`
+  (coalesce(l.balance_after, 0.00), coalesce(l.held_after, 0.00), coalesce(l.credit_limit_after, 0.00), coalesce(l.sequence, 0), coalesce(l.created_at, b.updated_at), l.hash)`;
+
+const leftRow = z
+  .object({ user_id: z.bigint(), currency: z.string(), sequence: z.bigint(), log_sequence: z.bigint() })
+  .transform((row): LeftBalance => ({ ...nameOf(row), sequence: row.sequence, logSequence: row.log_sequence }));
+
 /**
- * Makes the balance rows of these accounts what their last rows say, and restores missing ones; answers those that it changed. One that knows of more
- * rows than the log has is changed only with `truncated`: the log's last rows were taken out, and the balance row alone still tells of them.
+ * Makes the balance rows of these accounts what their last rows say, and restores missing ones; answers those that it changed, and those that it left. One
+ * that knows of more rows than the log has is changed only with `truncated`: the log's last rows were taken out, and the balance row alone still
+ * tells of them. If it tells of rows and there are none at all, it is left even so: of that money nothing else is known.
  */
-export function repairBalances(pool: DatabasePool, accounts: readonly AccountName[], truncated: boolean): Promise<readonly RepairedBalance[]> {
+export function repairBalances(pool: DatabasePool, accounts: readonly AccountName[], truncated: boolean): Promise<{ readonly repaired: readonly RepairedBalance[]; readonly left: readonly LeftBalance[] }> {
   return pool.transaction(async (transaction) => {
     const before = await lock(transaction, accounts);
     const after = await transaction.any(sql.type(balanceRow)`
       UPDATE ledgerd.user_balances b
-      SET balance = l.balance_after, held = l.held_after, credit_limit = l.credit_limit_after, sequence = l.sequence, updated_at = l.created_at,
-          chain_head = l.hash
+      SET (balance, held, credit_limit, sequence, updated_at, chain_head) = ${said}
       FROM ${accountTable(accounts)}
-      CROSS JOIN LATERAL (
+      LEFT JOIN LATERAL (
         SELECT t.balance_after, t.held_after, t.credit_limit_after, t.sequence, t.created_at, t.hash
         FROM ledgerd.transactions t
         WHERE t.user_id = a.user_id AND t.currency = a.currency
         ORDER BY t.sequence DESC
         LIMIT 1
-      ) AS l
-      WHERE b.user_id = a.user_id AND b.currency = a.currency AND (b.sequence <= l.sequence OR ${truncated})
-        AND (b.balance, b.held, b.credit_limit, b.sequence, b.updated_at, b.chain_head)
-          IS DISTINCT FROM (l.balance_after, l.held_after, l.credit_limit_after, l.sequence, l.created_at, l.hash)
+      ) AS l ON TRUE
+      WHERE b.user_id = a.user_id AND b.currency = a.currency AND (b.sequence <= coalesce(l.sequence, 0) OR (${truncated} AND l.sequence IS NOT NULL))
+        AND ${kept} IS DISTINCT FROM ${said}
       RETURNING ${balanceColumns}`);
+    const left = await transaction.any(sql.type(leftRow)`
+      SELECT b.user_id, b.currency, b.sequence, coalesce(l.sequence, 0) AS log_sequence
+      FROM ${accountTable(accounts)}
+      JOIN ledgerd.user_balances b ON b.user_id = a.user_id AND b.currency = a.currency
+      LEFT JOIN LATERAL (
+        SELECT t.sequence FROM ledgerd.transactions t WHERE t.user_id = a.user_id AND t.currency = a.currency ORDER BY t.sequence DESC LIMIT 1
+      ) AS l ON TRUE
+      WHERE b.sequence > coalesce(l.sequence, 0)
+      ORDER BY a.place`);
     const found = new Map(before.map((row) => [accountId(row.userId, row.currency), row]));
-    return after.map((row) => ({ before: found.get(accountId(row.userId, row.currency)), after: row }));
+    return { repaired: after.map((row) => ({ before: found.get(accountId(row.userId, row.currency)), after: row })), left };
   });
 }
 
+const toldRow = z.object({ hold_id: z.bigint() });
 const holdRow = z.object({ id: z.bigint(), captured: z.string(), state: z.string() });
 
-/** Makes the state of these holds of an account what its rows say, and restores missing ones; answers those that it changed. */
-export function repairHolds(pool: DatabasePool, account: AccountName, ids: readonly bigint[]): Promise<readonly RepairedHold[]> {
+/** Makes the state of these holds of an account what its rows say, and restores missing ones; answers those that it changed, and those of which no row tells. */
+export function repairHolds(pool: DatabasePool, account: AccountName, ids: readonly bigint[]): Promise<{ readonly repaired: readonly RepairedHold[]; readonly left: readonly bigint[] }> {
   const { userId, currency } = account;
   return pool.transaction(async (transaction) => {
     await lock(transaction, [account]);
-    return transaction.any(sql.type(holdRow)`
+    const repaired = await transaction.any(sql.type(holdRow)`
       INSERT INTO ledgerd.holds (id, user_id, currency, amount, captured, state, job_id, expires_at, created_at)
       SELECT f.id, ${userId}, ${currency}, f.amount, f.captured, f.state, f.job_id, f.expires_at, f.created_at
       FROM (
@@ -102,6 +126,12 @@ export function repairHolds(pool: DatabasePool, account: AccountName, ids: reado
       ON CONFLICT (id, user_id) DO UPDATE SET captured = EXCLUDED.captured, state = EXCLUDED.state
       WHERE (holds.captured, holds.state) IS DISTINCT FROM (EXCLUDED.captured, EXCLUDED.state)
       RETURNING id, captured, state`);
+    const told = await transaction.anyFirst(sql.type(toldRow)`
+      SELECT DISTINCT t.hold_id
+      FROM ledgerd.transactions t
+      WHERE t.user_id = ${userId} AND t.currency = ${currency} AND t.hold_id = ANY(${sql.array(ids, "int8")})
+      LIMIT ${ids.length}`);
+    return { repaired, left: ids.filter((id) => !told.includes(id)) };
   });
 }
 
@@ -139,9 +169,7 @@ const accountRow = z.object({ user_id: z.bigint(), currency: z.string(), differs
 /** The accounts behind one whose balance row isn't what their last row says; it is a look, without locks. */
 export async function differingAccounts(pool: DatabasePool, from: AccountName, limit: number): Promise<DifferingAccounts> {
   const found = await pool.any(sql.type(accountRow)`
-    SELECT b.user_id, b.currency,
-           (b.balance, b.held, b.credit_limit, b.sequence, b.updated_at, b.chain_head)
-             IS DISTINCT FROM (l.balance_after, l.held_after, l.credit_limit_after, l.sequence, l.created_at, l.hash) AS differs
+    SELECT b.user_id, b.currency, ${kept} IS DISTINCT FROM ${said} AS differs
     FROM (
       SELECT b.user_id, b.currency, b.balance, b.held, b.credit_limit, b.sequence, b.updated_at, b.chain_head
       FROM ledgerd.user_balances b
@@ -149,13 +177,13 @@ export async function differingAccounts(pool: DatabasePool, from: AccountName, l
       ORDER BY b.user_id, b.currency
       LIMIT ${limit}
     ) AS b
-    CROSS JOIN LATERAL (
+    LEFT JOIN LATERAL (
       SELECT t.balance_after, t.held_after, t.credit_limit_after, t.sequence, t.created_at, t.hash
       FROM ledgerd.transactions t
       WHERE t.user_id = b.user_id AND t.currency = b.currency
       ORDER BY t.sequence DESC
       LIMIT 1
-    ) AS l
+    ) AS l ON TRUE
     ORDER BY b.user_id, b.currency
     LIMIT ${limit}`);
   const last = found.at(-1);
@@ -176,8 +204,8 @@ export interface RestoredBalances {
 }
 
 /**
- * Restores the balance rows of accounts that have none, of those whose first row lies behind an id. No lock is needed: an account
- * that has rows and no balance row can't be written to, and where somebody else makes one just now, it is left to him.
+ * Restores the balance rows of accounts that have none, of those whose first row lies behind an id. No lock is needed: where a write makes the row
+ * just now it stays as it is, and is held against its account's last row when balance rows are gone through.
  */
 export async function restoreBalances(pool: DatabasePool, after: bigint, limit: number): Promise<RestoredBalances> {
   const { rows, last } = await pool.one(sql.type(pageRow)`
@@ -207,6 +235,6 @@ export async function restoreBalances(pool: DatabasePool, after: bigint, limit: 
   return { rows: Number(rows), next: last, restored };
 }
 
-function nameOf(row: z.output<typeof accountRow>): AccountName {
+function nameOf(row: { readonly user_id: bigint; readonly currency: string }): AccountName {
   return { userId: row.user_id, currency: row.currency };
 }
