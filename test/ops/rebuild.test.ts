@@ -141,10 +141,13 @@ describe("ledgerd rebuild", () => {
     await load.goesOn();
     for (let round = 0; round < 3; round += 1) {
       // A write that came before the repair would be decided by a wrong balance: of accounts that are written to, only what decides nothing is changed.
-      await database.query("UPDATE ledgerd.user_balances SET updated_at = updated_at - interval '1 hour' WHERE user_id >= $1", [firstUser]);
+      // The rows are locked in the order in which writes lock them: else the two could wait for each other.
+      const locked = "SELECT user_id, currency FROM ledgerd.user_balances WHERE user_id >= $1 ORDER BY user_id, currency FOR UPDATE";
+      const setBack = "UPDATE ledgerd.user_balances b SET updated_at = b.updated_at - interval '1 hour' FROM locked l WHERE b.user_id = l.user_id AND b.currency = l.currency";
+      await database.query(`WITH locked AS MATERIALIZED (${locked}) ${setBack}`, [firstUser]);
       await database.query("UPDATE ledgerd.user_balances SET balance = 1 WHERE user_id = $1", [resting]);
-      const { code, repaired } = await rebuild(...(round === 1 ? ["--trust-log"] : []));
-      expect(code).toBe(0);
+      const { code, repaired, left } = await rebuild(...(round === 1 ? ["--trust-log"] : []));
+      expect([code, left]).toEqual([0, []]);
       expect(repaired.filter(({ userId }) => userId === String(resting))).toHaveLength(2);
       await load.goesOn();
     }
