@@ -2,7 +2,8 @@
 
 import { inSession } from "./database.ts";
 
-const TABLES = `
+/** The tables that balances lie in. */
+export const BALANCE_TABLES = `
   CREATE TABLE IF NOT EXISTS user_balances (
     user_id BIGINT PRIMARY KEY, balance NUMERIC(10, 2) DEFAULT 0.00, currency VARCHAR(3) DEFAULT 'RUB',
     created_at TIMESTAMP DEFAULT NOW(), updated_at TIMESTAMP DEFAULT NOW());
@@ -16,7 +17,7 @@ const TABLES = `
 /** Makes the tables in an empty database. */
 export async function makeSeedTables(url: string, users: number): Promise<void> {
   await inSession(url, async (client) => {
-    await client.query(TABLES);
+    await client.query(BALANCE_TABLES);
     await client.query("INSERT INTO user_balances (user_id, balance) SELECT n, 1000000 FROM generate_series(1, $1::int) n", [users]);
     await client.query("VACUUM ANALYZE user_balances");
   });

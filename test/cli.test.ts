@@ -1,6 +1,6 @@
 // The command line, as an OS process: what it takes, what it prints where, what it ends with, and what it tells an operator.
 
-import { execFile, spawnSync } from "node:child_process";
+import { execFile } from "node:child_process";
 import { once } from "node:events";
 import { chmodSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { createServer, type AddressInfo, type Server } from "node:net";
@@ -13,6 +13,7 @@ import { version } from "../src/version.ts";
 import { journalsWaiting, lockUser } from "./harness/blocker.ts";
 import { logOf, runLedgerd, servesAt, startLedgerd, workersOf } from "./harness/command.ts";
 import { connectTo, createDatabase, type TestDatabase } from "./harness/database.ts";
+import { isInstalled } from "./harness/programs.ts";
 import { clientsOf, newKey } from "./harness/service.ts";
 import { until } from "./harness/until.ts";
 
@@ -248,8 +249,3 @@ test("a login without rights is told in one line which one it needs", async () =
   await servesAt(command);
   await database.query(`DROP ROLE ${login}`);
 });
-
-/** Whether the machine has a program. */
-function isInstalled(program: string): boolean {
-  return spawnSync(program, ["--version"]).status === 0;
-}

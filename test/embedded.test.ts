@@ -3,7 +3,7 @@
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { chmodSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { tmpdir, totalmem } from "node:os";
 import path from "node:path";
 import { createInterface } from "node:readline";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -124,6 +124,16 @@ describe("a server on a folder", () => {
     const session = await sessionIn(folder);
     expect((await session.query("SHOW listen_addresses")).rows).toEqual([{ listen_addresses: "" }]);
     await session.end();
+  });
+
+  test("gives PostgreSQL a share of the memory: more than its own default where there are 2 GiB, and no more than an eighth", async () => {
+    const session = await sessionIn(folder);
+    const { rows } = await session.query<{ megabytes: number }>("SELECT (pg_size_bytes(current_setting('shared_buffers')) / 1048576)::int AS megabytes");
+    await session.end();
+    const memory = Math.min(totalmem(), process.constrainedMemory() || Number.POSITIVE_INFINITY) / 2 ** 20;
+    const megabytes = rows[0]?.megabytes ?? 0;
+    expect(megabytes).toBeLessThanOrEqual(Math.max(128, memory / 8));
+    if (memory >= 2048) expect(megabytes).toBeGreaterThan(128);
   });
 
   test("brings PostgreSQL back by itself where it is killed, and where it is killed again while it comes back", async () => {

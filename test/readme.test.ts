@@ -16,6 +16,7 @@ import { Health } from "../src/gen/grpc/health/v1/health_pb.ts";
 import { ServerReflection } from "../src/gen/grpc/reflection/v1/reflection_pb.ts";
 import { LedgerService } from "../src/gen/ledger/v1/ledger_service_pb.ts";
 import { createDatabase, type TestDatabase } from "./harness/database.ts";
+import { isInstalled } from "./harness/programs.ts";
 import { serve, type TestService } from "./harness/service.ts";
 
 const root = path.resolve(import.meta.dirname, "..");
@@ -183,15 +184,6 @@ async function listServices(): Promise<string[]> {
     if (messageResponse.case === "listServicesResponse") return messageResponse.value.service.map((one) => one.name).toSorted();
   }
   throw new Error("reflection listed nothing");
-}
-
-function isInstalled(program: string): boolean {
-  try {
-    execFileSync("which", [program], { stdio: "ignore" });
-    return true;
-  } catch {
-    return false;
-  }
 }
 
 /** What a command that makes a client needs and this machine hasn't. */

@@ -15,6 +15,18 @@ export type TransactionType =
   | "credit_limit"
   | "opening";
 
+/** An account's name. */
+export interface AccountName {
+  readonly userId: bigint;
+  readonly currency: string;
+}
+
+/** The order in which everything that locks several accounts locks them, so that none waits for another that waits for it. */
+export function inLockOrder(a: AccountName, b: AccountName): number {
+  if (a.userId !== b.userId) return a.userId < b.userId ? -1 : 1;
+  return a.currency < b.currency ? -1 : 1;
+}
+
 /** One user's money in one currency, in minor units. With sequence 0 it doesn't exist yet. */
 export interface Account {
   readonly userId: bigint;

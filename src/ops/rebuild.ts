@@ -5,7 +5,8 @@
 // for people to decide. With `trustLog` nothing is proved: each balance row becomes what its account's last row says, as fast as that goes.
 
 import type { DatabasePool } from "slonik";
-import { START, type AccountName } from "../postgres/proof/log-pages.ts";
+import { inLockOrder, type AccountName } from "../domain/account.ts";
+import { START } from "../postgres/proof/log-pages.ts";
 import { differingAccounts, repairBalances, repairHolds, restoreBalances, type BalanceColumns, type LeftBalance, type RepairedBalance, type RepairedHold } from "../postgres/proof/repair.ts";
 import { ProofSession } from "../postgres/proof/session.ts";
 import { lastId } from "../postgres/settled.ts";
@@ -174,12 +175,6 @@ async function* repairAll(pool: DatabasePool, accounts: readonly AccountName[], 
 
 function truncatedOf({ userId, currency, sequence, logSequence }: LeftBalance): Finding {
   return { kind: "log_truncated", userId, currency, sequence: logSequence + 1n, what: "sequence", expected: `rows up to ${sequence}, as the balance row has it`, actual: `${logSequence}` };
-}
-
-/** In this order every write locks accounts. */
-function inLockOrder(a: AccountName, b: AccountName): number {
-  if (a.userId !== b.userId) return a.userId < b.userId ? -1 : 1;
-  return a.currency < b.currency ? -1 : 1;
 }
 
 function balanceRepair({ before, after }: RepairedBalance): Repair {

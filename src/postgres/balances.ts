@@ -2,7 +2,7 @@
 
 import { sql, type DatabasePool } from "slonik";
 import { z } from "zod";
-import { newAccount, type Account } from "../domain/account.ts";
+import { newAccount, type Account, type AccountName } from "../domain/account.ts";
 import { accountId } from "../domain/group.ts";
 import { accountAfter } from "../domain/transaction.ts";
 import { gathered } from "./gather.ts";
@@ -10,12 +10,6 @@ import { accountColumns, accountRow, timestamp, transactionColumns, type Rows } 
 
 /** The moment to read accounts at: microseconds since 1970, or a count of the account's transactions. */
 export type AsOf = { readonly time: bigint } | { readonly sequence: bigint };
-
-/** Which account. */
-export interface AccountName {
-  readonly userId: bigint;
-  readonly currency: string;
-}
 
 type AccountRow = z.output<typeof accountRow>;
 

@@ -1,19 +1,12 @@
 // A database of the old application: its tables as they were specified, and rows as years of use leave them, the odd ones too.
 
+import { BALANCE_TABLES } from "../../bench/seed.ts";
 import type { TestDatabase } from "../harness/database.ts";
 
 type Query = Pick<TestDatabase, "query">["query"];
 
 const TABLES = `
-  CREATE TABLE IF NOT EXISTS user_balances (
-    user_id BIGINT PRIMARY KEY, balance NUMERIC(10, 2) DEFAULT 0.00, currency VARCHAR(3) DEFAULT 'RUB',
-    created_at TIMESTAMP DEFAULT NOW(), updated_at TIMESTAMP DEFAULT NOW());
-  CREATE INDEX IF NOT EXISTS idx_user_balances_user_id ON user_balances (user_id);
-  CREATE TABLE IF NOT EXISTS transactions (
-    id SERIAL PRIMARY KEY, user_id BIGINT NOT NULL, amount NUMERIC(10, 2) NOT NULL, currency VARCHAR(3) DEFAULT 'RUB',
-    type VARCHAR(20) NOT NULL, description TEXT, created_at TIMESTAMP DEFAULT NOW());
-  CREATE INDEX IF NOT EXISTS idx_transactions_user_id ON transactions (user_id);
-  CREATE INDEX IF NOT EXISTS idx_transactions_created_at ON transactions (created_at);
+  ${BALANCE_TABLES}
   CREATE TABLE IF NOT EXISTS jobs (
     id SERIAL PRIMARY KEY, user_id BIGINT NOT NULL, model_id VARCHAR(100) NOT NULL, prompt TEXT, parameters JSONB, status VARCHAR(20) DEFAULT 'pending',
     result_url TEXT, error_message TEXT, cost NUMERIC(10, 2), created_at TIMESTAMP DEFAULT NOW(), completed_at TIMESTAMP);

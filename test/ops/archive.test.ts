@@ -13,6 +13,7 @@ import { copyIn, copyOut } from "../../src/postgres/copy.ts";
 import { archiveOf } from "../harness/archives.ts";
 import { runLedgerd } from "../harness/command.ts";
 import { createDatabase, type TestDatabase } from "../harness/database.ts";
+import { isInstalled } from "../harness/programs.ts";
 import { serve } from "../harness/service.ts";
 import { writeVariedLedger } from "../harness/varied-ledger.ts";
 
@@ -35,7 +36,9 @@ afterAll(async () => {
 });
 
 describe("an archive", () => {
-  test.skipIf(!isInstalled("tar") || !isInstalled("zstd") || !isInstalled("sha256sum"))("is looked into by tar, sha256sum and zstd", () => {
+  test("is looked into by tar, sha256sum and zstd", (context) => {
+    const missing = ["tar", "sha256sum", "zstd"].filter((program) => !isInstalled(program));
+    if (missing.length > 0) return context.skip(`${missing.join(", ")}: not on this machine`);
     const unpacked = mkdtempSync(path.join(folder, "unpacked-"));
     execFileSync("tar", ["-xf", backup.file, "-C", unpacked]);
     const parts = backup.manifest.tables.flatMap((table) => table.parts.map(({ name }) => name));
@@ -179,12 +182,3 @@ describe("rows by COPY", () => {
     await client.end();
   });
 });
-
-function isInstalled(program: string): boolean {
-  try {
-    execFileSync("which", [program], { stdio: "ignore" });
-    return true;
-  } catch {
-    return false;
-  }
-}

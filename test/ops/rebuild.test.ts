@@ -1,8 +1,8 @@
 // Rebuilding: what hangs on the log is repaired from it while it is written to, and an account whose own rows are wrong is left as it is.
 
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import type { AccountName } from "../../src/domain/account.ts";
 import { openPool } from "../../src/postgres/pool.ts";
-import type { AccountName } from "../../src/postgres/proof/log-pages.ts";
 import { differingAccounts } from "../../src/postgres/proof/repair.ts";
 import { runLedgerd } from "../harness/command.ts";
 import { past } from "../harness/damage.ts";

@@ -12,11 +12,11 @@ import { currencyOf } from "../../domain/currency.ts";
 import { accountId } from "../../domain/group.ts";
 import { formatAmount } from "../../domain/money.ts";
 import type { Posting } from "../../domain/transaction.ts";
-import { BinaryArray, int8s, texts, times } from "../journal/binary.ts";
+import { int8s, texts, times } from "../journal/binary.ts";
 import { chainHash, figuresOf } from "../journal/chain.ts";
 import { JournalConnection } from "../journal/connection.ts";
 import { upsertJobs } from "../journal/write-jobs.ts";
-import { logRows, selectRowTypes, type Row, type RowTypes } from "../journal/write.ts";
+import { balanceRows, logRows, selectRowTypes, type Row, type RowTypes } from "../journal/write.ts";
 import { withSession } from "../pool.ts";
 import { noColumns, parseStored, type Rows } from "../rows.ts";
 
@@ -305,7 +305,10 @@ export class Target {
       heads.set(account, hash);
       return { posting, hash, figures };
     });
-    return this.#inTransaction(adoption, progress, (send) => ({ log: send(insertLog(rows, this.#types)), balances: send(this.#upsertBalances(accounts, heads)) }));
+    const amount = (minor: bigint, currency: string): string => formatAmount(minor, currencyOf(this.#rows.currencies, currency).digits);
+    const after = new Map([...heads].map(([account, head]) => [account, { head }]));
+    const balances = upsertBalances(balanceRows(accounts, after, amount, this.#types.balance), accounts);
+    return this.#inTransaction(adoption, progress, (send) => ({ log: send(insertLog(rows, this.#types)), balances: send(balances) }));
   }
 
   /** Writes jobs, and how far the adoption then is. */
@@ -347,26 +350,6 @@ export class Target {
     }));
     return { ...adoption, ...progress, step: adoption.step + 1n };
   }
-
-  /** New accounts are inserted, those that are there move on from the sequence that was read, or the transaction fails. */
-  #upsertBalances(accounts: readonly MovedAccount[], heads: ReadonlyMap<string, Buffer | undefined>) {
-    const array = new BinaryArray(this.#types.balance);
-    for (const { after, sequenceBefore } of accounts) {
-      const { digits } = currencyOf(this.#rows.currencies, after.currency);
-      array.row(10);
-      array.tid(undefined);
-      array.int8(after.userId);
-      array.text(after.currency);
-      array.int8(sequenceBefore);
-      array.numeric(formatAmount(after.balance, digits));
-      array.numeric(formatAmount(after.held, digits));
-      array.numeric(formatAmount(after.creditLimit, digits));
-      array.int8(after.sequence);
-      array.time(after.time);
-      array.bytes(heads.get(accountId(after.userId, after.currency)));
-    }
-    return upsertBalances(array.end(), times(accounts.map(({ createdAt }) => createdAt)), accounts.length);
-  }
 }
 
 function insertLog(rows: readonly Row[], types: RowTypes) {
@@ -387,11 +370,12 @@ function insertLog(rows: readonly Row[], types: RowTypes) {
     SELECT ledgerd.assert_count('transactions', (SELECT count(*) FROM log), ${rows.length}::int8) AS log_complete`;
 }
 
-function upsertBalances(rows: ReturnType<BinaryArray["end"]>, created: ReturnType<typeof times>, count: number) {
+/** New accounts are inserted, those that are there move on from the sequence that was read, or the transaction fails. */
+function upsertBalances(rows: ReturnType<typeof balanceRows>, accounts: readonly MovedAccount[]) {
   return sql.prepared("adopt_balances", noColumns)`
     WITH given AS (
       SELECT r.user_id, r.currency, r.sequence_before, r.balance, r.held, r.credit_limit, r.sequence, r.updated_at, r.chain_head, r.created_at
-      FROM unnest(${rows}::ledgerd.balance_row[], ${created}::timestamptz[]) AS r (
+      FROM unnest(${rows}::ledgerd.balance_row[], ${times(accounts.map(({ createdAt }) => createdAt))}::timestamptz[]) AS r (
         row, user_id, currency, sequence_before, balance, held, credit_limit, sequence, updated_at, chain_head, created_at)
     ), made AS (
       INSERT INTO ledgerd.user_balances (user_id, currency, balance, held, credit_limit, sequence, created_at, updated_at, chain_head)
@@ -409,7 +393,7 @@ function upsertBalances(rows: ReturnType<BinaryArray["end"]>, created: ReturnTyp
       WHERE g.sequence_before > 0 AND b.user_id = g.user_id AND b.currency = g.currency AND b.sequence = g.sequence_before
       RETURNING b.user_id
     )
-    SELECT ledgerd.assert_count('user_balances', (SELECT count(*) FROM made) + (SELECT count(*) FROM moved), ${count}::int8) AS balances_complete`;
+    SELECT ledgerd.assert_count('user_balances', (SELECT count(*) FROM made) + (SELECT count(*) FROM moved), ${accounts.length}::int8) AS balances_complete`;
 }
 
 function noteJobs({ id }: Adoption, jobs: readonly AdoptedJob[]) {

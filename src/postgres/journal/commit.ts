@@ -8,13 +8,14 @@
 
 import pg from "pg";
 import { setTimeout as delay } from "node:timers/promises";
+import type { AccountName } from "../../domain/account.ts";
 import { Failure } from "../../domain/failure.ts";
 import { accountId, planGroup, type Plan, type Submission } from "../../domain/group.ts";
 import type { Outcome } from "../../domain/transaction.ts";
 import type { Rows } from "../rows.ts";
 import { ConnectionLost, NotCommitted, type JournalConnection } from "./connection.ts";
 import { bookOf, EXPIRY_LIMIT, hasRest, lacksProbe, mustProbe, readRest, sendProbe, sendReads, type Found, type Rest } from "./facts.ts";
-import { accountsOf, accountsOfAll, holdsNamedBy, insertMissingAccounts, readNamed, transactionsNamedBy, type AccountName, type LockMode, type Named } from "./lock.ts";
+import { accountsOf, accountsOfAll, holdsNamedBy, insertMissingAccounts, readNamed, transactionsNamedBy, type LockMode, type Named } from "./lock.ts";
 import { outcomesOf, storedIdsOf } from "./outcomes.ts";
 import { emitMessage, selectHoldsOf, selectRowTypes, selectTransactions, writesOf, type LockedRow, type RowTypes, type Writes } from "./write.ts";
 

@@ -15,7 +15,7 @@
 
 import { sql } from "slonik";
 import { z } from "zod";
-import { newAccount, type Hold, type TransactionType } from "../../domain/account.ts";
+import { type AccountName, newAccount, type Hold, type TransactionType } from "../../domain/account.ts";
 import { accountId, keyId, referenceId, type Book, type StoredOutcome, type Submission, type UniqueReference } from "../../domain/group.ts";
 import { typeOfKind } from "../../domain/ledger.ts";
 import type { Refused } from "../../domain/group.ts";
@@ -24,7 +24,7 @@ import { decodeKept, holdColumns, type Rows } from "../rows.ts";
 import { int8s, texts } from "./binary.ts";
 import type { CommandKind } from "../../domain/command.ts";
 import type { Send } from "./connection.ts";
-import { accountTable, holdsNamedBy, nameTable, selectAccounts, transactionsNamedBy, type AccountName, type LockMode, type Named, type Names } from "./lock.ts";
+import { accountTable, holdsNamedBy, nameTable, selectAccounts, transactionsNamedBy, type LockMode, type Named, type Names } from "./lock.ts";
 
 /**
  * How many expired holds of its accounts one group sets free. Where there are more, it frees these and starts over, so that the

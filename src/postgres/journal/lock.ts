@@ -2,19 +2,13 @@
 
 import { sql } from "slonik";
 import { z } from "zod";
-import type { TransactionType } from "../../domain/account.ts";
+import { inLockOrder, type AccountName, type TransactionType } from "../../domain/account.ts";
 import type { Command } from "../../domain/command.ts";
 import { accountId, type Submission } from "../../domain/group.ts";
 import type { Original } from "../../domain/ledger.ts";
 import { accountColumns, noColumns, type Rows } from "../rows.ts";
 import { int8s, texts } from "./binary.ts";
 import type { Send } from "./connection.ts";
-
-/** An account's name. */
-export interface AccountName {
-  readonly userId: bigint;
-  readonly currency: string;
-}
 
 /** What never changes of the holds and transactions that commands name; it says which accounts to lock. */
 export interface Named {
@@ -66,11 +60,6 @@ export function accountsOfAll(submissions: readonly Submission[], named: Named):
   const accounts = submissions.flatMap((submission) => accountsOf(submission, named));
   const distinct = [...new Map(accounts.map((account) => [accountId(account.userId, account.currency), account])).values()];
   return distinct.toSorted(inLockOrder);
-}
-
-function inLockOrder(a: AccountName, b: AccountName): number {
-  if (a.userId !== b.userId) return a.userId < b.userId ? -1 : 1;
-  return a.currency < b.currency ? -1 : 1;
 }
 
 function currencyOfCommand(command: Command, { holdAccounts, originals }: Named): string {

@@ -189,8 +189,8 @@ export function logRows(logged: readonly Row[], type: number) {
   return array.end();
 }
 
-/** In the order of the type `ledgerd.balance_row`. */
-function balanceRows(accounts: Plan["accounts"], locked: ReadonlyMap<string, LockedRow>, amount: Amount, type: number) {
+/** In the order of the type `ledgerd.balance_row`; where each lies, only if that is known. */
+export function balanceRows(accounts: Plan["accounts"], locked: ReadonlyMap<string, Partial<LockedRow>>, amount: Amount, type: number) {
   const array = new BinaryArray(type);
   for (const { after, sequenceBefore } of accounts) {
     const { userId, currency } = after;

@@ -5,17 +5,12 @@
 // its balance row belongs to, which was read in that snapshot, too.
 
 import { sql } from "slonik";
+import type { AccountName } from "../../domain/account.ts";
 import { accountId } from "../../domain/group.ts";
 import type { Currencies } from "../../domain/currency.ts";
 import { accountColumns, holdColumns, transactionColumns } from "../rows.ts";
 import { integer, logRowOf, type LogRow } from "./log-rows.ts";
 import type { Ask, Fields, ProofSession } from "./session.ts";
-
-/** An account's name. */
-export interface AccountName {
-  readonly userId: bigint;
-  readonly currency: string;
-}
 
 /** Up to where the log was read. */
 export interface Cursor extends AccountName {

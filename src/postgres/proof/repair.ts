@@ -4,9 +4,10 @@
 
 import { sql, type CommonQueryMethods, type DatabasePool } from "slonik";
 import { z } from "zod";
+import type { AccountName } from "../../domain/account.ts";
 import { accountId } from "../../domain/group.ts";
+import { accountTable } from "../journal/lock.ts";
 import { timestamp } from "../rows.ts";
-import type { AccountName } from "./log-pages.ts";
 
 /** A balance row, amounts as texts, the hash in hexadecimal digits. */
 export interface BalanceColumns extends AccountName {
@@ -149,12 +150,6 @@ async function lock(transaction: CommonQueryMethods, accounts: readonly AccountN
     CROSS JOIN LATERAL (
       SELECT ${balanceColumns} FROM ledgerd.user_balances b WHERE b.user_id = a.user_id AND b.currency = a.currency FOR UPDATE
     ) AS l`);
-}
-
-function accountTable(accounts: readonly AccountName[]) {
-  const userIds = sql.array(accounts.map(({ userId }) => userId), "int8");
-  const currencies = sql.array(accounts.map(({ currency }) => currency), "text");
-  return sql.fragment`unnest(${userIds}, ${currencies}) WITH ORDINALITY AS a (user_id, currency, place)`;
 }
 
 /** A part of the accounts: those that differ from their last rows, and the one to look on behind. */
