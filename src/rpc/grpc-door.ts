@@ -1,23 +1,20 @@
-// The gRPC door: the guarded handlers on a grpc-js server, with the official health and reflection services.
+// The gRPC door: the guarded handlers on Node's HTTP/2, beside the standard services of grpc-js.
 //
-// grpc-js rather than connect-node, which serves gRPC as well: a unary call costs it 60 to 75 µs of CPU, and connect-node 290 to 440.
+// The handlers' calls don't pass through grpc-js: see grpc-call.ts. (Nor through connect-node, which takes 290 to 440 µs of CPU for a unary call.)
 
-import type { EventEmitter } from "node:events";
+import { createServer, type Http2Server, type IncomingHttpHeaders, type ServerHttp2Session, type ServerHttp2Stream } from "node:http2";
 import { setTimeout as delay } from "node:timers/promises";
-import { create, fromBinary, toBinary, type DescFile, type DescMessage, type DescMethod, type MessageInitShape } from "@bufbuild/protobuf";
-import { anyPack, FileDescriptorProtoSchema } from "@bufbuild/protobuf/wkt";
-import { ConnectError } from "@connectrpc/connect";
-import * as grpc from "@grpc/grpc-js";
-import { ReflectionService } from "@grpc/reflection";
+import { create, fromBinary, toBinary, type DescMessage, type DescMethod, type MessageInitShape } from "@bufbuild/protobuf";
 import type { HealthImplementation } from "grpc-health-check";
 import type { Address } from "../config.ts";
 import { file_google_rpc_error_details } from "../gen/google/rpc/error_details_pb.ts";
-import { StatusSchema } from "../gen/google/rpc/status_pb.ts";
 import { file_grpc_health_v1_health } from "../gen/grpc/health/v1/health_pb.ts";
 import { file_grpc_reflection_v1_reflection } from "../gen/grpc/reflection/v1/reflection_pb.ts";
-import type { Arrival, Entries, ExchangeEntry, Requests, StreamEntry, UnaryEntry } from "./handlers.ts";
+import { GrpcCall } from "./grpc-call.ts";
+import type { Arrival, Entries, ExchangeEntry, StreamEntry, UnaryEntry } from "./handlers.ts";
 import type { Listen, Listener } from "./listener.ts";
-import { errorOf, errorOfViolations } from "./status.ts";
+import { openStandardServices } from "./standard-services.ts";
+import { errorOfFailure, errorOfViolations } from "./status.ts";
 
 /** A door that is open. */
 export interface Door {
@@ -39,178 +36,152 @@ export interface GrpcDoorOptions {
   readonly streamMaxAgeMs: number;
 }
 
-/** grpc-js itself refuses what is this much larger than the limit, before it is read; below that, we say it with a reason. */
-const HARD_LIMIT_FACTOR = 2;
-const KEEPALIVE_MS = 30_000;
 const CALLS_PER_CONNECTION = 1000;
-/** We end a call that is late so much before grpc-js does, which gives no reason. */
+/** For a connection's frames and headers, in MB. */
+const MEMORY_PER_CONNECTION = 64;
+const KEEPALIVE_MS = 30_000;
+/** After so long without an answer to a ping the other side is taken for dead. */
+const DEAD_MS = 20_000;
+/** We end a call that is late so much before its caller gives up, so that the reason arrives. */
 const HEAD_START_MS = 10;
 /** For the last answers to leave after their handlers are done. */
 const LAST_WORDS_MS = 200;
+const GRPC = /^application\/grpc(\+proto)?(;|$)/;
+
+/** How a call of one method is served. */
+type Serve = (call: GrpcCall) => void;
 
 /** Opens the door. */
 export async function openGrpcDoor(options: GrpcDoorOptions): Promise<Door> {
   const { address, listen, entries, health, messageLimit } = options;
-  const server = new grpc.Server({
-    "grpc.max_receive_message_length": messageLimit * HARD_LIMIT_FACTOR,
-    "grpc.max_concurrent_streams": CALLS_PER_CONNECTION, "grpc-node.max_session_memory": 64,
-    "grpc.keepalive_time_ms": KEEPALIVE_MS,
-    // Its bookkeeping costs each call; what an operator wants to know is in GetServiceStatus.
-    "grpc.enable_channelz": 0,
-  });
-  for (const service of entries) addService(server, service, options);
-  health.addToServer(server);
+  const methods = new Map(entries.flatMap((service) => methodsOf(service, options)));
   const files = [...entries.map(({ service }) => service.file), file_google_rpc_error_details, file_grpc_health_v1_health, file_grpc_reflection_v1_reflection];
-  reflectionOf(files).addToServer(server);
-  const injector = server.createConnectionInjector(grpc.ServerCredentials.createInsecure());
-  // By connections of our own, which we can cut at the end. grpc-js only asks callers to close theirs (with channelz off, its `forceShutdown`
-  // knows no sessions): one that watched health kept the process alive for half a minute.
-  const listener = await listen(address, (connection) => injector.injectConnection(connection));
-  return { address: listener.address, close: (left) => close(server, listener, left) };
+  const passOn = openStandardServices(health, files);
+  const server = createServer({ maxSessionMemory: MEMORY_PER_CONNECTION, settings: { maxConcurrentStreams: CALLS_PER_CONNECTION } });
+  server.on("stream", (stream: ServerHttp2Stream, headers: IncomingHttpHeaders) => {
+    // What breaks a stream ends its call, which its close tells; the error has no more to say.
+    stream.on("error", () => undefined);
+    const serve = methods.get(String(headers[":path"]));
+    if (!GRPC.test(headers["content-type"] ?? "")) refuseType(stream);
+    else if (serve === undefined) passOn(stream, headers);
+    else serve(new GrpcCall(stream, headers, messageLimit));
+  });
+  const sessions = sessionsOf(server);
+  const listener = await listen(address, (connection) => server.emit("connection", connection));
+  return { address: listener.address, close: (left) => close(sessions, listener, left) };
 }
 
-async function close(server: grpc.Server, listener: Listener, left: Promise<void>): Promise<void> {
+async function close(sessions: ReadonlySet<ServerHttp2Session>, listener: Listener, left: Promise<void>): Promise<void> {
   const gone = listener.close();
-  // Says GOAWAY to all. When it calls back tells nothing: it counts a session as closed once it is closing.
-  server.tryShutdown(() => undefined);
+  // Says GOAWAY: what is under way is finished, and nothing new is begun.
+  for (const session of sessions) session.close();
   await Promise.race([gone, left.then(() => delay(LAST_WORDS_MS))]);
   listener.cut();
 }
 
-/** What the reflection service tells: these files and all that they import. */
-function reflectionOf(files: readonly DescFile[]): ReflectionService {
-  const all = new Map<string, DescFile>();
-  const add = (file: DescFile): void => {
-    all.set(file.proto.name, file);
-    file.dependencies.forEach(add);
-  };
-  files.forEach(add);
-  const fileDescriptorProtos = [...all.values()].map(({ proto }) => Buffer.from(toBinary(FileDescriptorProtoSchema, proto)));
-  // The type asks for a loaded package; what is read of it is the descriptors.
-  return new ReflectionService({ ledgerd: { format: "Protocol Buffer 3 DescriptorProto", type: {}, fileDescriptorProtos } });
+/** The connections that are open, each asked now and then whether the other side is still there. */
+function sessionsOf(server: Http2Server): ReadonlySet<ServerHttp2Session> {
+  const sessions = new Set<ServerHttp2Session>();
+  server.on("session", (session) => {
+    sessions.add(session);
+    let dead: NodeJS.Timeout | undefined;
+    const timer = setInterval(() => {
+      clearTimeout(dead);
+      dead = setTimeout(() => session.destroy(), DEAD_MS).unref();
+      session.ping(() => clearTimeout(dead));
+    }, KEEPALIVE_MS).unref();
+    session.once("close", () => {
+      sessions.delete(session);
+      clearInterval(timer);
+      clearTimeout(dead);
+    });
+  });
+  return sessions;
 }
 
-/** Messages are read in the handlers, where a malformed one can be answered with a reason. */
-const asItIs = (message: Buffer): Buffer => message;
+/** Whoever doesn't speak gRPC is told so by HTTP, as gRPC asks for. */
+function refuseType(stream: ServerHttp2Stream): void {
+  stream.respond({ ":status": 415, "content-type": "text/plain; charset=utf-8" });
+  stream.end('this port takes gRPC, with the content type "application/grpc"; JSON is taken at the other one\n');
+  stream.resume();
+}
 
-type RawUnaryCall = grpc.ServerUnaryCall<Buffer, Buffer>;
-type RawStreamCall = grpc.ServerWritableStream<Buffer, Buffer>;
-type RawExchange = grpc.ServerDuplexStream<Buffer, Buffer>;
-
-function addService(server: grpc.Server, { service, unary, streams, exchanges }: Entries, options: GrpcDoorOptions): void {
-  const definition: Record<string, grpc.MethodDefinition<Buffer, Buffer>> = {};
-  const implementation: grpc.UntypedServiceImplementation = {};
-  for (const method of service.methods) {
+/** A service's methods by their paths. */
+function methodsOf({ service, unary, streams, exchanges }: Entries, options: GrpcDoorOptions): readonly (readonly [path: string, Serve])[] {
+  return service.methods.map((method) => {
+    const path = `/${service.typeName}/${method.name}`;
     const entry = unary.get(method.localName);
     const stream = streams.get(method.localName);
     const exchange = exchanges.get(method.localName);
-    definition[method.localName] = {
-      path: `/${service.typeName}/${method.name}`,
-      originalName: method.name,
-      requestStream: exchange !== undefined,
-      responseStream: stream !== undefined || exchange !== undefined,
-      requestDeserialize: asItIs,
-      requestSerialize: asItIs,
-      responseDeserialize: asItIs,
-      responseSerialize: asItIs,
-    };
-    if (entry !== undefined) implementation[method.localName] = unaryHandler(method, entry, options.messageLimit);
-    if (stream !== undefined) implementation[method.localName] = streamHandler(method, stream, options);
-    if (exchange !== undefined) implementation[method.localName] = exchangeHandler(method, exchange, options);
-  }
-  server.addService(definition, implementation);
+    if (entry !== undefined) return [path, unaryServed(method, entry)];
+    if (stream !== undefined) return [path, streamServed(method, stream, options)];
+    if (exchange !== undefined) return [path, exchangeServed(method, exchange, options)];
+    throw new Error(`${path} has no handler`);
+  });
 }
 
-function unaryHandler(method: DescMethod, entry: UnaryEntry, messageLimit: number): grpc.handleUnaryCall<Buffer, Buffer> {
+function unaryServed(method: DescMethod, entry: UnaryEntry): Serve {
   const waits = method.input.field["wait"] !== undefined;
-  return (call: RawUnaryCall, callback) => {
-    const answer = async (): Promise<void> => {
-      let response: Buffer;
-      try {
-        response = encode(method.output, await entry(decode(method, call.request, messageLimit), arrivalOf(call, waits ? goneSignal(call) : undefined)));
-      } catch (error) {
-        return callback(statusOf(error));
-      }
-      callback(null, response);
-    };
-    void answer();
-  };
-}
-
-function streamHandler(method: DescMethod, entry: StreamEntry, options: GrpcDoorOptions): grpc.handleServerStreamingCall<Buffer, Buffer> {
-  return (call: RawStreamCall) => {
-    const gone = goneSignal(call);
-    const ending = endOf(gone, options);
-    const run = async (): Promise<void> => {
-      for await (const message of entry(decode(method, call.request, options.messageLimit), arrivalOf(call, gone))) {
-        // A reader that stops stops the handler: its messages aren't queued here.
-        if (!call.write(encode(method.output, message))) await drained(call, ending);
-      }
-      call.end();
-    };
-    run().catch((error: unknown) => call.emit("error", statusOf(error)));
-  };
-}
-
-function exchangeHandler(method: DescMethod, entry: ExchangeEntry, options: GrpcDoorOptions): grpc.handleBidiStreamingCall<Buffer, Buffer> {
-  return (call: RawExchange) => {
-    const gone = goneSignal(call);
-    const ending = endOf(gone, options);
-    const run = async (): Promise<void> => {
-      const requests = requestsOf(call, (request) => decode(method, request, options.messageLimit), ending);
-      for await (const message of entry(requests, arrivalOf(call, gone))) {
-        if (!gone.aborted) await sent(call, encode(method.output, message), ending);
-      }
-      call.end();
-    };
-    run().catch((error: unknown) => call.emit("error", statusOf(error)));
-  };
-}
-
-/**
- * What the caller of an exchange sends, until it has said all or the exchange is ending. Taken only when it is asked for: until then grpc-js keeps
- * some messages (16 at most), and HTTP/2 the caller waiting. All that has arrived comes at once, for the price of one promise.
- */
-async function* requestsOf<T>(call: RawExchange, read: (message: Buffer) => T, ending: AbortSignal): Requests<T> {
-  let wake = (): void => undefined;
-  const changed = (): void => wake();
-  for (const event of ["readable", "end"]) call.on(event, changed);
-  ending.addEventListener("abort", changed);
-  while (!ending.aborted && !call.readableEnded) {
-    const requests: T[] = [];
+  const answer = async (call: GrpcCall, request: Buffer): Promise<void> => {
+    let response: Uint8Array;
     try {
-      for (let message = call.read() as Buffer | null; message !== null; message = call.read() as Buffer | null) requests.push(read(message));
+      response = encode(method.output, await entry(decode(method, request), arrivalOf(call, waits ? goneSignal(call) : undefined)));
     } catch (error) {
-      // What came before the message that can't be read counts.
-      if (requests.length > 0) yield requests;
-      throw error;
+      return call.fail(error);
     }
-    if (requests.length > 0) yield requests;
-    else await new Promise<void>((resolve) => (wake = resolve));
-  }
+    call.answer(response);
+  };
+  return (call) => call.request((request) => void answer(call, request));
 }
 
-/** Aborted when the caller is gone. */
-function goneSignal(call: EventEmitter & { readonly cancelled: boolean }): AbortSignal {
+function streamServed(method: DescMethod, entry: StreamEntry, options: GrpcDoorOptions): Serve {
+  const run = async (call: GrpcCall, request: Buffer): Promise<void> => {
+    const gone = goneSignal(call);
+    const ending = endOf(call, gone, options);
+    for await (const message of entry(decode(method, request), arrivalOf(call, gone))) {
+      // A reader that stops stops the handler: its messages aren't queued here.
+      if (!call.send(encode(method.output, message))) await call.sent(ending);
+    }
+    call.end();
+  };
+  return (call) => call.request((request) => void run(call, request).catch((error: unknown) => call.fail(error)));
+}
+
+function exchangeServed(method: DescMethod, entry: ExchangeEntry, options: GrpcDoorOptions): Serve {
+  const run = async (call: GrpcCall): Promise<void> => {
+    const gone = goneSignal(call);
+    const ending = endOf(call, gone, options);
+    const requests = call.requests((request) => decode(method, request), ending);
+    for await (const message of entry(requests, arrivalOf(call, gone))) {
+      if (!call.send(encode(method.output, message))) await call.sent(ending);
+    }
+    call.end();
+  };
+  return (call) => void run(call).catch((error: unknown) => call.fail(error));
+}
+
+/** Aborted when the call is over, be it that its caller is gone. */
+function goneSignal(call: GrpcCall): AbortSignal {
   const gone = new AbortController();
-  call.once("cancelled", () => gone.abort());
-  if (call.cancelled) gone.abort();
+  call.onceOver(() => gone.abort());
   return gone.signal;
 }
 
-/** Aborted when a stream must end: its caller is gone, or it is over; the server shuts down; it is too old. */
-function endOf(gone: AbortSignal, { shutdown, streamMaxAgeMs }: GrpcDoorOptions): AbortSignal {
-  const tooOld = new AbortController();
+/** Aborted when a stream must end: its caller is gone, or it is over; its deadline passes; the server shuts down; it is too old. */
+function endOf(call: GrpcCall, gone: AbortSignal, { shutdown, streamMaxAgeMs }: GrpcDoorOptions): AbortSignal {
+  const over = new AbortController();
+  const timeoutMs = call.timeoutMs() ?? Number.POSITIVE_INFINITY;
+  const end = (): void => {
+    if (timeoutMs <= streamMaxAgeMs) call.fail(errorOfFailure("DEADLINE_PASSED", undefined));
+    over.abort();
+  };
   // `AbortSignal.timeout` would keep something of each stream for as long as it could have become old.
-  const timer = setTimeout(() => tooOld.abort(), streamMaxAgeMs).unref();
+  const timer = setTimeout(end, Math.min(timeoutMs, streamMaxAgeMs)).unref();
   gone.addEventListener("abort", () => clearTimeout(timer));
-  return AbortSignal.any([gone, shutdown, tooOld.signal]);
+  return AbortSignal.any([gone, shutdown, over.signal]);
 }
 
-function decode(method: DescMethod, request: Buffer, messageLimit: number) {
-  if (request.byteLength > messageLimit) {
-    throw errorOf("MESSAGE_TOO_LARGE", `the request has ${request.byteLength} bytes, at most ${messageLimit} are taken`, { limit_bytes: `${messageLimit}` });
-  }
+function decode(method: DescMethod, request: Buffer) {
   try {
     return fromBinary(method.input, request);
   } catch (error) {
@@ -218,52 +189,11 @@ function decode(method: DescMethod, request: Buffer, messageLimit: number) {
   }
 }
 
-function encode(desc: DescMessage, message: MessageInitShape<DescMessage>): Buffer {
-  const bytes = toBinary(desc, create(desc, message));
-  return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+function encode(desc: DescMessage, message: MessageInitShape<DescMessage>): Uint8Array {
+  return toBinary(desc, create(desc, message));
 }
 
-function arrivalOf(call: RawUnaryCall | RawStreamCall | RawExchange, signal: AbortSignal | undefined): Arrival {
-  const deadline = Number(call.getDeadline());
-  const [traceparent] = call.metadata.get("traceparent");
-  return { timeoutMs: Number.isFinite(deadline) ? Math.max(0, deadline - Date.now() - HEAD_START_MS) : undefined, traceparent: traceparent?.toString(), signal };
-}
-
-async function drained(call: RawStreamCall, ending: AbortSignal): Promise<void> {
-  if (ending.aborted) return;
-  await new Promise<void>((resolve) => {
-    const done = (): void => {
-      call.off("drain", done);
-      ending.removeEventListener("abort", done);
-      resolve();
-    };
-    call.once("drain", done);
-    ending.addEventListener("abort", done);
-  });
-}
-
-/** Sends a message, and returns when it has left, or nobody waits for that any more: what is to be said meanwhile is then said at once. */
-function sent(call: RawExchange, message: Buffer, ending: AbortSignal): Promise<void> {
-  return new Promise((resolve) => {
-    const done = (): void => {
-      ending.removeEventListener("abort", done);
-      resolve();
-    };
-    ending.addEventListener("abort", done);
-    call.write(message, done);
-    if (ending.aborted) done();
-  });
-}
-
-/** An error as grpc-js sends it, its details in a google.rpc.Status. */
-function statusOf(error: unknown): grpc.ServiceError {
-  if (!(error instanceof ConnectError)) return statusOf(errorOf("INTERNAL", "internal error", {}, error));
-  const details = error.details.map((detail) =>
-    "desc" in detail ? anyPack(detail.desc, create(detail.desc, detail.value)) : { typeUrl: `type.googleapis.com/${detail.type}`, value: detail.value },
-  );
-  const status = create(StatusSchema, { code: error.code, message: error.rawMessage, details });
-  const metadata = new grpc.Metadata();
-  metadata.set("grpc-status-details-bin", Buffer.from(toBinary(StatusSchema, status)));
-  const code: number = error.code;
-  return Object.assign(new Error(error.rawMessage), { code, details: error.rawMessage, metadata });
+function arrivalOf(call: GrpcCall, signal: AbortSignal | undefined): Arrival {
+  const timeoutMs = call.timeoutMs();
+  return { timeoutMs: timeoutMs === undefined ? undefined : Math.max(0, timeoutMs - HEAD_START_MS), traceparent: call.traceparent, signal };
 }

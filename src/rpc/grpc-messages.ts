@@ -1,0 +1,90 @@
+// Messages as gRPC sends them: each behind a prefix of five bytes, which say whether it is compressed, and how long it is.
+
+import { gunzipSync, inflateSync } from "node:zlib";
+import { Code, ConnectError } from "@connectrpc/connect";
+import { errorOf, errorOfViolations } from "./status.ts";
+
+const PREFIX = 5;
+const COMPRESSED = 1;
+
+/** How a compressed message may be encoded; a caller is told by `grpc-accept-encoding`. */
+const decoders: ReadonlyMap<string, (bytes: Buffer, options: { maxOutputLength: number }) => Buffer> = new Map([
+  ["gzip", gunzipSync],
+  ["deflate", inflateSync],
+]);
+
+/** What we take, as a header's value. */
+export const ENCODINGS = ["identity", ...decoders.keys()].join(",");
+
+/** A message with its prefix. */
+export function prefixed(message: Uint8Array): Buffer {
+  const bytes = Buffer.allocUnsafe(PREFIX + message.length);
+  bytes[0] = 0;
+  bytes.writeUInt32BE(message.length, 1);
+  bytes.set(message, PREFIX);
+  return bytes;
+}
+
+/** Finds messages in what arrives. */
+export class MessageReader {
+  readonly #encoding: string;
+  readonly #limit: number;
+  #chunks: Buffer[] = [];
+  #bytes = 0;
+
+  /** Of a call with this `grpc-encoding`. No message may have more than `limit` bytes, compressed or not. */
+  constructor(encoding: string, limit: number) {
+    this.#encoding = encoding;
+    this.#limit = limit;
+  }
+
+  /** Whether a message has begun that isn't complete. */
+  get midway(): boolean {
+    return this.#bytes > 0;
+  }
+
+  /** Takes in what has arrived. */
+  push(chunk: Buffer): void {
+    this.#chunks.push(chunk);
+    this.#bytes += chunk.length;
+  }
+
+  /** The next message; undefined: more must arrive first. Throws where it can't be taken, as soon as its prefix is there. */
+  next(): Buffer | undefined {
+    if (this.#bytes < PREFIX) return undefined;
+    const length = this.#front(PREFIX).readUInt32BE(1);
+    if (length > this.#limit) throw tooLarge(`${length}`, this.#limit);
+    if (this.#bytes < PREFIX + length) return undefined;
+    const bytes = this.#front(PREFIX + length);
+    const message = bytes.subarray(PREFIX, PREFIX + length);
+    const rest = bytes.subarray(PREFIX + length);
+    if (rest.length > 0) this.#chunks[0] = rest;
+    else this.#chunks.shift();
+    this.#bytes -= PREFIX + length;
+    return ((bytes[0] ?? 0) & COMPRESSED) === 0 ? message : this.#decompressed(message);
+  }
+
+  /** The first chunk, made to hold so many bytes. All chunks become one then, which happens twice for a message at most. */
+  #front(bytes: number): Buffer {
+    let [first] = this.#chunks;
+    if (first === undefined || first.length < bytes) this.#chunks = [(first = Buffer.concat(this.#chunks))];
+    return first;
+  }
+
+  #decompressed(message: Buffer): Buffer {
+    const decode = decoders.get(this.#encoding);
+    if (decode === undefined) {
+      throw new ConnectError(`a compressed message must have one of the encodings ${ENCODINGS}, not "${this.#encoding}"`, Code.Unimplemented);
+    }
+    try {
+      return decode(message, { maxOutputLength: this.#limit });
+    } catch (error) {
+      if (error instanceof RangeError) throw tooLarge(`more than ${this.#limit}`, this.#limit);
+      throw errorOfViolations([{ field: "", description: `a message is not ${this.#encoding}: ${error instanceof Error ? error.message : String(error)}` }]);
+    }
+  }
+}
+
+function tooLarge(bytes: string, limit: number): ConnectError {
+  return errorOf("MESSAGE_TOO_LARGE", `the request has ${bytes} bytes, at most ${limit} are taken`, { limit_bytes: `${limit}` });
+}
