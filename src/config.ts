@@ -122,7 +122,9 @@ const environment = z.object({
   LEDGERD_CONNECT_TIMEOUT: duration(100, MINUTE).prefault("10s").describe("How long connecting to PostgreSQL may take"),
   LEDGERD_QUERY_TIMEOUT: duration(100, 10 * MINUTE).prefault("30s").describe("How long a statement that reads may take"),
   LEDGERD_IDLE_TIMEOUT: duration(SECOND, 24 * HOUR).prefault("600s").describe("After how long an idle connection is closed"),
-  LEDGERD_LANES: count(1, 64).prefault("2").describe("Groups of writes that each process commits at the same time, each on a connection of its own"),
+  LEDGERD_LANES: count(1, 64)
+    .optional()
+    .describe("Groups of writes that each process commits at the same time, each on a connection of its own. Without it: 2 in a process that serves alone, 1 in each of several"),
   LEDGERD_GROUP_LIMIT: count(1, 10_000).prefault("500").describe("Writes in one group at most"),
   LEDGERD_QUEUE_LIMIT: count(1, 1_000_000).prefault("10000").describe("Writes that may wait for their group in each process; over it, calls are refused with `OVERLOADED`. Streams of writes take half of it, and wait"),
   LEDGERD_DEFAULT_DEADLINE: duration(10, HOUR).prefault("5s").describe("The deadline of a call that has none, and of each write of a stream, once it is in the queue"),

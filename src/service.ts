@@ -189,7 +189,7 @@ async function openStorage(config: Config, log: Logger, opened: AsyncDisposableS
     {
       url: database.url,
       rows,
-      lanes: config.LEDGERD_LANES,
+      lanes: lanesOf(config),
       groupLimit: config.LEDGERD_GROUP_LIMIT,
       queueLimit: config.LEDGERD_QUEUE_LIMIT,
       connectTimeoutMs: config.LEDGERD_CONNECT_TIMEOUT,
@@ -236,9 +236,16 @@ function openProofs(url: string, pool: DatabasePool, config: Config, log: Logger
   return { proofs: new Proofs(ledger), backgroundProof, verifications: verificationsOf(pool) };
 }
 
+/** A process that serves alone prepares one group while another one is committed. Of several, each does well with one: see docs/performance.md. */
+const LANES_ALONE = 2;
+
+function lanesOf(config: Config): number {
+  return config.LEDGERD_LANES ?? LANES_ALONE;
+}
+
 /** How many connections a process may open at most: for reads, in the background, for verifications, and one for each lane. */
 export function connectionsOf(config: Config): number {
-  return config.LEDGERD_POOL_MAX + BACKGROUND_CONNECTIONS + PROOF_CONNECTIONS + config.LEDGERD_LANES;
+  return config.LEDGERD_POOL_MAX + BACKGROUND_CONNECTIONS + PROOF_CONNECTIONS + lanesOf(config);
 }
 
 function connect(url: string, config: Config, log: Logger, max: number): Promise<DatabasePool> {

@@ -29,7 +29,6 @@ describe("an empty environment", () => {
       LEDGERD_CONNECT_TIMEOUT: 10_000,
       LEDGERD_QUERY_TIMEOUT: 30_000,
       LEDGERD_IDLE_TIMEOUT: 600_000,
-      LEDGERD_LANES: 2,
       LEDGERD_GROUP_LIMIT: 500,
       LEDGERD_QUEUE_LIMIT: 10_000,
       LEDGERD_DEFAULT_DEADLINE: 5000,
@@ -175,7 +174,7 @@ describe("settings together", () => {
 describe("the environment's other variables", () => {
   test("are no problem, and those that look like ours are reported", () => {
     const env = { PATH: "/bin", PGHOST: "h", LEDGERD_LANE: "4", LEDGERD_POOL_MAX: "3", ledgerd_lanes: "4", LEDGERD_DATABASE_URL: "x" };
-    expect(configOf(env).LEDGERD_LANES).toBe(2);
+    expect(configOf(env).LEDGERD_LANES).toBeUndefined();
     expect(unknownVariables(env)).toEqual(["LEDGERD_LANE", "LEDGERD_DATABASE_URL"]);
   });
 });
@@ -190,7 +189,7 @@ describe("the description of the settings", () => {
     const settings = describeSettings();
     const defaults = Object.fromEntries(settings.map((setting) => [setting.name, setting.default]));
     expect(configOf(defaults)).toEqual(configOf({}));
-    expect(settings.filter((setting) => setting.default === "").map(({ name }) => name)).toEqual(["DATABASE_URL", "LEDGERD_DATA_DIR", "LEDGERD_WORKERS", "LEDGERD_UNITS", "LEDGERD_BACKUP_DIR"]);
+    expect(settings.filter((setting) => setting.default === "").map(({ name }) => name)).toEqual(["DATABASE_URL", "LEDGERD_DATA_DIR", "LEDGERD_WORKERS", "LEDGERD_UNITS", "LEDGERD_LANES", "LEDGERD_BACKUP_DIR"]);
     expect(unknownVariables(defaults)).toEqual([]);
     const read = Object.keys(configOf({})).filter((name) => name !== "currencies");
     expect(settings.map(({ name }) => name)).toEqual(expect.arrayContaining(read));

@@ -7,7 +7,7 @@ import { JobStatus } from "../../src/gen/ledger/v1/job_service_pb.ts";
 import { servesAt, startLedgerd, workersOf, type Command } from "../harness/command.ts";
 import { createDatabase, type TestDatabase } from "../harness/database.ts";
 import { checkDatabase } from "../harness/inspect.ts";
-import { clientsOf, clientsOver, newKey, type Clients } from "../harness/service.ts";
+import { clientsOf, clientsOver, newKey, serve, type Clients } from "../harness/service.ts";
 import { until } from "../harness/until.ts";
 
 const WORKERS = 3;
@@ -67,6 +67,20 @@ test("a process whose callers have gone gets the next ones", async () => {
   const isNext = async (): Promise<boolean> => (await processOf(clientsOf(at.grpc))) === quiet;
   await until(isNext);
   expect([await isNext(), await isNext()]).toEqual([true, true]);
+});
+
+test("each process commits one group at a time, and one that serves alone two", async () => {
+  const sessions = async (): Promise<number> => {
+    const [row] = await database.query<{ count: number }>("SELECT count(*)::int FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'ledgerd journal'");
+    return row?.count ?? 0;
+  };
+  const write = async ({ ledger }: Clients): Promise<unknown> =>
+    Promise.all(Array.from({ length: 40 }, (_, n) => ledger.topUp({ userId: BigInt(1000 + n), amount: rub("1"), idempotencyKey: newKey() })));
+  await Promise.all(Array.from({ length: WORKERS * 2 }, () => write(clientsOf(at.grpc))));
+  expect(await sessions()).toBe(WORKERS);
+  await using alone = await serve(database.url);
+  await write(alone);
+  expect(await sessions()).toBe(WORKERS + 2);
 });
 
 describe("where one process writes, a caller of another one that waits learns it without a poll", () => {
