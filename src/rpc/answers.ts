@@ -65,6 +65,19 @@ export function answersFor(currencies: Currencies) {
     };
   }
 
+  /** The account as a row left it. Its figures are the row's: only what is available is written anew. */
+  function balanceAfter(row: Transaction, message: TransactionMessage): Balance {
+    return {
+      $typeName: "ledger.v1.Balance",
+      userId: row.userId,
+      balance: message.balanceAfter,
+      held: message.heldAfter,
+      available: money(available(accountAfter(row)), row.currency),
+      creditLimit: message.creditLimitAfter,
+      sequence: row.sequence,
+    };
+  }
+
   function transaction(row: Transaction): TransactionMessage {
     const { currency } = row;
     return {
@@ -95,9 +108,10 @@ export function answersFor(currencies: Currencies) {
   function written({ transactions, hold: moved }: Result, replayed: boolean) {
     const [first, second] = transactions;
     if (first === undefined) throw new Error("a write was applied without a transaction");
+    const message = transaction(first);
     return {
-      transaction: transaction(first),
-      balance: balance(accountAfter(first)),
+      transaction: message,
+      balance: balanceAfter(first, message),
       replayed,
       ...(second === undefined ? {} : { recipientTransaction: transaction(second) }),
       ...(moved === undefined ? {} : { hold: hold(moved) }),
