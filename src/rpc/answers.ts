@@ -65,19 +65,6 @@ export function answersFor(currencies: Currencies) {
     };
   }
 
-  /** The account as a row left it. Its figures are the row's: only what is available is written anew. */
-  function balanceAfter(row: Transaction, message: TransactionMessage): Balance {
-    return {
-      $typeName: "ledger.v1.Balance",
-      userId: row.userId,
-      balance: message.balanceAfter,
-      held: message.heldAfter,
-      available: money(available(accountAfter(row)), row.currency),
-      creditLimit: message.creditLimitAfter,
-      sequence: row.sequence,
-    };
-  }
-
   function transaction(row: Transaction): TransactionMessage {
     const { currency } = row;
     return {
@@ -111,12 +98,17 @@ export function answersFor(currencies: Currencies) {
     const message = transaction(first);
     return {
       transaction: message,
-      balance: balanceAfter(first, message),
+      balance: balanceAfter(message, money(available(accountAfter(first)), first.currency)),
       replayed,
       ...(second === undefined ? {} : { recipientTransaction: transaction(second) }),
       ...(moved === undefined ? {} : { hold: hold(moved) }),
     };
   }
+}
+
+/** The account as a transaction left it: it has the transaction's figures, which aren't written anew. */
+function balanceAfter({ userId, balanceAfter: balance, heldAfter: held, creditLimitAfter: creditLimit, sequence }: TransactionMessage, spendable: Money): Balance {
+  return { $typeName: "ledger.v1.Balance", userId, balance, held, available: spendable, creditLimit, sequence };
 }
 
 function holdMessage(of: Hold, money: (minor: bigint) => Money): HoldMessage {

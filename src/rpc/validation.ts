@@ -104,27 +104,32 @@ export function name(maxLength: number) {
   return printableText.refine((value) => value !== "" && value.length <= maxLength, `must have 1 to ${maxLength} characters`);
 }
 
+/** Said where a key is missing. */
+export const REQUIRED_KEY = "is required: a key that you mint and store before the first attempt, such as a UUID";
+
 /** What is wrong with a key that must be given. */
-export const keyProblem: ProblemOf<string> = (value) =>
-  value === "" ? "is required: a key that you mint and store before the first attempt, such as a UUID" : printableProblem(value);
+export const keyProblem: ProblemOf<string> = (value) => (value === "" ? REQUIRED_KEY : printableProblem(value));
 
 /** A caller's key for one write. */
 export const idempotencyKey = without(z.string(), keyProblem);
 
 const MAX_ENTRIES = 32;
+const MAX_VALUE = 512;
 const metadataKey = /^[A-Za-z0-9_.\-/:]{1,64}$/;
 
 /** A map of the caller's, sorted by key. */
 export function readMetadata(map: Readonly<Record<string, string>>, say: Say): Note["metadata"] {
+  // That one has always been passed over, as zod's records do: to keep it now would change the fingerprint of a request that is repeated.
   const keys = Object.keys(map).filter((key) => key !== "__proto__");
   if (keys.length > MAX_ENTRIES) say([], `must have at most ${MAX_ENTRIES} entries`);
-  return keys.toSorted().map((key) => {
+  const entries = keys.map((key) => {
     const value = map[key] ?? "";
     if (!metadataKey.test(key)) say([key.slice(0, 64)], "must have a key of 1 to 64 letters, digits and _ . - / :");
-    const problem = textProblem(value, 512);
+    const problem = textProblem(value, MAX_VALUE);
     if (problem !== undefined) say([key.slice(0, 64)], problem);
-    return [key, value];
+    return [key, value] as const;
   });
+  return entries.toSorted(([a], [b]) => (a < b ? -1 : 1));
 }
 
 /** A currency's code; empty means the default one. */

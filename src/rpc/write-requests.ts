@@ -17,7 +17,7 @@ import type {
   Write,
 } from "../gen/ledger/v1/ledger_service_pb.ts";
 import type { Money } from "../gen/ledger/v1/money_pb.ts";
-import { idProblem, intervalReader, keyProblem, moneyReader, printableProblem, readMetadata, schemaOf, sequenceProblem, textProblem, type Say } from "./validation.ts";
+import { idProblem, intervalReader, keyProblem, moneyReader, printableProblem, readMetadata, REQUIRED_KEY, schemaOf, sequenceProblem, textProblem, type Say } from "./validation.ts";
 
 /** A write that was checked. */
 export interface WriteInput {
@@ -45,7 +45,7 @@ const MAX_DESCRIPTION = 2000;
 export const MAX_WRITES = 1000;
 
 /** What all requests for a write have in common; an adjustment has a reason for a description. */
-type Common = Omit<TopUpRequest, "$typeName" | "amount" | "description">;
+type Common = Omit<TopUpRequest, "$typeName" | "amount" | "description"> & (Pick<TopUpRequest, "description"> | Pick<AdjustRequest, "reason">);
 /** What all commands have in common, as they are read from it; the currency comes with the amount. */
 type Asked = Pick<Command, "userId" | "expectedSequence" | "note">;
 /** Turns a request into a write, which counts only if nothing is said to be wrong. */
@@ -86,16 +86,9 @@ function readersAt(place: Place, currencies: Currencies, defaultCurrency: string
     refuse(idProblem(request[name]), name, say);
     return request[name];
   };
-  const reader = <R extends Common & { readonly description: string }>(commandOf: (asked: Asked, request: R, say: Say) => Command): Read<R> => (request, say) => {
-    const asked = readCommon(place, request, request.description, say);
-    refuse(textProblem(request.description, MAX_DESCRIPTION), "description", say);
-    return { command: commandOf(asked, request, say), key: request.idempotencyKey, validateOnly: request.validateOnly };
-  };
-  const adjust: Read<AdjustRequest> = (request, say) => {
-    const { reason, allowNegative } = request;
-    const asked = readCommon(place, request, reason, say);
-    refuse(reason === "" ? "is required" : textProblem(reason, MAX_DESCRIPTION), "reason", say);
-    const command: Command = { ...asked, kind: "adjust", ...amountOf(request, say, notZero), allowNegative };
+  const reader = <R extends Common>(commandOf: (asked: Asked, request: R, say: Say) => Command): Read<R> => (request, say) => {
+    const command = commandOf(readCommon(place, request, say), request, say);
+    refuseTogether(place, request, say);
     return { command, key: request.idempotencyKey, validateOnly: request.validateOnly };
   };
   return {
@@ -115,7 +108,9 @@ function readersAt(place: Place, currencies: Currencies, defaultCurrency: string
     releaseHold: reader<ReleaseHoldRequest>((asked, request, say) => ({
       ...asked, kind: "release_hold", currency: defaultCurrency, holdId: idOf(request, "holdId", say),
     })),
-    adjust,
+    adjust: reader<AdjustRequest>((asked, request, say) => ({
+      ...asked, kind: "adjust", ...amountOf(request, say, notZero), allowNegative: request.allowNegative,
+    })),
     setCreditLimit: reader<SetCreditLimitRequest>((asked, { creditLimit }, say) => {
       const { currency, amount: limit } = notNegative(creditLimit, within("creditLimit", say));
       return { ...asked, kind: "set_credit_limit", currency, limit };
@@ -123,20 +118,34 @@ function readersAt(place: Place, currencies: Currencies, defaultCurrency: string
   };
 }
 
-function readCommon(place: Place, request: Common, description: string, say: Say): Asked {
+function readCommon(place: Place, request: Common, say: Say): Asked {
   const { userId, idempotencyKey, expectedSequence, validateOnly, reference, uniqueReference } = request;
   refuse(idProblem(userId), "userId", say);
-  refuse(keyProblemAt(place, idempotencyKey, validateOnly), "idempotencyKey", say);
+  refuse(keyProblemAt(place, idempotencyKey), "idempotencyKey", say);
   const metadata = readMetadata(request.metadata, within("metadata", say));
   if (expectedSequence !== undefined) refuse(sequenceProblem(expectedSequence), "expectedSequence", say);
   if (validateOnly && place !== "call") say(["validateOnly"], "must not be set inside a batch or a stream");
-  refuse(uniqueReference && reference === "" ? "is required by unique_reference" : printableProblem(reference), "reference", say);
+  refuse(printableProblem(reference), "reference", say);
+  const description = readDescription(request, say);
   return { userId, expectedSequence, note: { description, metadata, reference, uniqueReference, actor: "", traceId: "" } };
 }
 
-function keyProblemAt(place: Place, key: string, validateOnly: boolean): string | undefined {
+/** An adjustment has a reason instead, and can't do without one. */
+function readDescription(request: Common, say: Say): string {
+  const [field, description] = "reason" in request ? ["reason", request.reason] : ["description", request.description];
+  refuse(field === "reason" && description === "" ? "is required" : textProblem(description, MAX_DESCRIPTION), field, say);
+  return description;
+}
+
+function keyProblemAt(place: Place, key: string): string | undefined {
   if (place === "atomic item") return key === "" ? undefined : "must be empty: an atomic batch has one key of its own";
-  return place === "call" && validateOnly ? printableProblem(key) : keyProblem(key);
+  return place === "item" ? keyProblem(key) : printableProblem(key);
+}
+
+/** The rules over two fields. */
+function refuseTogether(place: Place, { idempotencyKey, validateOnly, reference, uniqueReference }: Common, say: Say): void {
+  if (place === "call" && !validateOnly && idempotencyKey === "") say(["idempotencyKey"], REQUIRED_KEY);
+  if (uniqueReference && reference === "") say(["reference"], "is required by unique_reference");
 }
 
 function refuse(problem: string | undefined, field: string, say: Say): void {
