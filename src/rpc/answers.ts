@@ -95,14 +95,20 @@ export function answersFor(currencies: Currencies) {
   function written({ transactions, hold: moved }: Result, replayed: boolean) {
     const [first, second] = transactions;
     if (first === undefined) throw new Error("a write was applied without a transaction");
+    const message = transaction(first);
     return {
-      transaction: transaction(first),
-      balance: balance(accountAfter(first)),
+      transaction: message,
+      balance: balanceAfter(message, money(available(accountAfter(first)), first.currency)),
       replayed,
       ...(second === undefined ? {} : { recipientTransaction: transaction(second) }),
       ...(moved === undefined ? {} : { hold: hold(moved) }),
     };
   }
+}
+
+/** The account as a transaction left it: it has the transaction's figures, which aren't written anew. */
+function balanceAfter({ userId, balanceAfter: balance, heldAfter: held, creditLimitAfter: creditLimit, sequence }: TransactionMessage, spendable: Money): Balance {
+  return { $typeName: "ledger.v1.Balance", userId, balance, held, available: spendable, creditLimit, sequence };
 }
 
 function holdMessage(of: Hold, money: (minor: bigint) => Money): HoldMessage {

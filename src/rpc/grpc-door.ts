@@ -4,12 +4,13 @@
 
 import { createServer, type Http2Server, type IncomingHttpHeaders, type ServerHttp2Session, type ServerHttp2Stream } from "node:http2";
 import { setTimeout as delay } from "node:timers/promises";
-import { create, fromBinary, toBinary, type DescMessage, type DescMethod, type MessageInitShape } from "@bufbuild/protobuf";
+import { fromBinary, type DescMethod } from "@bufbuild/protobuf";
 import type { HealthImplementation } from "grpc-health-check";
 import type { Address } from "../config.ts";
 import { file_google_rpc_error_details } from "../gen/google/rpc/error_details_pb.ts";
 import { file_grpc_health_v1_health } from "../gen/grpc/health/v1/health_pb.ts";
 import { file_grpc_reflection_v1_reflection } from "../gen/grpc/reflection/v1/reflection_pb.ts";
+import { encoderOf } from "./encoder.ts";
 import { GrpcCall } from "./grpc-call.ts";
 import type { Arrival, Entries, ExchangeEntry, StreamEntry, UnaryEntry } from "./handlers.ts";
 import type { Listen, Listener } from "./listener.ts";
@@ -122,10 +123,11 @@ function methodsOf({ service, unary, streams, exchanges }: Entries, options: Grp
 
 function unaryServed(method: DescMethod, entry: UnaryEntry): Serve {
   const waits = method.input.field["wait"] !== undefined;
+  const encode = encoderOf(method.output);
   const answer = async (call: GrpcCall, request: Buffer): Promise<void> => {
     let response: Uint8Array;
     try {
-      response = encode(method.output, await entry(decode(method, request), arrivalOf(call, waits ? goneSignal(call) : undefined)));
+      response = encode(await entry(decode(method, request), arrivalOf(call, waits ? goneSignal(call) : undefined)));
     } catch (error) {
       return call.fail(error);
     }
@@ -135,12 +137,13 @@ function unaryServed(method: DescMethod, entry: UnaryEntry): Serve {
 }
 
 function streamServed(method: DescMethod, entry: StreamEntry, options: GrpcDoorOptions): Serve {
+  const encode = encoderOf(method.output);
   const run = async (call: GrpcCall, request: Buffer): Promise<void> => {
     const gone = goneSignal(call);
     const ending = endOf(call, gone, options);
     for await (const message of entry(decode(method, request), arrivalOf(call, gone))) {
       // A reader that stops stops the handler: its messages aren't queued here.
-      if (!call.send(encode(method.output, message))) await call.sent(ending);
+      if (!call.send(encode(message))) await call.sent(ending);
     }
     call.end();
   };
@@ -148,12 +151,13 @@ function streamServed(method: DescMethod, entry: StreamEntry, options: GrpcDoorO
 }
 
 function exchangeServed(method: DescMethod, entry: ExchangeEntry, options: GrpcDoorOptions): Serve {
+  const encode = encoderOf(method.output);
   const run = async (call: GrpcCall): Promise<void> => {
     const gone = goneSignal(call);
     const ending = endOf(call, gone, options);
     const requests = call.requests((request) => decode(method, request), ending);
     for await (const message of entry(requests, arrivalOf(call, gone))) {
-      if (!call.send(encode(method.output, message))) await call.sent(ending);
+      if (!call.send(encode(message))) await call.sent(ending);
     }
     call.end();
   };
@@ -187,10 +191,6 @@ function decode(method: DescMethod, request: Buffer) {
   } catch (error) {
     throw errorOfViolations([{ field: "", description: `not a ${method.input.typeName}: ${error instanceof Error ? error.message : String(error)}` }]);
   }
-}
-
-function encode(desc: DescMessage, message: MessageInitShape<DescMessage>): Uint8Array {
-  return toBinary(desc, create(desc, message));
 }
 
 function arrivalOf(call: GrpcCall, signal: AbortSignal | undefined): Arrival {

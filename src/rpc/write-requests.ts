@@ -1,10 +1,23 @@
 // The requests that change money: checked, and turned into submissions for the journal.
 
 import { z } from "zod";
-import type { Command, Note } from "../domain/command.ts";
+import type { Command } from "../domain/command.ts";
 import type { Currencies } from "../domain/currency.ts";
-import type { BatchWriteRequest, Write } from "../gen/ledger/v1/ledger_service_pb.ts";
-import { id, idempotencyKey, interval, metadata, money, printableText, REQUIRED_KEY, sequence, text } from "./validation.ts";
+import type { SetCreditLimitRequest } from "../gen/ledger/v1/admin_service_pb.ts";
+import type {
+  AdjustRequest,
+  BatchWriteRequest,
+  CaptureHoldRequest,
+  DeductRequest,
+  PlaceHoldRequest,
+  RefundRequest,
+  ReleaseHoldRequest,
+  TopUpRequest,
+  TransferRequest,
+  Write,
+} from "../gen/ledger/v1/ledger_service_pb.ts";
+import type { Money } from "../gen/ledger/v1/money_pb.ts";
+import { idProblem, intervalReader, keyProblem, moneyReader, printableProblem, readMetadata, REQUIRED_KEY, schemaOf, sequenceProblem, textProblem, type Say } from "./validation.ts";
 
 /** A write that was checked. */
 export interface WriteInput {
@@ -27,136 +40,144 @@ type Place = "call" | "item" | "atomic item";
 
 const DEFAULT_HOLD_MICROS = 7n * 86_400_000_000n;
 const MAX_HOLD_DAYS = 90n;
+const MAX_DESCRIPTION = 2000;
 /** In one message. */
 export const MAX_WRITES = 1000;
 
-interface Common {
-  readonly userId: bigint;
-  readonly idempotencyKey: string;
-  readonly description: string;
-  readonly metadata: Note["metadata"];
-  readonly expectedSequence?: bigint | undefined;
-  readonly validateOnly: boolean;
-  readonly reference: string;
-  readonly uniqueReference: boolean;
-}
-
-type OwnPart<C> = C extends Command ? Omit<C, "userId" | "expectedSequence" | "note"> : never;
+/** What all requests for a write have in common; an adjustment has a reason for a description. */
+type Common = Omit<TopUpRequest, "$typeName" | "amount" | "description"> & (Pick<TopUpRequest, "description"> | Pick<AdjustRequest, "reason">);
+/** What all commands have in common, as they are read from it; the currency comes with the amount. */
+type Asked = Pick<Command, "userId" | "expectedSequence" | "note">;
+/** Turns a request into a write, which counts only if nothing is said to be wrong. */
+type Read<R> = (request: R, say: Say) => WriteInput;
 
 /** The schemas of all writes. */
 export type WriteSchemas = ReturnType<typeof writeSchemas>;
 
 /** The schemas of all writes, for a ledger with these currencies. */
 export function writeSchemas(currencies: Currencies, defaultCurrency: string) {
-  const atomicItem = itemSchema(schemasAt("atomic item", currencies, defaultCurrency));
-  const item = itemSchema(schemasAt("item", currencies, defaultCurrency));
-  return { ...schemasAt("call", currencies, defaultCurrency), item, batch: batchSchema(item, atomicItem) };
-}
-
-function schemasAt(place: Place, currencies: Currencies, defaultCurrency: string) {
-  const amount = money(currencies, defaultCurrency, "positive");
-  // Absent has a meaning of its own here: all that is left.
-  const partial = amount.optional().transform((given) => given ?? { currency: defaultCurrency, amount: undefined });
-  const expiresIn = interval(MAX_HOLD_DAYS).optional();
-  const placed = commonAt(place);
-  const write = placed.safeExtend({ description: text(2000) });
+  const call = readersAt("call", currencies, defaultCurrency);
+  const item = itemReader(readersAt("item", currencies, defaultCurrency));
+  const atomicItem = itemReader(readersAt("atomic item", currencies, defaultCurrency));
   return {
-    topUp: write.safeExtend({ amount }).transform((r) => input(r, { kind: "top_up", ...r.amount })),
-    deduct: write.safeExtend({ amount }).transform((r) => input(r, { kind: "deduct", ...r.amount })),
-    refund: write
-      .safeExtend({ amount: partial, transactionId: id })
-      .transform((r) => input(r, { kind: "refund", ...r.amount, transactionId: r.transactionId })),
-    transfer: write.safeExtend({ amount, toUserId: id }).transform((r) => input(r, { kind: "transfer", ...r.amount, toUserId: r.toUserId })),
-    placeHold: write
-      .safeExtend({ amount, expiresIn })
-      .transform((r) => input(r, { kind: "place_hold", ...r.amount, expiresIn: r.expiresIn ?? DEFAULT_HOLD_MICROS })),
-    captureHold: write
-      .safeExtend({ amount: partial, holdId: id, final: z.boolean() })
-      .transform((r) => input(r, { kind: "capture_hold", ...r.amount, holdId: r.holdId, final: r.final })),
-    releaseHold: write
-      .safeExtend({ holdId: id })
-      .transform((r) => input(r, { kind: "release_hold", currency: defaultCurrency, holdId: r.holdId })),
-    adjust: placed
-      .safeExtend({
-        reason: text(2000).refine((reason) => reason !== "", "is required"),
-        amount: money(currencies, defaultCurrency, "not zero"),
-        allowNegative: z.boolean(),
-      })
-      .transform((r) => input({ ...r, description: r.reason }, { kind: "adjust", ...r.amount, allowNegative: r.allowNegative })),
-    setCreditLimit: write
-      .safeExtend({ creditLimit: money(currencies, defaultCurrency, "not negative") })
-      .transform((r) => input(r, { kind: "set_credit_limit", currency: r.creditLimit.currency, limit: r.creditLimit.amount })),
+    topUp: schemaOf(call.topUp),
+    deduct: schemaOf(call.deduct),
+    refund: schemaOf(call.refund),
+    transfer: schemaOf(call.transfer),
+    placeHold: schemaOf(call.placeHold),
+    captureHold: schemaOf(call.captureHold),
+    releaseHold: schemaOf(call.releaseHold),
+    adjust: schemaOf(call.adjust),
+    setCreditLimit: schemaOf(call.setCreditLimit),
+    item: schemaOf(item),
+    batch: schemaOf(batchReader(item, atomicItem)),
   };
 }
 
-/** What all writes have in common. Rules over two fields are checked even where another field is wrong: all is said at once. */
-function commonAt(place: Place) {
-  const always = { when: () => true };
-  const key = {
-    call: printableText,
-    item: idempotencyKey,
-    "atomic item": z.literal("", "must be empty: an atomic batch has one key of its own"),
-  }[place];
-  return z
-    .object({
-      userId: id,
-      idempotencyKey: key,
-      metadata,
-      expectedSequence: sequence.optional(),
-      validateOnly: place === "call" ? z.boolean() : z.literal(false, "must not be set inside a batch or a stream"),
-      reference: printableText,
-      uniqueReference: z.boolean(),
-    })
-    .refine(({ idempotencyKey: given, validateOnly }) => place !== "call" || validateOnly || given !== "", {
-      path: ["idempotencyKey"],
-      error: REQUIRED_KEY,
-      ...always,
-    })
-    .refine(({ reference, uniqueReference }) => !uniqueReference || reference !== "", {
-      path: ["reference"],
-      error: "is required by unique_reference",
-      ...always,
-    });
+function readersAt(place: Place, currencies: Currencies, defaultCurrency: string) {
+  const positive = moneyReader(currencies, defaultCurrency, "positive");
+  const notZero = moneyReader(currencies, defaultCurrency, "not zero");
+  const notNegative = moneyReader(currencies, defaultCurrency, "not negative");
+  const interval = intervalReader(MAX_HOLD_DAYS);
+  const amountOf = ({ amount }: { readonly amount?: Money | undefined }, say: Say, read = positive) => read(amount, within("amount", say));
+  // Absent has a meaning of its own here: all that is left.
+  const partOf = (request: { readonly amount?: Money | undefined }, say: Say) => (request.amount === undefined ? { currency: defaultCurrency, amount: undefined } : amountOf(request, say));
+  const idOf = <N extends string>(request: Readonly<Record<N, bigint>>, name: N, say: Say): bigint => {
+    refuse(idProblem(request[name]), name, say);
+    return request[name];
+  };
+  const reader = <R extends Common>(commandOf: (asked: Asked, request: R, say: Say) => Command): Read<R> => (request, say) => {
+    const command = commandOf(readCommon(place, request, say), request, say);
+    refuseTogether(place, request, say);
+    return { command, key: request.idempotencyKey, validateOnly: request.validateOnly };
+  };
+  return {
+    topUp: reader<TopUpRequest>((asked, request, say) => ({ ...asked, kind: "top_up", ...amountOf(request, say) })),
+    deduct: reader<DeductRequest>((asked, request, say) => ({ ...asked, kind: "deduct", ...amountOf(request, say) })),
+    refund: reader<RefundRequest>((asked, request, say) => ({
+      ...asked, kind: "refund", ...partOf(request, say), transactionId: idOf(request, "transactionId", say),
+    })),
+    transfer: reader<TransferRequest>((asked, request, say) => ({ ...asked, kind: "transfer", ...amountOf(request, say), toUserId: idOf(request, "toUserId", say) })),
+    placeHold: reader<PlaceHoldRequest>((asked, request, say) => ({
+      ...asked, kind: "place_hold", ...amountOf(request, say),
+      expiresIn: request.expiresIn === undefined ? DEFAULT_HOLD_MICROS : interval(request.expiresIn, within("expiresIn", say)),
+    })),
+    captureHold: reader<CaptureHoldRequest>((asked, request, say) => ({
+      ...asked, kind: "capture_hold", ...partOf(request, say), holdId: idOf(request, "holdId", say), final: request.final,
+    })),
+    releaseHold: reader<ReleaseHoldRequest>((asked, request, say) => ({
+      ...asked, kind: "release_hold", currency: defaultCurrency, holdId: idOf(request, "holdId", say),
+    })),
+    adjust: reader<AdjustRequest>((asked, request, say) => ({
+      ...asked, kind: "adjust", ...amountOf(request, say, notZero), allowNegative: request.allowNegative,
+    })),
+    setCreditLimit: reader<SetCreditLimitRequest>((asked, { creditLimit }, say) => {
+      const { currency, amount: limit } = notNegative(creditLimit, within("creditLimit", say));
+      return { ...asked, kind: "set_credit_limit", currency, limit };
+    }),
+  };
 }
 
-function input(request: Common, own: OwnPart<Command>): WriteInput {
-  const { userId, expectedSequence, idempotencyKey: key, validateOnly, description, reference, uniqueReference } = request;
-  const note: Note = { description, metadata: request.metadata, reference, uniqueReference, actor: "", traceId: "" };
-  return { command: { ...own, userId, expectedSequence, note }, key, validateOnly };
+function readCommon(place: Place, request: Common, say: Say): Asked {
+  const { userId, idempotencyKey, expectedSequence, validateOnly, reference, uniqueReference } = request;
+  refuse(idProblem(userId), "userId", say);
+  refuse(keyProblemAt(place, idempotencyKey), "idempotencyKey", say);
+  const metadata = readMetadata(request.metadata, within("metadata", say));
+  if (expectedSequence !== undefined) refuse(sequenceProblem(expectedSequence), "expectedSequence", say);
+  if (validateOnly && place !== "call") say(["validateOnly"], "must not be set inside a batch or a stream");
+  refuse(printableProblem(reference), "reference", say);
+  const description = readDescription(request, say);
+  return { userId, expectedSequence, note: { description, metadata, reference, uniqueReference, actor: "", traceId: "" } };
 }
 
-type ItemSchema = ReturnType<typeof itemSchema>;
+/** An adjustment has a reason instead, and can't do without one. */
+function readDescription(request: Common, say: Say): string {
+  const [field, description] = "reason" in request ? ["reason", request.reason] : ["description", request.description];
+  refuse(field === "reason" && description === "" ? "is required" : textProblem(description, MAX_DESCRIPTION), field, say);
+  return description;
+}
 
-/** One of a batch's writes: the schema of its kind, its violations under the kind's name. */
-function itemSchema(schemas: ReturnType<typeof schemasAt>) {
-  return z.custom<Write>().transform(({ write }, context): WriteInput => {
+function keyProblemAt(place: Place, key: string): string | undefined {
+  if (place === "atomic item") return key === "" ? undefined : "must be empty: an atomic batch has one key of its own";
+  return place === "item" ? keyProblem(key) : printableProblem(key);
+}
+
+/** The rules over two fields. */
+function refuseTogether(place: Place, { idempotencyKey, validateOnly, reference, uniqueReference }: Common, say: Say): void {
+  if (place === "call" && !validateOnly && idempotencyKey === "") say(["idempotencyKey"], REQUIRED_KEY);
+  if (uniqueReference && reference === "") say(["reference"], "is required by unique_reference");
+}
+
+function refuse(problem: string | undefined, field: string, say: Say): void {
+  if (problem !== undefined) say([field], problem);
+}
+
+function within(field: PropertyKey, say: Say): Say {
+  return (path, message) => say([field, ...path], message);
+}
+
+/** One of a batch's writes, or a stream's: its violations under the name of its kind. */
+function itemReader(readers: ReturnType<typeof readersAt>): Read<Write> {
+  return ({ write }, say) => {
     if (write.case === undefined) {
-      context.addIssue({ code: "custom", path: [], message: "must hold one of the kinds of writes" });
+      say([], "must hold one of the kinds of writes");
       return z.NEVER;
     }
-    const checked = schemas[write.case].safeParse(write.value);
-    if (checked.success) return checked.data;
-    for (const { path, message } of checked.error.issues) context.addIssue({ code: "custom", path: [write.case, ...path], message });
-    return z.NEVER;
-  });
+    const read = readers[write.case] as Read<typeof write.value>;
+    return read(write.value, within(write.case, say));
+  };
 }
 
-function batchSchema(item: ItemSchema, atomicItem: ItemSchema) {
-  const noKey = z.literal("", "must be empty: each write of a batch that isn't atomic has a key of its own");
-  const plain = z.object({ writes: z.array(item), idempotencyKey: noKey });
-  const atomic = z.object({ writes: z.array(atomicItem), idempotencyKey });
-  return z.custom<BatchWriteRequest>().transform((request, context): BatchInput => {
-    const { writes, atomic: isAtomic } = request;
+function batchReader(item: Read<Write>, atomicItem: Read<Write>): (request: BatchWriteRequest, say: Say) => BatchInput {
+  return ({ writes, atomic, idempotencyKey: key }, say) => {
     if (writes.length < 1 || writes.length > MAX_WRITES) {
-      context.addIssue({ code: "custom", path: ["writes"], message: `must hold 1 to ${MAX_WRITES} writes` });
+      say(["writes"], `must hold 1 to ${MAX_WRITES} writes`);
       return z.NEVER;
     }
-    const checked = (isAtomic ? atomic : plain).safeParse(request);
-    if (checked.success) {
-      const inputs = checked.data.writes;
-      return { commands: inputs.map(({ command }) => command), atomic: isAtomic, keys: isAtomic ? [request.idempotencyKey] : inputs.map(({ key }) => key) };
-    }
-    for (const { path, message } of checked.error.issues) context.addIssue({ code: "custom", path: [...path], message });
-    return z.NEVER;
-  });
+    const read = atomic ? atomicItem : item;
+    const inputs = writes.map((write, index) => read(write, (path, message) => say(["writes", index, ...path], message)));
+    if (atomic) refuse(keyProblem(key), "idempotencyKey", say);
+    else if (key !== "") say(["idempotencyKey"], "must be empty: each write of a batch that isn't atomic has a key of its own");
+    return { commands: inputs.map(({ command }) => command), atomic, keys: atomic ? [key] : inputs.map((input) => input.key) };
+  };
 }
