@@ -136,6 +136,16 @@ describe("a server on a folder", () => {
     if (memory >= 2048) expect(megabytes).toBeGreaterThan(128);
   });
 
+  test("leaves PostgreSQL's writes durable, and its checkpoints four gigabytes apart", async () => {
+    const session = await sessionIn(folder);
+    const { rows } = await session.query<{ name: string; setting: string }>(
+      `SELECT name, current_setting(name) AS setting FROM pg_settings
+       WHERE name IN ('fsync', 'synchronous_commit', 'full_page_writes', 'max_wal_size') ORDER BY name`,
+    );
+    await session.end();
+    expect(rows.map(({ name, setting }) => `${name}=${setting}`)).toEqual(["fsync=on", "full_page_writes=on", "max_wal_size=4GB", "synchronous_commit=on"]);
+  });
+
   test("brings PostgreSQL back by itself where it is killed, and where it is killed again while it comes back", async () => {
     const first = postmasterOf(folder);
     process.kill(first, "SIGKILL");

@@ -28,8 +28,14 @@ export type FeedStep =
   | { readonly kind: "rows"; readonly rows: readonly { readonly transaction: Transaction; readonly position: Position }[] }
   | { readonly kind: "caught_up"; readonly position: Position | undefined };
 
-/** How many rows a watcher that is behind reads at once. */
-const PAGE = 1000;
+/** Rows in the order of ids, and up to which id there are no others. */
+interface Page {
+  readonly rows: readonly Transaction[];
+  readonly upTo: bigint;
+}
+
+/** How many rows a watcher that is behind reads at once: with 1000, more of them outlive the young generation of the heap, with 120 the statements weigh. */
+const PAGE = 500;
 
 const hashRow = z.object({ hash: z.instanceof(Uint8Array) });
 
@@ -75,13 +81,18 @@ export class Feed {
       const present = await settledId(this.#pool, signal);
       let at = from?.id ?? 0n;
       let caughtUp = false;
+      let ahead: Promise<Page> | undefined;
       for (;;) {
         const { moved } = tail;
         while (at < tail.settled) {
           signal.throwIfAborted();
-          const { rows, upTo } = await this.#page(tail, at, filter);
-          if (rows.length > 0) yield { kind: "rows", rows: rows.map((transaction) => ({ transaction, position: positionOf(transaction) })) };
+          const { rows, upTo } = await (ahead ?? this.#page(tail, at, filter));
           at = upTo;
+          // The next page is read while this one is sent: reading it is a tenth of the time.
+          ahead = at < tail.settled ? this.#page(tail, at, filter) : undefined;
+          // It fails where it is taken, or for nobody.
+          ahead?.catch(() => undefined);
+          if (rows.length > 0) yield { kind: "rows", rows: rows.map((transaction) => ({ transaction, position: positionOf(transaction) })) };
         }
         if (!caughtUp && at >= present) {
           caughtUp = true;
@@ -115,8 +126,8 @@ export class Feed {
     if (this.#tail?.reader === reader) this.#tail = undefined;
   }
 
-  /** The next rows behind an id, and up to which id there are no others. */
-  async #page(tail: Tail, after: bigint, { userId, types }: FeedFilter): Promise<{ rows: readonly Transaction[]; upTo: bigint }> {
+  /** The next rows behind an id. */
+  async #page(tail: Tail, after: bigint, { userId, types }: FeedFilter): Promise<Page> {
     const upTo = tail.settled;
     const kept = tail.behind(after);
     if (kept !== undefined) {
