@@ -32,6 +32,6 @@ test("a watch that its caller has cancelled stops paging through the past", asyn
   expect(await firstOf(0n)).toBe("transaction");
   // There is room for the next stream when the first one's handler has ended.
   await until(() => firstOf(1n).then(() => true, () => false));
-  // Of forty: the page that it saw something of, the next one, which is read meanwhile, and one that may have been asked for when it left.
-  expect([1, 2, 3]).toContain(await pagesRead(database));
+  // Of forty: the two that HTTP/2 takes before it makes the feed wait, the next one, which is read meanwhile, and one that may have been asked for when it left.
+  expect(await pagesRead(database)).toBeLessThanOrEqual(4);
 });
