@@ -32,11 +32,13 @@ export function parseAmount(text: string, digits: number): ParsedAmount {
   return { minor: sign === "-" ? -size : size };
 }
 
+const zeros = Array.from({ length: 5 }, (_, digits) => `0.${"0".repeat(digits)}`);
+
 /** Writes an amount with all fraction digits of its currency. */
 export function formatAmount(minor: bigint, digits: number): string {
   if (digits === 0) return minor.toString();
   // Half of the figures of a row: held money and credit limits.
-  if (minor === 0n) return `0.${"0".repeat(digits)}`;
+  if (minor === 0n) return zeros[digits] ?? `0.${"0".repeat(digits)}`;
   const sign = minor < 0n ? "-" : "";
   const figures = (minor < 0n ? -minor : minor).toString().padStart(digits + 1, "0");
   return `${sign}${figures.slice(0, -digits)}.${figures.slice(-digits)}`;

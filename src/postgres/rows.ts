@@ -11,6 +11,17 @@ import { jobRowFor, type KeptJob } from "./job-rows.ts";
 /** Converts what statements answer into domain values. */
 export type Rows = ReturnType<typeof rowsFor>;
 
+/** An account that is locked. */
+export interface LockedAccount {
+  readonly account: Account;
+  /** The hash that its chain has come to; undefined: it has no rows. */
+  readonly head: string | undefined;
+  /** Where its row lies, as PostgreSQL writes it: `(block,offset)`. */
+  readonly row: string;
+  /** The time, if it was asked for here. */
+  readonly now: bigint | undefined;
+}
+
 /** The columns of `user_balances b`. */
 export const accountColumns = sql.fragment`
   b.user_id, b.currency, b.balance, b.held, b.credit_limit, b.sequence,
@@ -97,10 +108,9 @@ export function rowsFor(currencies: Currencies) {
     time: row.time,
   });
   const account = accountRow.transform(toAccount);
-  /** An account that is locked: with the hash that its chain has come to, where its row lies, and the time, if it was asked for here. */
   const lockedAccount = accountRow
     .extend({ chain_head: z.instanceof(Buffer).nullable(), row: z.string(), now: z.bigint().nullable() })
-    .transform((row) => ({ account: toAccount(row), head: row.chain_head ?? undefined, row: row.row, now: row.now ?? undefined }));
+    .transform((row): LockedAccount => ({ account: toAccount(row), head: row.chain_head?.toString("hex"), row: row.row, now: row.now ?? undefined }));
 
   const hold = holdRow.transform((row): Hold => ({
     id: row.id,
@@ -138,7 +148,7 @@ export function rowsFor(currencies: Currencies) {
     actor: row.actor ?? "",
     traceId: row.trace_id ?? "",
     createdAt: row.created_at,
-    hash: row.hash,
+    hash: row.hash.toString("hex"),
   }));
 
   return { currencies, minor, toAccount, account, lockedAccount, hold, transaction, job: jobRowFor(minor) };
@@ -151,8 +161,10 @@ export function metadataOf(stored: Readonly<Record<string, string>>): Transactio
 
 /** A stored decimal number in minor units. PostgreSQL may add zeros at its end, and nothing else. */
 export function parseStored(text: string, digits: number): bigint {
+  const point = text.length - digits - 1;
+  // As it mostly lies there, with exactly the currency's digits, it needs no more than to lose its point.
+  if (digits > 0 && text.charAt(point) === ".") return text === "0.00" ? 0n : BigInt(text.slice(0, point) + text.slice(point + 1));
   const [whole = "", fraction = ""] = text.split(".");
-  if (fraction.length === digits) return BigInt(whole + fraction);
   if (/[1-9]/.test(fraction.slice(digits))) throw new Error(`the database holds ${text}, which has more than ${digits} fraction digits`);
   return BigInt(whole + fraction.slice(0, digits).padEnd(digits, "0"));
 }

@@ -11,7 +11,6 @@ import type { Fields } from "./session.ts";
 
 /** A row whose amounts can be read. */
 export interface ReadableRow extends Transaction {
-  readonly hash: Buffer;
   readonly figures: Figures;
   readonly problem?: undefined;
 }
@@ -27,7 +26,7 @@ export type LogRow = ReadableRow | UnreadableRow;
 /** Reads a row from the columns of `transactionColumns`. */
 export function logRowOf(fields: Fields, currencies: Currencies): LogRow {
   const currency = required(fields[2]);
-  const place = { id: BigInt(required(fields[0])), userId: BigInt(required(fields[1])), currency, sequence: BigInt(required(fields[3])), holdId: integer(fields[10]), hash: bytes(required(fields[23])) };
+  const place = { id: BigInt(required(fields[0])), userId: BigInt(required(fields[1])), currency, sequence: BigInt(required(fields[3])), holdId: integer(fields[10]), hash: required(fields[23]).slice(2) };
   const digits = currencies.get(currency)?.digits;
   if (digits === undefined) return { ...place, problem: `${currency} is no currency of ISO 4217, nor in LEDGERD_UNITS` };
   try {
@@ -85,15 +84,9 @@ export function integer(field: string | null | undefined): bigint | undefined {
   return field === null || field === undefined ? undefined : BigInt(field);
 }
 
-/** Out of `\x…`. */
-function bytes(field: string): Buffer {
-  return Buffer.from(field.slice(2), "hex");
-}
-
-/** An amount in minor units. As it mostly lies there, with exactly the currency's digits, it needs no more than to lose its point. */
+/** An amount in minor units. */
 export function minor(field: string | null | undefined, digits: number): bigint {
-  const text = required(field);
-  return hasDigits(text, digits) ? BigInt(digits === 0 ? text : text.slice(0, -digits - 1) + text.slice(-digits)) : parseStored(text, digits);
+  return parseStored(required(field), digits);
 }
 
 /** An amount as the chain writes it, which is mostly how PostgreSQL does. */
