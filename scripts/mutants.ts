@@ -170,7 +170,7 @@ const mutants: readonly Mutant[] = [
   },
   {
     name: "any lane for any user",
-    change: [lanes, "underWay?.lane ?? this.#underWay.get(userId)?.lane ?? this.#lanes.find(({ working }) => working === undefined) ?? this.#lanes[byNumber]", "this.#lanes[this.#queued % this.#lanes.length]"],
+    change: [lanes, "underWay?.lane ?? this.#underWay.get(userId)?.lane ?? this.#lanes.find(({ working }) => working === undefined) ?? this.#byNumber(userId)", "this.#byNumber(BigInt(this.#queued))"],
     killer: [groupTests, "keeps the order of each user's writes"],
   },
   {

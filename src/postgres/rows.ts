@@ -8,6 +8,9 @@ import type { Refused } from "../domain/group.ts";
 import type { Transaction } from "../domain/transaction.ts";
 import { jobRowFor, type KeptJob } from "./job-rows.ts";
 
+/** A row: for each column the text of its value, or NULL. */
+export type Texts = readonly (string | null)[];
+
 /** Converts what statements answer into domain values. */
 export type Rows = ReturnType<typeof rowsFor>;
 
@@ -151,12 +154,54 @@ export function rowsFor(currencies: Currencies) {
     hash: row.hash.toString("hex"),
   }));
 
-  return { currencies, minor, toAccount, account, lockedAccount, hold, transaction, job: jobRowFor(minor) };
+  return { currencies, minor, toAccount, account, lockedAccount, lockedAccountOf: lockedAccountReader(currencies), hold, transaction, job: jobRowFor(minor) };
+}
+
+/**
+ * Reads a locked account straight from the texts of its columns, in that order. For each write one is read: by way of an object and zod, as other rows are
+ * (and as this one where nothing is locked, through Slonik), that took twice the time, and left 1 KB behind.
+ */
+function lockedAccountReader(currencies: Currencies) {
+  return (texts: Texts): LockedAccount => {
+    const currency = required(texts[1]);
+    const { digits } = currencyOf(currencies, currency);
+    return {
+      account: {
+        userId: BigInt(required(texts[0])),
+        currency,
+        balance: parseStored(required(texts[2]), digits),
+        held: parseStored(required(texts[3]), digits),
+        creditLimit: parseStored(required(texts[4]), digits),
+        sequence: BigInt(required(texts[5])),
+        time: BigInt(required(texts[6])),
+      },
+      head: texts[7] === null ? undefined : hexOf(required(texts[7])),
+      row: required(texts[8]),
+      now: integer(texts[9]),
+    };
+  };
 }
 
 /** Stored metadata in the order of its keys, which the chain's hashes depend on. */
 export function metadataOf(stored: Readonly<Record<string, string>>): Transaction["metadata"] {
   return Object.entries(stored).toSorted(([a], [b]) => (a < b ? -1 : 1));
+}
+
+/** The text of a column that is never NULL. */
+export function required(text: string | null | undefined): string {
+  if (text === null || text === undefined) throw new Error("PostgreSQL answered NULL, or fewer columns than it was asked for");
+  return text;
+}
+
+/** A BIGINT, or undefined for NULL. */
+export function integer(text: string | null | undefined): bigint | undefined {
+  return text === null || text === undefined ? undefined : BigInt(text);
+}
+
+/** The hexadecimal digits of a BYTEA. */
+export function hexOf(text: string): string {
+  if (!text.startsWith("\\x")) throw new Error(`PostgreSQL answered ${text} for bytes`);
+  return text.slice(2);
 }
 
 /** A stored decimal number in minor units. PostgreSQL may add zeros at its end, and nothing else. */

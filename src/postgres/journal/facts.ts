@@ -47,7 +47,7 @@ export function sendReads(send: Send, rows: Rows, submissions: readonly Submissi
   const { references, newHolds, newJobs } = needsOf(submissions);
   const none = Promise.resolve([]);
   return {
-    accounts: send(selectAccounts(rows, accounts, mode)),
+    accounts: send(selectAccounts(rows, accounts, mode), rows.lockedAccountOf),
     probe: probing ? sendProbe(send, submissions, accounts) : none,
     holds: holds.length === 0 ? none : send(selectHolds(rows, holds)),
     refunded: transactions.length === 0 ? none : send(selectRefunded(transactions.map(([id]) => id))),

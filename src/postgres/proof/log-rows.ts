@@ -6,7 +6,7 @@ import type { Currencies } from "../../domain/currency.ts";
 import { formatAmount } from "../../domain/money.ts";
 import type { Transaction } from "../../domain/transaction.ts";
 import type { Figures } from "../journal/chain.ts";
-import { metadataOf, parseStored } from "../rows.ts";
+import { hexOf, integer, metadataOf, parseStored, required } from "../rows.ts";
 import type { Fields } from "./session.ts";
 
 /** A row whose amounts can be read. */
@@ -26,7 +26,7 @@ export type LogRow = ReadableRow | UnreadableRow;
 /** Reads a row from the columns of `transactionColumns`. */
 export function logRowOf(fields: Fields, currencies: Currencies): LogRow {
   const currency = required(fields[2]);
-  const place = { id: BigInt(required(fields[0])), userId: BigInt(required(fields[1])), currency, sequence: BigInt(required(fields[3])), holdId: integer(fields[10]), hash: required(fields[23]).slice(2) };
+  const place = { id: BigInt(required(fields[0])), userId: BigInt(required(fields[1])), currency, sequence: BigInt(required(fields[3])), holdId: integer(fields[10]), hash: hexOf(required(fields[23])) };
   const digits = currencies.get(currency)?.digits;
   if (digits === undefined) return { ...place, problem: `${currency} is no currency of ISO 4217, nor in LEDGERD_UNITS` };
   try {
@@ -73,15 +73,6 @@ function detailsOf(fields: Fields): Omit<ReadableRow, keyof Amounts | "id" | "us
     traceId: fields[21] ?? "",
     createdAt: BigInt(required(fields[22])),
   };
-}
-
-function required(field: string | null | undefined): string {
-  if (field === null || field === undefined) throw new Error("PostgreSQL answered fewer columns than it was asked for");
-  return field;
-}
-
-export function integer(field: string | null | undefined): bigint | undefined {
-  return field === null || field === undefined ? undefined : BigInt(field);
 }
 
 /** An amount in minor units. */
