@@ -188,7 +188,8 @@ class Draft {
     this.#undo = batch ? [] : undefined;
     const from = this.#rows.length;
     let job: Job | undefined;
-    for (const [culprit, command] of commands.entries()) {
+    let culprit = 0;
+    for (const command of commands) {
       const decision = decide(this.#situation(command), command);
       if ("refusal" in decision) {
         this.#takeBack();
@@ -203,6 +204,7 @@ class Draft {
       this.#takeReference(command);
       if (command.kind === "create_job") this.#jobsCreated += 1;
       if (decision.job !== undefined) this.#set(this.#jobs, decision.job.id, (job = decision.job));
+      culprit += 1;
     }
     return { kind: "applied", from, to: this.#rows.length, job };
   }

@@ -304,11 +304,10 @@ export class Target {
       const { userId, currency } = posting;
       const figures = figuresOf(posting, currencyOf(this.#rows.currencies, currency).digits);
       const hash = chainHash(heads.get(userId, currency)?.head, posting, figures);
-      heads.set(userId, currency, { head: hash });
+      heads.set(userId, currency, { head: hash, figures });
       return { posting, hash, figures };
     });
-    const amount = (minor: bigint, currency: string): string => formatAmount(minor, currencyOf(this.#rows.currencies, currency).digits);
-    const balances = upsertBalances(balanceRows(accounts, heads, amount, this.#types.balance), accounts);
+    const balances = upsertBalances(balanceRows(accounts, heads, this.#types.balance), accounts);
     return this.#inTransaction(adoption, progress, (send) => ({ log: send(insertLog(rows, this.#types)), balances: send(balances) }));
   }
 

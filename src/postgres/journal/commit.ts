@@ -61,10 +61,10 @@ export class Committer {
    */
   async commit(submissions: readonly Submission[], answer: (place: number, committed: Committed) => void): Promise<void> {
     const open: number[] = [];
-    for (const [place, committed] of (await this.#tryAll(submissions)).entries()) {
+    (await this.#tryAll(submissions)).forEach((committed, place) => {
       if (committed === undefined) open.push(place);
       else answer(place, committed);
-    }
+    });
     if (open.length === 0) return;
     const second = await this.#tryAll(open.flatMap((place) => submissions[place] ?? []));
     for (const [index, place] of open.entries()) answer(place, second[index] ?? conflict());

@@ -24,11 +24,11 @@ export function outcomesOf(plan: Plan, submissions: readonly Submission[], mater
   const storedById = new Map(material.stored.map((transaction) => [transaction.id, transaction]));
   const holds = new Map([...material.storedHolds, ...plan.holds].map((hold) => [hold.id, hold]));
   const outcomes: Outcome[] = [];
-  for (const [index, submission] of submissions.entries()) {
+  submissions.forEach((submission, index) => {
     const answer = plan.answers[index];
     if (answer === undefined) throw new Error("a submission was not answered");
     outcomes.push(outcomeOf(answer, submission));
-  }
+  });
   return outcomes;
 
   function outcomeOf(answer: Answer, submission: Submission): Outcome {
