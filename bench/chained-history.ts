@@ -20,12 +20,12 @@ const FIRST_TIME = 1_767_225_600_000_000n;
 
 interface Row extends Figures {
   readonly posting: Posting;
-  readonly hash: Buffer;
+  readonly hash: string;
 }
 
 /** Adds it to a ledger without rows. Row n (from 0) is user 1 + n mod users's. */
 export async function addChainedHistory(url: string, { rows, users }: ChainedHistory): Promise<void> {
-  const heads: (Buffer | undefined)[] = Array.from({ length: users });
+  const heads: (string | undefined)[] = Array.from({ length: users });
   await inSession(url, async (client) => {
     await client.query("SET synchronous_commit = off");
     await client.query("SELECT ledgerd.add_transaction_partitions($1)", [rows]);
@@ -39,7 +39,7 @@ export async function addChainedHistory(url: string, { rows, users }: ChainedHis
         chunk.map(({ balanceAfter }) => balanceAfter),
         chunk.map(({ posting }) => posting.idempotencyKey),
         chunk.map(({ posting }) => timestamp(posting.createdAt)),
-        chunk.map(({ hash }) => hash),
+        chunk.map(({ hash }) => Buffer.from(hash, "hex")),
       ]);
     }
     await client.query(INSERT_BALANCES, [rows, users]);
@@ -47,7 +47,7 @@ export async function addChainedHistory(url: string, { rows, users }: ChainedHis
   });
 }
 
-function rowAt(place: number, users: number, heads: (Buffer | undefined)[]): Row {
+function rowAt(place: number, users: number, heads: (string | undefined)[]): Row {
   const user = place % users;
   const sequence = BigInt(Math.floor(place / users) + 1);
   const isFirst = sequence === 1n;

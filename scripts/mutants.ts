@@ -45,7 +45,7 @@ const mutants: readonly Mutant[] = [
   },
   {
     name: "hashes not verified",
-    change: ["src/ops/account-fold.ts", "if (!chainHash(this.#last?.hash, row, row.figures).equals(row.hash)) {", "if (row.hash.length === 0) {"],
+    change: ["src/ops/account-fold.ts", "if (chainHash(this.#last?.hash, row, row.figures) !== row.hash) {", "if (row.hash.length === 0) {"],
     killer: ["test/ops/verify.test.ts", "an amount that was edited: its hash, and the figures that no longer follow"],
   },
   {
@@ -170,7 +170,7 @@ const mutants: readonly Mutant[] = [
   },
   {
     name: "any lane for any user",
-    change: [lanes, "underWay?.lane ?? this.#underWay.get(userId)?.lane ?? this.#lanes.find(({ working }) => working === undefined) ?? this.#lanes[byNumber]", "this.#lanes[this.#queued % this.#lanes.length]"],
+    change: [lanes, "underWay?.lane ?? this.#underWay.get(userId)?.lane ?? this.#lanes.find(({ working }) => working === undefined) ?? this.#byNumber(userId)", "this.#byNumber(BigInt(this.#queued))"],
     killer: [groupTests, "keeps the order of each user's writes"],
   },
   {

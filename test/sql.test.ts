@@ -27,7 +27,7 @@ const exceptions: readonly { readonly file: string; readonly text: string; reado
  * a session without Slonik, for COPY. */
 const queriesOfOthers: readonly string[] = [
   "query(migration.sql)",
-  "query(new Pipeline(this.#steps, this.#prepared, parserOf))",
+  "query(new Pipeline(this.#steps, this.#prepared))",
   'query({ text, values: [...statement.values], rowMode: "array" })',
   'query({ text, values: [...statement.values], rowMode: "array" })',
   "query(statement.sql)",

@@ -3,6 +3,7 @@
 // The journal locks accounts, reads a `Book` of facts about them, asks for the `Plan`, and writes it in one database transaction.
 
 import { evolve, type Account, type Entry, type Hold, type TransactionType } from "./account.ts";
+import { ByAccount, type ReadonlyByAccount } from "./by-account.ts";
 import type { Command, Note } from "./command.ts";
 import { decide, expire, typeOfKind, type Original, type Situation } from "./ledger.ts";
 import type { Job, Lease } from "./job.ts";
@@ -44,8 +45,7 @@ export interface Refused {
 export interface Book {
   /** The group's time by the database's clock, in microseconds. */
   readonly time: bigint;
-  /** By `accountId`. */
-  readonly accounts: ReadonlyMap<string, Account>;
+  readonly accounts: ReadonlyByAccount<Account>;
   /** By id: those that commands name, and all open ones of these accounts whose time is over. */
   readonly holds: ReadonlyMap<bigint, Hold>;
   /** By id: the transactions that refunds name. */
@@ -77,16 +77,12 @@ export interface PlannedRow {
   readonly note: Note;
   readonly key: string | undefined;
   readonly groupId: string | undefined;
-  /** The submission's place in the group; undefined for expiries. */
-  readonly submission: number | undefined;
 }
-
-type RowOrigin = Pick<PlannedRow, "note"> & Partial<Pick<PlannedRow, "key" | "groupId" | "submission">>;
 
 /** What one submission is answered. */
 export type Answer =
-  /** The rows at these places of the plan were written, a list for each command; the job, of the last one, is as it was right after. */
-  | { readonly kind: "applied"; readonly rows: readonly (readonly number[])[]; readonly job: Job | undefined }
+  /** The rows from one place of the plan to before another were written, those of each command in turn; the job, of the last one, is as it was right after. */
+  | { readonly kind: "applied"; readonly from: number; readonly to: number; readonly job: Job | undefined }
   | { readonly kind: "refused"; readonly refused: Refused }
   /** The key was used for the same request before. */
   | { readonly kind: "stored"; readonly outcome: StoredOutcome }
@@ -110,7 +106,7 @@ export interface Plan {
   readonly answers: readonly Answer[];
 }
 
-/** Names an account within a book. */
+/** Names an account in one text. */
 export function accountId(userId: bigint, currency: string): string {
   return `${currency}${userId}`;
 }
@@ -135,14 +131,14 @@ export function planGroup(book: Book, submissions: readonly Submission[]): Plan 
   const firstWithKey = new Map<string, number>();
   const answers = submissions.map((submission, index): Answer => {
     const { userId, key, fingerprint } = submission;
-    if (key === undefined) return draft.apply(submission, index);
+    if (key === undefined) return draft.apply(submission);
     const id = keyId(userId, key);
     const outcome = book.outcomes.get(id);
     if (outcome !== undefined) return outcome.fingerprint === fingerprint ? { kind: "stored", outcome } : reused(submission, outcome);
     const first = firstWithKey.get(id);
     if (first === undefined) {
       firstWithKey.set(id, index);
-      return draft.apply(submission, index);
+      return draft.apply(submission);
     }
     if (submissions[first]?.fingerprint === fingerprint) return { kind: "same", submission: first };
     return { ...reused(submission, { transactionIds: [], createdAt: book.time }), submission: first };
@@ -159,7 +155,8 @@ function reused({ lease }: Submission, { transactionIds, createdAt }: Pick<Store
 /** The book as it becomes while the submissions of a group are decided. */
 class Draft {
   readonly #book: Book;
-  readonly #accounts: Map<string, Account>;
+  /** Those that changed. */
+  readonly #accounts = new ByAccount<Account>();
   readonly #holds: Map<bigint, Hold>;
   readonly #originals: Map<bigint, Original>;
   readonly #jobs: Map<bigint, Job>;
@@ -172,7 +169,6 @@ class Draft {
 
   constructor(book: Book) {
     this.#book = book;
-    this.#accounts = new Map(book.accounts);
     this.#holds = new Map(book.holds);
     this.#originals = new Map(book.originals);
     this.#jobs = new Map(book.jobs);
@@ -183,41 +179,41 @@ class Draft {
     const isDue = (hold: Hold): boolean => hold.state === "open" && hold.expiresAt <= this.#timeOn(this.#account(hold.userId, hold.currency));
     const due = [...this.#holds.values()].filter(isDue);
     due.sort((a, b) => Number(a.expiresAt - b.expiresAt || a.id - b.id));
-    for (const hold of due) this.#write(expire(hold), { note: ownNote });
+    for (const hold of due) this.#write(expire(hold), ownNote, undefined, undefined);
   }
 
   /** Applies all commands of a submission, or none and says which one was refused. */
-  apply(submission: Submission, index: number): Answer {
+  apply(submission: Submission): Answer {
     const { commands, key, groupId, batch, lease } = submission;
     this.#undo = batch ? [] : undefined;
-    const rows: number[][] = [];
+    const from = this.#rows.length;
     let job: Job | undefined;
-    for (const [culprit, command] of commands.entries()) {
+    let culprit = 0;
+    for (const command of commands) {
       const decision = decide(this.#situation(command), command);
       if ("refusal" in decision) {
         this.#takeBack();
         return { kind: "refused", refused: { refusal: decision.refusal, culprit } };
       }
       const grouped = batch || decision.entries.length > 1;
-      const origin = { note: command.note, groupId: grouped ? groupId : undefined, submission: index };
-      // The key is its user's: not on the rows of others, and of an atomic batch on none.
-      const keyOf = ({ userId }: Entry): string | undefined => (batch || lease !== undefined || userId !== submission.userId ? undefined : key);
-      rows.push(decision.entries.map((entry) => this.#write(entry, { ...origin, key: keyOf(entry) })));
+      for (const entry of decision.entries) {
+        // The key is its user's: not on the rows of others, and of an atomic batch on none.
+        const hasKey = !batch && lease === undefined && entry.userId === submission.userId;
+        this.#write(entry, command.note, hasKey ? key : undefined, grouped ? groupId : undefined);
+      }
       this.#takeReference(command);
       if (command.kind === "create_job") this.#jobsCreated += 1;
       if (decision.job !== undefined) this.#set(this.#jobs, decision.job.id, (job = decision.job));
+      culprit += 1;
     }
-    return { kind: "applied", rows, job };
+    return { kind: "applied", from, to: this.#rows.length, job };
   }
 
   plan(answers: readonly Answer[]): Plan {
     const { accounts, holds, jobs } = this.#book;
     return {
       rows: this.#rows,
-      accounts: changed(this.#accounts, accounts).map((after) => ({
-        after,
-        sequenceBefore: accounts.get(accountId(after.userId, after.currency))?.sequence ?? 0n,
-      })),
+      accounts: this.#accounts.values().map((after) => ({ after, sequenceBefore: accounts.get(after.userId, after.currency)?.sequence ?? 0n })),
       holds: changed(this.#holds, holds),
       jobs: changed(this.#jobs, jobs),
       references: [...this.#references.values()],
@@ -241,7 +237,7 @@ class Draft {
   }
 
   #account(userId: bigint, currency: string): Account {
-    const account = this.#accounts.get(accountId(userId, currency));
+    const account = this.#accounts.get(userId, currency) ?? this.#book.accounts.get(userId, currency);
     if (account === undefined) throw new Error(`the account ${currency} of user ${userId} was not locked`);
     return account;
   }
@@ -251,11 +247,11 @@ class Draft {
     return time > this.#book.time ? time : this.#book.time;
   }
 
-  /** Adds the row of an entry, and answers its place. */
-  #write(entry: Entry, origin: RowOrigin): number {
+  /** Adds the row of an entry. */
+  #write(entry: Entry, note: Note, key: string | undefined, groupId: string | undefined): void {
     const before = this.#account(entry.userId, entry.currency);
     const account = evolve(before, entry, this.#timeOn(before));
-    this.#set(this.#accounts, accountId(entry.userId, entry.currency), account);
+    this.#move(account);
     if (entry.hold !== undefined) this.#set(this.#holds, entry.hold.id, entry.hold);
     const original = entry.refundedTransactionId === undefined ? undefined : this.#originals.get(entry.refundedTransactionId);
     if (original !== undefined) this.#set(this.#originals, original.id, { ...original, refunded: original.refunded + entry.amount });
@@ -264,7 +260,14 @@ class Draft {
       this.#undo?.push(() => (this.#holdsPlaced -= 1));
     }
     this.#undo?.push(() => this.#rows.pop());
-    return this.#rows.push({ entry, account, key: undefined, groupId: undefined, submission: undefined, ...origin }) - 1;
+    this.#rows.push({ entry, account, note, key, groupId });
+  }
+
+  #move(account: Account): void {
+    const { userId, currency } = account;
+    const before = this.#undo === undefined ? undefined : this.#accounts.get(userId, currency);
+    this.#undo?.push(() => (before === undefined ? this.#accounts.delete(userId, currency) : this.#accounts.set(userId, currency, before)));
+    this.#accounts.set(userId, currency, account);
   }
 
   #isTaken(reference: string): boolean {

@@ -1,5 +1,7 @@
 // Exact amounts: a count of minor units as a bigint, a decimal number as text outside. Never a float.
 
+import { MAX_DIGITS } from "./currency.ts";
+
 /** An amount of one currency, in minor units. */
 export interface Money {
   readonly currency: string;
@@ -32,12 +34,20 @@ export function parseAmount(text: string, digits: number): ParsedAmount {
   return { minor: sign === "-" ? -size : size };
 }
 
+/** A zero, its point and so many more zeros, made once. */
+const fractions = Array.from({ length: MAX_DIGITS + 1 }, (_, count) => `0.${"0".repeat(count)}`);
+
 /** Writes an amount with all fraction digits of its currency. */
 export function formatAmount(minor: bigint, digits: number): string {
   if (digits === 0) return minor.toString();
   // Half of the figures of a row: held money and credit limits.
-  if (minor === 0n) return `0.${"0".repeat(digits)}`;
+  if (minor === 0n) return zeros(digits);
   const sign = minor < 0n ? "-" : "";
-  const figures = (minor < 0n ? -minor : minor).toString().padStart(digits + 1, "0");
-  return `${sign}${figures.slice(0, -digits)}.${figures.slice(-digits)}`;
+  const figures = (minor < 0n ? -minor : minor).toString();
+  const whole = figures.length - digits;
+  return whole > 0 ? `${sign}${figures.slice(0, whole)}.${figures.slice(whole)}` : `${sign}${zeros(-whole)}${figures}`;
+}
+
+function zeros(count: number): string {
+  return fractions[count] ?? `0.${"0".repeat(count)}`;
 }

@@ -31,8 +31,8 @@ export interface Posting extends Omit<Note, "uniqueReference"> {
 /** A row of the log. */
 export interface Transaction extends Posting {
   readonly id: bigint;
-  /** SHA-256 over the row and the hash of the account's row before. */
-  readonly hash: Uint8Array;
+  /** SHA-256 over the row and the hash of the account's row before, in hexadecimal digits. */
+  readonly hash: string;
 }
 
 /** What one command did. */

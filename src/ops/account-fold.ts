@@ -19,7 +19,7 @@ export class AccountFold {
   readonly currency: string;
   readonly #report: Report;
   #account: Account;
-  #last: { readonly id: bigint; readonly hash: Buffer } | undefined;
+  #last: { readonly id: bigint; readonly hash: string } | undefined;
   /** Whether the row before is missing or can't be read: what follows from it can't be checked. */
   #gap = false;
   /** Whether any row is: the holds that it moved aren't known. */
@@ -42,7 +42,7 @@ export class AccountFold {
   }
 
   /** The hash of its last row. */
-  get head(): Buffer | undefined {
+  get head(): string | undefined {
     return this.#last?.hash;
   }
 
@@ -87,8 +87,8 @@ export class AccountFold {
     const before = this.#account;
     if (!this.#gap) {
       // The first row of an account has none before it.
-      if (!chainHash(this.#last?.hash, row, row.figures).equals(row.hash)) {
-        this.#wrong("row_altered", row, "hash", "the hash of its fields and of the row before", row.hash.toString("hex"));
+      if (chainHash(this.#last?.hash, row, row.figures) !== row.hash) {
+        this.#wrong("row_altered", row, "hash", "the hash of its fields and of the row before", row.hash);
       }
       this.#figure(row, "balance_after", before.balance + row.amount, row.balanceAfter);
       this.#figure(row, "held_after", before.held + row.heldChange, row.heldAfter);
@@ -160,7 +160,7 @@ export class AccountFold {
       ["sequence", `${sequence}`, `${projection.sequence}`],
       // Of an account without rows, nobody asks when it came to be.
       ["updated_at", `${time}`, sequence === 0n ? `${time}` : `${projection.time}`],
-      ["chain_head", this.#last?.hash.toString("hex") ?? "none", projection.head ?? "none"],
+      ["chain_head", this.#last?.hash ?? "none", projection.head ?? "none"],
     ];
   }
 

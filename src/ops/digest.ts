@@ -21,7 +21,7 @@ export interface ChainHead {
   readonly userId: bigint;
   readonly currency: string;
   readonly sequence: bigint;
-  readonly hash: Buffer;
+  readonly hash: string;
 }
 
 /** What a whole digest comes to. */
@@ -58,7 +58,7 @@ export class DigestWriter {
   async add({ userId, currency, sequence, hash }: ChainHead): Promise<void> {
     if (this.#accounts === 0) await this.#line(FIRST_LINE);
     this.#accounts += 1;
-    await this.#line(`${userId} ${currency} ${sequence} ${hash.toString("hex")}`);
+    await this.#line(`${userId} ${currency} ${sequence} ${hash}`);
   }
 
   /** Ends it; answers what it comes to. */
@@ -122,5 +122,5 @@ async function* linesOf(file: string): AsyncGenerator<string> {
 function headOf(line: string, file: string): ChainHead {
   const [, userId = "", currency = "", sequence = "", hash = ""] = /^(-?\d+) (\S+) (\d+) ([\da-f]{64})$/.exec(line) ?? [];
   if (hash === "") throw new DigestProblem(`${file} has a line that is no account's: ${JSON.stringify(line.slice(0, 200))}`);
-  return { userId: BigInt(userId), currency, sequence: BigInt(sequence), hash: Buffer.from(hash, "hex") };
+  return { userId: BigInt(userId), currency, sequence: BigInt(sequence), hash };
 }

@@ -12,9 +12,8 @@ export async function* verifyDigest(context: Context, file: string, total: numbe
   for await (const heads of inBatches(readDigest(file))) {
     const startedAt = performance.now();
     const hashes = await readHashes(session, heads);
-    for (const [index, { userId, currency, sequence, hash }] of heads.entries()) {
+    for (const [index, { userId, currency, sequence, hash: expected }] of heads.entries()) {
       const actual = hashes[index];
-      const expected = hash.toString("hex");
       if (actual === expected) continue;
       yield { kind: "finding", finding: { kind: "digest_differs", userId, currency, sequence, what: "hash", expected, actual: actual ?? "no such row" } };
     }

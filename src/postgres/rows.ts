@@ -8,8 +8,22 @@ import type { Refused } from "../domain/group.ts";
 import type { Transaction } from "../domain/transaction.ts";
 import { jobRowFor, type KeptJob } from "./job-rows.ts";
 
+/** A row: for each column the text of its value, or NULL. */
+export type Texts = readonly (string | null)[];
+
 /** Converts what statements answer into domain values. */
 export type Rows = ReturnType<typeof rowsFor>;
+
+/** An account that is locked. */
+export interface LockedAccount {
+  readonly account: Account;
+  /** The hash that its chain has come to; undefined: it has no rows. */
+  readonly head: string | undefined;
+  /** Where its row lies, as PostgreSQL writes it: `(block,offset)`. */
+  readonly row: string;
+  /** The time, if it was asked for here. */
+  readonly now: bigint | undefined;
+}
 
 /** The columns of `user_balances b`. */
 export const accountColumns = sql.fragment`
@@ -97,10 +111,9 @@ export function rowsFor(currencies: Currencies) {
     time: row.time,
   });
   const account = accountRow.transform(toAccount);
-  /** An account that is locked: with the hash that its chain has come to, where its row lies, and the time, if it was asked for here. */
   const lockedAccount = accountRow
     .extend({ chain_head: z.instanceof(Buffer).nullable(), row: z.string(), now: z.bigint().nullable() })
-    .transform((row) => ({ account: toAccount(row), head: row.chain_head ?? undefined, row: row.row, now: row.now ?? undefined }));
+    .transform((row): LockedAccount => ({ account: toAccount(row), head: row.chain_head?.toString("hex"), row: row.row, now: row.now ?? undefined }));
 
   const hold = holdRow.transform((row): Hold => ({
     id: row.id,
@@ -138,10 +151,35 @@ export function rowsFor(currencies: Currencies) {
     actor: row.actor ?? "",
     traceId: row.trace_id ?? "",
     createdAt: row.created_at,
-    hash: row.hash,
+    hash: row.hash.toString("hex"),
   }));
 
-  return { currencies, minor, toAccount, account, lockedAccount, hold, transaction, job: jobRowFor(minor) };
+  return { currencies, minor, toAccount, account, lockedAccount, lockedAccountOf: lockedAccountReader(currencies), hold, transaction, job: jobRowFor(minor) };
+}
+
+/**
+ * Reads a locked account straight from the texts of its columns, in that order. For each write one is read: by way of an object and zod, as other rows are
+ * (and as this one where nothing is locked, through Slonik), that took twice the time, and left 1 KB behind.
+ */
+function lockedAccountReader(currencies: Currencies) {
+  return (texts: Texts): LockedAccount => {
+    const currency = required(texts[1]);
+    const { digits } = currencyOf(currencies, currency);
+    return {
+      account: {
+        userId: BigInt(required(texts[0])),
+        currency,
+        balance: parseStored(required(texts[2]), digits),
+        held: parseStored(required(texts[3]), digits),
+        creditLimit: parseStored(required(texts[4]), digits),
+        sequence: BigInt(required(texts[5])),
+        time: BigInt(required(texts[6])),
+      },
+      head: texts[7] === null ? undefined : hexOf(required(texts[7])),
+      row: required(texts[8]),
+      now: integer(texts[9]),
+    };
+  };
 }
 
 /** Stored metadata in the order of its keys, which the chain's hashes depend on. */
@@ -149,10 +187,29 @@ export function metadataOf(stored: Readonly<Record<string, string>>): Transactio
   return Object.entries(stored).toSorted(([a], [b]) => (a < b ? -1 : 1));
 }
 
+/** The text of a column that is never NULL. */
+export function required(text: string | null | undefined): string {
+  if (text === null || text === undefined) throw new Error("PostgreSQL answered NULL, or fewer columns than it was asked for");
+  return text;
+}
+
+/** A BIGINT, or undefined for NULL. */
+export function integer(text: string | null | undefined): bigint | undefined {
+  return text === null || text === undefined ? undefined : BigInt(text);
+}
+
+/** The hexadecimal digits of a BYTEA. */
+export function hexOf(text: string): string {
+  if (!text.startsWith("\\x")) throw new Error(`PostgreSQL answered ${text} for bytes`);
+  return text.slice(2);
+}
+
 /** A stored decimal number in minor units. PostgreSQL may add zeros at its end, and nothing else. */
 export function parseStored(text: string, digits: number): bigint {
+  const point = text.length - digits - 1;
+  // As it mostly lies there, with exactly the currency's digits, it needs no more than to lose its point.
+  if (digits > 0 && text.charAt(point) === ".") return text === "0.00" ? 0n : BigInt(text.slice(0, point) + text.slice(point + 1));
   const [whole = "", fraction = ""] = text.split(".");
-  if (fraction.length === digits) return BigInt(whole + fraction);
   if (/[1-9]/.test(fraction.slice(digits))) throw new Error(`the database holds ${text}, which has more than ${digits} fraction digits`);
   return BigInt(whole + fraction.slice(0, digits).padEnd(digits, "0"));
 }

@@ -2,6 +2,7 @@
 
 import { expect } from "vitest";
 import { newAccount, type Account, type Hold } from "../../src/domain/account.ts";
+import { ByAccount } from "../../src/domain/by-account.ts";
 import type { Command, CommandKind, CommandOf, Note } from "../../src/domain/command.ts";
 import { decide, type Original, type Situation } from "../../src/domain/ledger.ts";
 import type { Refusal } from "../../src/domain/refusal.ts";
@@ -15,6 +16,13 @@ export const note: Note = { description: "", metadata: [], reference: "", unique
 
 export function account(figures: Partial<Account> = {}): Account {
   return { ...newAccount(USER, "RUB"), sequence: 3n, time: NOW, ...figures };
+}
+
+/** Accounts, as a book has them. */
+export function byName(accounts: readonly Account[]): ByAccount<Account> {
+  const named = new ByAccount<Account>();
+  for (const known of accounts) named.set(known.userId, known.currency, known);
+  return named;
 }
 
 export function openHold(figures: Partial<Hold> = {}): Hold {

@@ -3,14 +3,14 @@
 import { describe, expect, test } from "vitest";
 import type { Account } from "../../src/domain/account.ts";
 import type { Command } from "../../src/domain/command.ts";
-import { accountId, planGroup, type Book, type Submission } from "../../src/domain/group.ts";
-import { account, command, note, NOW, openHold, original, OTHER, USER } from "./given.ts";
+import { planGroup, type Book, type Submission } from "../../src/domain/group.ts";
+import { account, byName, command, note, NOW, openHold, original, OTHER, USER } from "./given.ts";
 
 /** A book with these accounts, and otherwise nothing. */
 function book(accounts: readonly Account[], facts: Partial<Book> = {}): Book {
   return {
     time: NOW,
-    accounts: new Map(accounts.map((known) => [accountId(known.userId, known.currency), known])),
+    accounts: byName(accounts),
     holds: new Map(),
     originals: new Map(),
     outcomes: new Map(),
@@ -78,7 +78,7 @@ describe("an atomic batch", () => {
     const plan = planGroup(book([rich, account({ userId: OTHER })]), [
       atomic("a", [command("deduct", { amount: 60n }), command("transfer", { toUserId: OTHER, amount: 40n })]),
     ]);
-    expect(plan.answers).toEqual([{ kind: "applied", rows: [[0], [1, 2]] }]);
+    expect(plan.answers).toEqual([{ kind: "applied", from: 0, to: 3 }]);
     expect(new Set(plan.rows.map(({ groupId }) => groupId))).toEqual(new Set(["group of a"]));
     expect(plan.rows.every(({ key }) => key === undefined)).toBe(true);
   });
@@ -104,10 +104,10 @@ describe("an atomic batch", () => {
     ]);
     expect(plan.answers).toMatchObject([
       { kind: "refused", refused: { culprit: 4, refusal: { reason: "INSUFFICIENT_FUNDS" } } },
-      { kind: "applied", rows: [[0]] },
-      { kind: "applied", rows: [[1]] },
-      { kind: "applied", rows: [[2]] },
-      { kind: "applied", rows: [[3]] },
+      { kind: "applied", from: 0, to: 1 },
+      { kind: "applied", from: 1, to: 2 },
+      { kind: "applied", from: 2, to: 3 },
+      { kind: "applied", from: 3, to: 4 },
     ]);
     expect(plan.rows.map(({ account: after }) => after.sequence)).toEqual([4n, 5n, 6n, 7n]);
     expect(plan.rows[1]?.entry.hold?.id, "the id that the batch gave back").toBe(101n);

@@ -7,7 +7,7 @@ import type { Command } from "../../src/domain/command.ts";
 import { accountId, keyId, planGroup, type Answer, type Book, type StoredOutcome, type Submission } from "../../src/domain/group.ts";
 import { postingOf, rowsOf } from "../../src/domain/transaction.ts";
 import { checkLaws, type LogRow } from "../harness/laws.ts";
-import { command as commandOf, note, NOW } from "./given.ts";
+import { byName, command as commandOf, note, NOW } from "./given.ts";
 
 const USERS = [1n, 2n, 3n];
 const CURRENCIES = ["RUB", "USD"];
@@ -50,7 +50,7 @@ class MemoryLedger {
       const store = (transactionIds: bigint[], refused: StoredOutcome["refused"]): void => {
         this.#outcomes.set(keyId(userId, key), { fingerprint, createdAt: time, transactionIds, job: undefined, refused });
       };
-      if (answer.kind === "applied") store(answer.rows.flat().map((place) => ids[place] as bigint), undefined);
+      if (answer.kind === "applied") store(ids.slice(answer.from, answer.to), undefined);
       if (answer.kind === "refused") store([], answer.refused);
     });
     return plan.answers;
@@ -62,7 +62,7 @@ class MemoryLedger {
     const newHolds = submissions.flatMap(({ commands }) => commands).filter(({ kind }) => kind === "place_hold");
     return {
       time,
-      accounts: new Map(this.#accounts),
+      accounts: byName(this.accounts),
       holds: new Map(this.#holds),
       originals: new Map(this.log.map((row) => [row.id, { ...row, refunded: refundedOf(row.id) }])),
       outcomes: new Map(this.#outcomes),

@@ -266,16 +266,16 @@ describe("each damage is named", () => {
 async function rewrite(userId: bigint, more: bigint): Promise<void> {
   const stored = await database.query(`SELECT ${transactionColumns.sql} FROM ledgerd.transactions t WHERE t.user_id = ${userId} ORDER BY t.sequence`);
   const statements: string[] = [];
-  let head: Buffer | undefined;
+  let head: string | undefined;
   for (const row of stored.map((one) => rowsFor(currenciesWith([])).transaction.parse(one))) {
     const amount = row.amount + (row.sequence === 2n ? more : 0n);
     const forged = { ...row, amount, balanceAfter: row.balanceAfter + (row.sequence >= 2n ? more : 0n) };
     const figures = figuresOf(forged, 2);
     head = chainHash(head, forged, figures);
-    const values = `amount = ${figures.amount}, balance_after = ${figures.balanceAfter}, hash = '\\x${head.toString("hex")}'`;
+    const values = `amount = ${figures.amount}, balance_after = ${figures.balanceAfter}, hash = '\\x${head}'`;
     statements.push(`UPDATE ledgerd.transactions SET ${values} WHERE id = ${row.id}`);
     if (row.sequence === BigInt(stored.length)) {
-      statements.push(`UPDATE ledgerd.user_balances SET balance = ${figures.balanceAfter}, chain_head = '\\x${head.toString("hex")}' WHERE user_id = ${userId}`);
+      statements.push(`UPDATE ledgerd.user_balances SET balance = ${figures.balanceAfter}, chain_head = '\\x${head}' WHERE user_id = ${userId}`);
     }
   }
   await past(database, ...statements);

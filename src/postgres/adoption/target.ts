@@ -9,6 +9,7 @@ import { z } from "zod";
 import { AdoptionProblem, BEFORE_ALL, type KnownAccount, type MovedAccount } from "../../domain/adoption.ts";
 import type { AdoptedJob } from "../../domain/adopted-job.ts";
 import { currencyOf } from "../../domain/currency.ts";
+import { ByAccount } from "../../domain/by-account.ts";
 import { accountId } from "../../domain/group.ts";
 import { formatAmount } from "../../domain/money.ts";
 import type { Posting } from "../../domain/transaction.ts";
@@ -16,7 +17,7 @@ import { int8s, texts, times } from "../journal/binary.ts";
 import { chainHash, figuresOf } from "../journal/chain.ts";
 import { JournalConnection } from "../journal/connection.ts";
 import { upsertJobs } from "../journal/write-jobs.ts";
-import { balanceRows, logRows, selectRowTypes, type Row, type RowTypes } from "../journal/write.ts";
+import { balanceRows, logRows, selectRowTypes, type AccountRow, type Row, type RowTypes } from "../journal/write.ts";
 import { withSession } from "../pool.ts";
 import { noColumns, parseStored, type Rows } from "../rows.ts";
 
@@ -63,7 +64,7 @@ export interface Adoption extends Progress {
 
 /** An account that the ledger has, with the head of its chain. */
 export interface StoredAccount extends KnownAccount {
-  readonly head: Buffer | undefined;
+  readonly head: string | undefined;
 }
 
 /** A user who has an account, and whether it is from the adoption at hand. */
@@ -292,22 +293,21 @@ export class Target {
       userId: row.user_id, currency: row.currency, balance: parseStored(row.balance, digits), held: parseStored(row.held, digits),
       creditLimit: parseStored(row.credit_limit, digits), sequence: row.sequence, time: row.sequence === 0n ? 0n : row.time,
     };
-    return { account, lastOldId: row.last_old_id ?? BEFORE_ALL, head: row.chain_head ?? undefined };
+    return { account, lastOldId: row.last_old_id ?? BEFORE_ALL, head: row.chain_head?.toString("hex") };
   }
 
   /** Writes the rows of accounts, and how far the adoption then is. */
   async write(adoption: Adoption, { postings, accounts, stored }: Batch, progress: Progress): Promise<Adoption> {
-    const heads = new Map([...stored].map(([account, { head }]) => [account, head]));
+    const heads = new ByAccount<AccountRow>();
+    for (const { account, head } of stored.values()) heads.set(account.userId, account.currency, { head });
     const rows = postings.map((posting): Row => {
-      const account = accountId(posting.userId, posting.currency);
-      const figures = figuresOf(posting, currencyOf(this.#rows.currencies, posting.currency).digits);
-      const hash = chainHash(heads.get(account), posting, figures);
-      heads.set(account, hash);
+      const { userId, currency } = posting;
+      const figures = figuresOf(posting, currencyOf(this.#rows.currencies, currency).digits);
+      const hash = chainHash(heads.get(userId, currency)?.head, posting, figures);
+      heads.set(userId, currency, { head: hash, figures });
       return { posting, hash, figures };
     });
-    const amount = (minor: bigint, currency: string): string => formatAmount(minor, currencyOf(this.#rows.currencies, currency).digits);
-    const after = new Map([...heads].map(([account, head]) => [account, { head }]));
-    const balances = upsertBalances(balanceRows(accounts, after, amount, this.#types.balance), accounts);
+    const balances = upsertBalances(balanceRows(accounts, heads, this.#types.balance), accounts);
     return this.#inTransaction(adoption, progress, (send) => ({ log: send(insertLog(rows, this.#types)), balances: send(balances) }));
   }
 

@@ -5,6 +5,7 @@
 // `record_recv`, `numeric_recv` and so on, unchanged since 7.4.
 
 import { sql } from "slonik";
+import { MOST_BYTES, writeText } from "./utf8.ts";
 
 /** Types as pg_type numbers them, alike in every database. */
 const BOOL = 16;
@@ -29,18 +30,13 @@ const ARRAY_HEADER = 20;
 /** Of an array without elements: without their number. */
 const EMPTY_ARRAY = 12;
 const FIRST_SIZE = 4096;
-/** Characters of a shorter text are written one by one: that is faster than to have it encoded. */
-const SHORT_TEXT = 48;
-const LAST_ASCII = 0x7f;
-/** Of a character (of UTF-16) in UTF-8. */
-const MOST_BYTES = 3;
 const MINUS = 0x2d;
 const ZERO = 0x30;
 
 /** An array that is being written. Each method adds one value, undefined as NULL: an element, or a field of the row at hand. */
 export class BinaryArray {
-  #bytes = Buffer.allocUnsafe(FIRST_SIZE);
-  #view = viewOf(this.#bytes);
+  #bytes: Buffer;
+  #view: DataView;
   #at = ARRAY_HEADER;
   #elements = 0;
   /** Where the length of the row at hand stands. */
@@ -49,9 +45,11 @@ export class BinaryArray {
   #value = 0;
   readonly #type: number;
 
-  /** Of elements of this type: for rows, a type of ours, whose number each database gives. */
-  constructor(type: number) {
+  /** Of elements of this type: for rows, a type of ours, whose number each database gives. It will have about so many bytes. */
+  constructor(type: number, size = FIRST_SIZE) {
     this.#type = type;
+    this.#bytes = Buffer.allocUnsafe(ARRAY_HEADER + size);
+    this.#view = viewOf(this.#bytes);
   }
 
   /** Begins a row of so many fields. */
@@ -92,18 +90,18 @@ export class BinaryArray {
     this.#at += 8;
   }
 
-  bytes(value: Uint8Array | undefined): void {
+  /** Bytes, from hexadecimal digits. */
+  hex(value: string | undefined): void {
     if (value === undefined) return this.#null(BYTEA);
-    this.#begin(BYTEA, value.length);
-    this.#bytes.set(value, this.#at);
-    this.#at += value.length;
+    this.#begin(BYTEA, value.length / 2);
+    this.#at += this.#bytes.write(value, this.#at, "hex");
   }
 
   /** An empty text is NULL, as everywhere in the ledger's tables. */
   text(value: string | undefined): void {
     if (value === undefined || value === "") return this.#null(TEXT);
     this.#begin(TEXT, value.length * MOST_BYTES);
-    this.#characters(value);
+    this.#at = writeText(this.#bytes, this.#at, value);
     this.#end();
   }
 
@@ -112,7 +110,7 @@ export class BinaryArray {
     this.#begin(JSONB, 1 + value.length * MOST_BYTES);
     this.#view.setUint8(this.#at, JSONB_VERSION);
     this.#at += 1;
-    this.#characters(value);
+    this.#at = writeText(this.#bytes, this.#at, value);
     this.#end();
   }
 
@@ -195,21 +193,6 @@ export class BinaryArray {
     this.#at += 2;
   }
 
-  #characters(value: string): void {
-    const start = this.#at;
-    if (value.length <= SHORT_TEXT) {
-      for (let index = 0; index < value.length; index++) {
-        const code = value.charCodeAt(index);
-        if (code > LAST_ASCII) break;
-        this.#view.setUint8(this.#at, code);
-        this.#at += 1;
-      }
-      if (this.#at - start === value.length) return;
-      this.#at = start;
-    }
-    this.#at += this.#bytes.write(value, this.#at);
-  }
-
   #room(length: number): void {
     if (this.#at + length <= this.#bytes.length) return;
     const larger = Buffer.allocUnsafe(Math.max(this.#bytes.length * 2, this.#at + length));
@@ -232,7 +215,7 @@ function digitOf(figures: string, from: number, to: number): number {
 
 /** An array of BIGINT. */
 export function int8s(values: readonly (bigint | undefined)[]) {
-  const array = new BinaryArray(INT8);
+  const array = new BinaryArray(INT8, values.length * 12);
   for (const value of values) array.int8(value);
   return array.end();
 }

@@ -5,14 +5,21 @@
 // no two rows have the same one; absent fields are empty. Amounts are written with all digits of their currency, as the row has them; times in
 // microseconds since 1970; metadata as the sorted keys and values, each a netstring, in one netstring. The id isn't in it: it is
 // drawn by the insert itself; account and sequence name the row as well.
+//
+// Hashes are 64 hexadecimal digits, as the next row's text has them: to get each as bytes took 0.7 µs more of a hash's 1.1, and left a buffer behind.
 
 import { hash } from "node:crypto";
 import { formatAmount } from "../../domain/money.ts";
 import type { Posting } from "../../domain/transaction.ts";
+import { MOST_BYTES, writeText } from "./utf8.ts";
 
 const VERSION = "ledgerd.transaction.1";
-/** An absent field. */
-const EMPTY = "0:,";
+const FIRST_SIZE = 4096;
+/** What stands around a field at most: the count of its bytes, and two marks. */
+const MOST_AROUND = 16;
+const ZERO = 0x30;
+const COLON = 0x3a;
+const COMMA = 0x2c;
 
 /** A row's amounts as the database has them: decimal numbers with all digits of their currency. */
 export interface Figures {
@@ -37,50 +44,89 @@ export function figuresOf(row: Posting, digits: number): Figures {
 }
 
 /** The hash of a row, given the hash of its account's row before: undefined for the first one. */
-export function chainHash(previous: Uint8Array | undefined, row: Posting, figures: Figures): Buffer {
-  return hash("sha256", canonicalText(previous, row, figures), "buffer");
+export function chainHash(previous: string | undefined, row: Posting, figures: Figures): string {
+  const fields = hashed.begin();
+  fields.ascii(VERSION);
+  fields.ascii(previous ?? "");
+  fields.integer(row.userId);
+  fields.ascii(row.currency);
+  fields.integer(row.sequence);
+  fields.ascii(row.type);
+  fields.ascii(figures.amount);
+  fields.ascii(figures.heldChange);
+  fields.ascii(figures.balanceAfter);
+  fields.ascii(figures.heldAfter);
+  fields.ascii(figures.creditLimitAfter);
+  fields.integer(row.holdId);
+  fields.ascii(figures.holdCaptured ?? "");
+  fields.integer(row.holdExpiresAt);
+  fields.integer(row.refundedTransactionId);
+  fields.integer(row.jobId);
+  fields.ascii(row.groupId ?? "");
+  fields.text(row.idempotencyKey ?? "");
+  fields.text(row.reference);
+  fields.text(row.description);
+  fields.text(row.metadata.length === 0 ? "" : row.metadata.map(([key, value]) => netstring(key) + netstring(value)).join(""));
+  fields.text(row.actor);
+  fields.ascii(row.traceId);
+  fields.integer(row.createdAt);
+  return hash("sha256", fields.end(), "hex");
 }
 
-/** The text that is hashed. Written out field by field: as a list that is mapped and joined it took twice the time, half of a row's in all. */
-export function canonicalText(previous: Uint8Array | undefined, row: Posting, figures: Figures): string {
-  const before = previous === undefined ? "" : Buffer.from(previous.buffer, previous.byteOffset, previous.length).toString("hex");
-  return (
-    ascii(VERSION) +
-    ascii(before) +
-    integer(row.userId) +
-    ascii(row.currency) +
-    integer(row.sequence) +
-    ascii(row.type) +
-    ascii(figures.amount) +
-    ascii(figures.heldChange) +
-    ascii(figures.balanceAfter) +
-    ascii(figures.heldAfter) +
-    ascii(figures.creditLimitAfter) +
-    integer(row.holdId) +
-    ascii(figures.holdCaptured ?? "") +
-    integer(row.holdExpiresAt) +
-    integer(row.refundedTransactionId) +
-    integer(row.jobId) +
-    ascii(row.groupId ?? "") +
-    text(row.idempotencyKey) +
-    text(row.reference) +
-    text(row.description) +
-    text(row.metadata.map(([key, value]) => text(key) + text(value)).join("")) +
-    text(row.actor) +
-    ascii(row.traceId) +
-    integer(row.createdAt)
-  );
+function netstring(text: string): string {
+  return `${Buffer.byteLength(text)}:${text},`;
 }
 
-/** A field whose bytes are as many as its characters. */
-function ascii(field: string): string {
-  return `${field.length}:${field},`;
+/**
+ * The fields that are hashed, one row's after another's in the same memory. (Put together as a text they were 70 pieces, and 2 KB of garbage: twice the time
+ * for a hash, and a seventh of all that a write left behind.)
+ */
+class Netstrings {
+  #bytes = Buffer.allocUnsafe(FIRST_SIZE);
+  #at = 0;
+
+  begin(): this {
+    this.#at = 0;
+    return this;
+  }
+
+  integer(field: bigint | undefined): void {
+    this.ascii(field === undefined ? "" : field.toString());
+  }
+
+  /** A field whose bytes are as many as its characters. */
+  ascii(field: string): void {
+    this.#field(field, field.length);
+  }
+
+  text(field: string): void {
+    this.#field(field, field === "" ? 0 : Buffer.byteLength(field));
+  }
+
+  /** All fields, until the next row's begin. */
+  end(): Buffer {
+    return this.#bytes.subarray(0, this.#at);
+  }
+
+  #field(field: string, length: number): void {
+    this.#room(field.length * MOST_BYTES + MOST_AROUND);
+    this.#number(length);
+    this.#bytes[this.#at++] = COLON;
+    this.#at = writeText(this.#bytes, this.#at, field);
+    this.#bytes[this.#at++] = COMMA;
+  }
+
+  #number(value: number): void {
+    if (value > 9) this.#number(Math.trunc(value / 10));
+    this.#bytes[this.#at++] = ZERO + (value % 10);
+  }
+
+  #room(length: number): void {
+    if (this.#at + length <= this.#bytes.length) return;
+    const larger = Buffer.allocUnsafe(this.#bytes.length + length * 2);
+    larger.set(this.#bytes.subarray(0, this.#at));
+    this.#bytes = larger;
+  }
 }
 
-function integer(field: bigint | undefined): string {
-  return field === undefined ? EMPTY : ascii(field.toString());
-}
-
-function text(field: string | undefined): string {
-  return field === undefined || field === "" ? EMPTY : `${Buffer.byteLength(field)}:${field},`;
-}
+const hashed = new Netstrings();

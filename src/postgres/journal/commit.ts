@@ -10,14 +10,14 @@ import pg from "pg";
 import { setTimeout as delay } from "node:timers/promises";
 import type { AccountName } from "../../domain/account.ts";
 import { Failure } from "../../domain/failure.ts";
-import { accountId, planGroup, type Plan, type Submission } from "../../domain/group.ts";
+import { planGroup, type Plan, type Submission } from "../../domain/group.ts";
 import type { Outcome } from "../../domain/transaction.ts";
 import type { Rows } from "../rows.ts";
 import { ConnectionLost, NotCommitted, type JournalConnection } from "./connection.ts";
 import { bookOf, EXPIRY_LIMIT, hasRest, lacksProbe, mustProbe, readRest, sendProbe, sendReads, type Found, type Rest } from "./facts.ts";
-import { accountsOf, accountsOfAll, holdsNamedBy, insertMissingAccounts, readNamed, transactionsNamedBy, type LockMode, type Named } from "./lock.ts";
+import { accountsOfAll, allAmong, holdsNamedBy, insertMissingAccounts, readNamed, transactionsNamedBy, type LockMode, type Named } from "./lock.ts";
 import { outcomesOf, storedIdsOf } from "./outcomes.ts";
-import { emitMessage, selectHoldsOf, selectRowTypes, selectTransactions, writesOf, type LockedRow, type RowTypes, type Writes } from "./write.ts";
+import { emitMessage, selectHoldsOf, selectRowTypes, selectTransactions, writesOf, type RowTypes, type Writes } from "./write.ts";
 
 /** What a submission is answered, or the error that kept it from being carried out. */
 export type Committed = Outcome | Error;
@@ -61,10 +61,10 @@ export class Committer {
    */
   async commit(submissions: readonly Submission[], answer: (place: number, committed: Committed) => void): Promise<void> {
     const open: number[] = [];
-    for (const [place, committed] of (await this.#tryAll(submissions)).entries()) {
+    (await this.#tryAll(submissions)).forEach((committed, place) => {
       if (committed === undefined) open.push(place);
       else answer(place, committed);
-    }
+    });
     if (open.length === 0) return;
     const second = await this.#tryAll(open.flatMap((place) => submissions[place] ?? []));
     for (const [index, place] of open.entries()) answer(place, second[index] ?? conflict());
@@ -122,13 +122,12 @@ export class Committer {
         const found = await this.#lock(connection, submissions, accounts, mode, probing);
         const rest = await this.#rest(connection, submissions, found);
         const book = bookOf(found, rest, named, [], this.#rows);
-        const isLocked = ({ userId, currency }: AccountName): boolean => book.accounts.has(accountId(userId, currency));
-        const locked = submissions.filter((submission) => accountsOf(submission, named).every(isLocked));
+        const locked = found.accounts.length === accounts.length ? submissions : submissions.filter((submission) => allAmong(submission, named, book.accounts));
         const expiryFirst = rest.expired.length === EXPIRY_LIMIT;
         const decided = expiryFirst ? [] : locked;
         const plan = planGroup(book, decided);
         if (expiryFirst && plan.rows.length === 0) throw conflict();
-        const writes = writesOf(plan, decided, lockedRows(found), book.time, this.#rows, types);
+        const writes = writesOf(plan, decided, found.accounts, book.time, this.#rows, types);
         const outcomes = await this.#write(connection, plan, decided, writes);
         if (!expiryFirst) return inOrderOf(submissions, decided, outcomes);
       }
@@ -251,13 +250,10 @@ function conflict(cause?: unknown): Failure {
   return new Failure("TRANSACTION_CONFLICT", { cause });
 }
 
-function lockedRows(found: Found): ReadonlyMap<string, LockedRow> {
-  return new Map(found.accounts.map(({ account, head, row }) => [accountId(account.userId, account.currency), { head, row }]));
-}
-
+/** The outcomes by the places of all submissions, of which some were decided, in the same order. */
 function inOrderOf(submissions: readonly Submission[], decided: readonly Submission[], outcomes: readonly Outcome[]): readonly (Outcome | undefined)[] {
-  const bySubmission = new Map(decided.map((submission, index) => [submission, outcomes[index]]));
-  return submissions.map((submission) => bySubmission.get(submission));
+  let next = 0;
+  return submissions.map((submission) => (submission === decided[next] ? outcomes[next++] : undefined));
 }
 
 function assertId(id: bigint | undefined): bigint {

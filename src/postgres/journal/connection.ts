@@ -5,10 +5,11 @@
 import pg from "pg";
 import type { QuerySqlToken } from "slonik";
 import type { z } from "zod";
-import { Pipeline, type Prepared, type Step } from "./pipeline.ts";
+import type { Texts } from "../rows.ts";
+import { Pipeline, type Answer, type Prepared, type Step } from "./pipeline.ts";
 
-/** Sends a statement with the others of its pipeline; its rows come with theirs. */
-export type Send = <T>(statement: QuerySqlToken<z.ZodType<T>>) => Promise<readonly T[]>;
+/** Sends a statement with the others of its pipeline; its rows come with theirs, read by the statement's schema or straight from their texts. */
+export type Send = <T>(statement: QuerySqlToken<z.ZodType<T>>, read?: (texts: Texts) => T) => Promise<readonly T[]>;
 
 /** The server ended a transaction otherwise than it was asked to. */
 export class NotCommitted extends Error {}
@@ -25,7 +26,7 @@ const INT8_ARRAY = 1016;
 const parsers = new Map<number, (text: string) => unknown>([
   [pg.types.builtins.INT8, BigInt],
   [pg.types.builtins.NUMERIC, (text) => text],
-  [INT8_ARRAY, (text) => text.slice(1, -1).split(",").filter(Boolean).map(BigInt)],
+  [INT8_ARRAY, (text) => (text === "{}" ? [] : text.slice(1, -1).split(",").map(BigInt))],
 ]);
 
 function parserOf(typeId: number): (text: string) => unknown {
@@ -80,9 +81,9 @@ export class JournalConnection {
   async pipeline<P extends Readonly<Record<string, Promise<unknown>>>>(build: (send: Send) => P): Promise<{ [K in keyof P]: Awaited<P[K]> }> {
     if (this.#lost !== undefined) throw new ConnectionLost("the connection is lost", { cause: this.#lost });
     this.#steps = [];
-    const sent = Object.entries(build((statement) => this.#send(statement)));
+    const sent = Object.entries(build((statement, read) => this.#send(statement, read)));
     const timer = setTimeout(() => this.#giveUp(), PIPELINE_LIMIT_MS);
-    this.#client.query(new Pipeline(this.#steps, this.#prepared, parserOf));
+    this.#client.query(new Pipeline(this.#steps, this.#prepared));
     const settled = await Promise.allSettled(sent.map(([, result]) => result));
     clearTimeout(timer);
     const failed = settled.find((result) => result.status === "rejected");
@@ -116,14 +117,14 @@ export class JournalConnection {
     this.#client.end().catch(() => undefined);
   }
 
-  async #send<T>({ name, sql: text, values, parser }: QuerySqlToken<z.ZodType<T>>): Promise<readonly T[]> {
+  async #send<T>({ name, sql: text, values, parser }: QuerySqlToken<z.ZodType<T>>, read?: (texts: Texts) => T): Promise<readonly T[]> {
     if (name === undefined) throw new Error("the journal's statements have names");
-    const { rows } = await this.#step(name, textOf(name, text), values);
-    return rows.map((row) => parser.parse(row));
+    const answer = await this.#step(name, textOf(name, text), values);
+    return read === undefined ? objectsOf(answer).map((row) => parser.parse(row)) : answer.rows.map(read);
   }
 
-  #step(name: string, text: string, values: readonly unknown[] = []): Promise<{ rows: readonly object[]; tag: string }> {
-    return new Promise((resolve, reject) => this.#steps.push({ name, text, values, resolve: (rows, tag) => resolve({ rows, tag }), reject }));
+  #step(name: string, text: string, values: readonly unknown[] = []): Promise<Answer> {
+    return new Promise((resolve, reject) => this.#steps.push({ name, text, values, resolve, reject }));
   }
 
   /** The server, or the way to it, is stuck. */
@@ -142,6 +143,19 @@ export class JournalConnection {
     this.close();
     return untrusted ? error : new ConnectionLost("the connection broke", { cause: error });
   }
+}
+
+/** The rows by the names of their columns, each value read as its type says. */
+function objectsOf({ columns, rows }: Answer): readonly object[] {
+  const readers = columns.map(({ name, dataTypeID }) => ({ name, read: parserOf(dataTypeID) }));
+  return rows.map((fields) => {
+    const row: Record<string, unknown> = {};
+    readers.forEach(({ name, read }, index) => {
+      const text = fields[index];
+      row[name] = text === null || text === undefined ? null : read(text);
+    });
+    return row;
+  });
 }
 
 function textOf(name: string, text: string): string {

@@ -15,16 +15,16 @@
 
 import { sql } from "slonik";
 import { z } from "zod";
-import { type AccountName, newAccount, type Hold, type TransactionType } from "../../domain/account.ts";
-import { accountId, keyId, referenceId, type Book, type StoredOutcome, type Submission, type UniqueReference } from "../../domain/group.ts";
+import { type Account, type AccountName, newAccount, type Hold, type TransactionType } from "../../domain/account.ts";
+import { ByAccount } from "../../domain/by-account.ts";
+import { keyId, referenceId, type Book, type StoredOutcome, type Submission, type UniqueReference } from "../../domain/group.ts";
 import { typeOfKind } from "../../domain/ledger.ts";
 import type { Refused } from "../../domain/group.ts";
 import { jobColumns, type KeptJob } from "../job-rows.ts";
 import { decodeKept, holdColumns, type Rows } from "../rows.ts";
 import { int8s, texts } from "./binary.ts";
-import type { CommandKind } from "../../domain/command.ts";
 import type { Send } from "./connection.ts";
-import { accountTable, holdsNamedBy, nameTable, selectAccounts, transactionsNamedBy, type LockMode, type Named, type Names } from "./lock.ts";
+import { accountTable, holdsNamedBy, jobsNamedBy, nameTable, selectAccounts, transactionsNamedBy, type LockMode, type Named, type Names } from "./lock.ts";
 
 /**
  * How many expired holds of its accounts one group sets free. Where there are more, it frees these and starts over, so that the
@@ -43,18 +43,11 @@ export interface Rest {
 
 /** Sends the lock and the first look-ups, with the probe or without; where nothing is locked, no ids are drawn either. */
 export function sendReads(send: Send, rows: Rows, submissions: readonly Submission[], accounts: readonly AccountName[], mode: LockMode, probing: boolean) {
-  const commands = submissions.flatMap((submission) => submission.commands);
-  const [holds, transactions] = [holdsNamedBy(submissions), transactionsNamedBy(submissions)];
-  const references = commands.flatMap(({ userId, kind, note }) =>
-    note.uniqueReference ? [{ userId, type: typeOfKind[kind], reference: note.reference }] : [],
-  );
-  const count = (...kinds: readonly CommandKind[]): number => commands.filter(({ kind }) => kinds.includes(kind)).length;
-  const newHolds = count("place_hold", "create_job", "retry_job");
-  const newJobs = count("create_job");
-  const jobs = commands.flatMap((command) => ("jobId" in command ? [[command.jobId, command.userId] as const] : []));
+  const [holds, transactions, jobs] = [holdsNamedBy(submissions), transactionsNamedBy(submissions), jobsNamedBy(submissions)];
+  const { references, newHolds, newJobs } = needsOf(submissions);
   const none = Promise.resolve([]);
   return {
-    accounts: send(selectAccounts(rows, accounts, mode)),
+    accounts: send(selectAccounts(rows, accounts, mode), rows.lockedAccountOf),
     probe: probing ? sendProbe(send, submissions, accounts) : none,
     holds: holds.length === 0 ? none : send(selectHolds(rows, holds)),
     refunded: transactions.length === 0 ? none : send(selectRefunded(transactions.map(([id]) => id))),
@@ -65,6 +58,21 @@ export function sendReads(send: Send, rows: Rows, submissions: readonly Submissi
     jobHolds: jobs.length === 0 ? none : send(selectJobHolds(rows, jobs)),
     newJobIds: newJobs === 0 || mode === "look" ? none : send(drawJobIds(newJobs)),
   };
+}
+
+/** Which unique references a group's commands have, and how many ids they may draw. */
+function needsOf(submissions: readonly Submission[]) {
+  const references: UniqueReference[] = [];
+  let newHolds = 0;
+  let newJobs = 0;
+  for (const { commands } of submissions) {
+    for (const { userId, kind, note } of commands) {
+      if (note.uniqueReference) references.push({ userId, type: typeOfKind[kind], reference: note.reference });
+      if (kind === "place_hold" || kind === "create_job" || kind === "retry_job") newHolds += 1;
+      if (kind === "create_job") newJobs += 1;
+    }
+  }
+  return { references, newHolds, newJobs };
 }
 
 /** Sends the probe for what is mostly not there. */
@@ -106,11 +114,10 @@ export function hasRest({ probe: [seen] }: Found): boolean {
 export function bookOf(found: Found, rest: Rest, { originals }: Named, unborn: readonly AccountName[], rows: Rows): Book {
   const time = found.probe[0]?.time ?? found.accounts.at(-1)?.now;
   if (time === undefined) throw new Error("PostgreSQL did not tell the time");
-  const accounts = new Map([
-    ...unborn.map(({ userId, currency }) => [accountId(userId, currency), newAccount(userId, currency)] as const),
-    ...found.accounts.map(({ account }) => [accountId(account.userId, account.currency), account] as const),
-  ]);
-  const holds = [...found.holds, ...found.jobHolds, ...rest.expired].filter((hold) => accounts.has(accountId(hold.userId, hold.currency)));
+  const accounts = new ByAccount<Account>();
+  for (const { userId, currency } of unborn) accounts.set(userId, currency, newAccount(userId, currency));
+  for (const { account } of found.accounts) accounts.set(account.userId, account.currency, account);
+  const holds = [...found.holds, ...found.jobHolds, ...rest.expired].filter((hold) => accounts.get(hold.userId, hold.currency) !== undefined);
   const refunded = new Map(found.refunded.map(({ id, refunded: sum }) => [id, sum]));
   return {
     time,

@@ -76,15 +76,14 @@ export class Lanes {
     const [first] = submissions;
     if (first === undefined) return [];
     if (this.#closed) throw new Failure("SHUTTING_DOWN");
-    const weights = submissions.map(weightOf);
-    const weight = weights.reduce((sum, one) => sum + one, 0);
+    let weight = 0;
+    for (const submission of submissions) weight += weightOf(submission);
     if (this.#queued + weight > this.#queueLimit) throw new Failure("OVERLOADED");
     const whose = source?.inLine === true ? source : first.userId;
     const lane = this.#enter(whose, first.userId, submissions.length);
     this.#queued += weight;
     const outcomes = submissions.map(
-      (submission, index) =>
-        new Promise<Outcome>((resolve, reject) => lane.queue.push({ submission, weight: weights[index] ?? 1, whose, deadline, resolve, reject })),
+      (submission) => new Promise<Outcome>((resolve, reject) => lane.queue.push({ submission, weight: weightOf(submission), whose, deadline, resolve, reject })),
     );
     // A source's first group is all that comes in the same moment, not its first write alone.
     if (lane.working === undefined) this.#start(lane, source === undefined ? this.#work(lane) : Promise.resolve().then(() => this.#work(lane)));
@@ -110,10 +109,14 @@ export class Lanes {
   #enter(whose: bigint | Source, userId: bigint, calls: number): Lane {
     const underWay = this.#underWay.get(whose);
     if (underWay !== undefined) underWay.count += calls;
-    const byNumber = Number(BigInt.asUintN(32, userId) % BigInt(this.#lanes.length));
-    const lane = underWay?.lane ?? this.#underWay.get(userId)?.lane ?? this.#lanes.find(({ working }) => working === undefined) ?? this.#lanes[byNumber];
-    if (lane === undefined) throw new Error("there is no lane");
+    const lane = underWay?.lane ?? this.#underWay.get(userId)?.lane ?? this.#lanes.find(({ working }) => working === undefined) ?? this.#byNumber(userId);
     if (underWay === undefined) this.#underWay.set(whose, { lane, count: calls });
+    return lane;
+  }
+
+  #byNumber(userId: bigint): Lane {
+    const lane = this.#lanes[Number(BigInt.asUintN(32, userId) % BigInt(this.#lanes.length))];
+    if (lane === undefined) throw new Error("there is no lane");
     return lane;
   }
 
@@ -157,17 +160,18 @@ export class Lanes {
   }
 
   async #commit(group: readonly Waiting[], committer: GroupCommitter): Promise<void> {
-    const open = new Set(group);
+    const open: (Waiting | undefined)[] = [...group];
     try {
       await committer.commit(
         group.map(({ submission }) => submission),
         (place, committed) => {
-          const waiting = group[place];
-          if (waiting !== undefined && open.delete(waiting)) this.#answer(waiting, committed);
+          const waiting = open[place];
+          open[place] = undefined;
+          if (waiting !== undefined) this.#answer(waiting, committed);
         },
       );
     } catch (error) {
-      for (const waiting of open) this.#answer(waiting, error instanceof Error ? error : new Error(String(error)));
+      for (const waiting of open) if (waiting !== undefined) this.#answer(waiting, error instanceof Error ? error : new Error(String(error)));
     }
   }
 
@@ -183,11 +187,14 @@ const CHARACTERS_PER_WEIGHT = 4096;
 
 /** How many writes a submission counts for: what bounds the memory of the queue, and the time of a group. */
 export function weightOf({ commands }: Submission): number {
-  return commands.length + Math.floor(commands.reduce((sum, command) => sum + charactersOf(command), 0) / CHARACTERS_PER_WEIGHT);
+  let characters = 0;
+  for (const command of commands) characters += charactersOf(command);
+  return commands.length + Math.floor(characters / CHARACTERS_PER_WEIGHT);
 }
 
 function charactersOf(command: Command): number {
   const { description, metadata } = command.note;
-  const ofJob = command.kind === "create_job" ? command.prompt.length + command.parameters.length : 0;
-  return metadata.reduce((sum, [key, value]) => sum + key.length + value.length, description.length + ofJob);
+  let characters = description.length;
+  for (const [key, value] of metadata) characters += key.length + value.length;
+  return command.kind === "create_job" ? characters + command.prompt.length + command.parameters.length : characters;
 }

@@ -3,8 +3,9 @@
 import { sql } from "slonik";
 import { z } from "zod";
 import { inLockOrder, type AccountName, type TransactionType } from "../../domain/account.ts";
+import { ByAccount, type ReadonlyByAccount } from "../../domain/by-account.ts";
 import type { Command } from "../../domain/command.ts";
-import { accountId, type Submission } from "../../domain/group.ts";
+import type { Submission } from "../../domain/group.ts";
 import type { Original } from "../../domain/ledger.ts";
 import { accountColumns, noColumns, type Rows } from "../rows.ts";
 import { int8s, texts } from "./binary.ts";
@@ -24,12 +25,29 @@ export type Names = readonly (readonly [id: bigint, userId: bigint])[];
 
 /** The holds that a group's commands name. */
 export function holdsNamedBy(submissions: readonly Submission[]): Names {
-  return submissions.flatMap(({ commands }) => commands.flatMap((command) => ("holdId" in command ? [[command.holdId, command.userId] as const] : [])));
+  return namedBy(submissions, (command) => ("holdId" in command ? command.holdId : undefined));
 }
 
 /** The transactions that a group's commands name. */
 export function transactionsNamedBy(submissions: readonly Submission[]): Names {
-  return submissions.flatMap(({ commands }) => commands.flatMap((command) => ("transactionId" in command ? [[command.transactionId, command.userId] as const] : [])));
+  return namedBy(submissions, (command) => ("transactionId" in command ? command.transactionId : undefined));
+}
+
+/** The jobs that a group's commands name. */
+export function jobsNamedBy(submissions: readonly Submission[]): Names {
+  return namedBy(submissions, (command) => ("jobId" in command ? command.jobId : undefined));
+}
+
+/** What commands name, with their users. By loops: most commands name nothing, and lists of lists of that were a tenth of a group's garbage. */
+function namedBy(submissions: readonly Submission[], nameIn: (command: Command) => bigint | undefined): Names {
+  const names: (readonly [bigint, bigint])[] = [];
+  for (const { commands } of submissions) {
+    for (const command of commands) {
+      const id = nameIn(command);
+      if (id !== undefined) names.push([id, command.userId]);
+    }
+  }
+  return names;
 }
 
 /** Reads what never changes of the named holds and transactions: no lock is needed. Sends nothing if none are named. */
@@ -46,19 +64,31 @@ export async function readNamed(send: Send, rows: Rows, submissions: readonly Su
   };
 }
 
-/** The accounts that a submission's commands change, in no order. */
-export function accountsOf({ commands }: Submission, named: Named): readonly AccountName[] {
-  return commands.flatMap((command) => {
+/** Whether all accounts that a submission's commands change are among these. */
+export function allAmong({ commands }: Submission, named: Named, accounts: ReadonlyByAccount<unknown>): boolean {
+  const isAmong = (userId: bigint, currency: string): boolean => accounts.get(userId, currency) !== undefined;
+  return commands.every((command) => {
     const currency = currencyOfCommand(command, named);
-    const own = { userId: command.userId, currency };
-    return command.kind === "transfer" ? [own, { userId: command.toUserId, currency }] : [own];
+    return isAmong(command.userId, currency) && (command.kind !== "transfer" || isAmong(command.toUserId, currency));
   });
 }
 
-/** All accounts of a group, each once, in the order in which every group locks them. */
+/** All accounts that a group's commands change, each once, in the order in which every group locks them. */
 export function accountsOfAll(submissions: readonly Submission[], named: Named): readonly AccountName[] {
-  const accounts = submissions.flatMap((submission) => accountsOf(submission, named));
-  const distinct = [...new Map(accounts.map((account) => [accountId(account.userId, account.currency), account])).values()];
+  const seen = new ByAccount<true>();
+  const distinct: AccountName[] = [];
+  const add = (userId: bigint, currency: string): void => {
+    if (seen.get(userId, currency) === true) return;
+    seen.set(userId, currency, true);
+    distinct.push({ userId, currency });
+  };
+  for (const { commands } of submissions) {
+    for (const command of commands) {
+      const currency = currencyOfCommand(command, named);
+      add(command.userId, currency);
+      if (command.kind === "transfer") add(command.toUserId, currency);
+    }
+  }
   return distinct.toSorted(inLockOrder);
 }
 

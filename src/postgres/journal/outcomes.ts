@@ -24,19 +24,17 @@ export function outcomesOf(plan: Plan, submissions: readonly Submission[], mater
   const storedById = new Map(material.stored.map((transaction) => [transaction.id, transaction]));
   const holds = new Map([...material.storedHolds, ...plan.holds].map((hold) => [hold.id, hold]));
   const outcomes: Outcome[] = [];
-  for (const [index, submission] of submissions.entries()) {
+  submissions.forEach((submission, index) => {
     const answer = plan.answers[index];
     if (answer === undefined) throw new Error("a submission was not answered");
     outcomes.push(outcomeOf(answer, submission));
-  }
+  });
   return outcomes;
 
   function outcomeOf(answer: Answer, submission: Submission): Outcome {
     switch (answer.kind) {
-      case "applied": {
-        const results = answer.rows.map((places) => resultOf(places.flatMap((place) => material.transactions[place] ?? []), holds, answer.job));
-        return { kind: "applied", results, replayed: false };
-      }
+      case "applied":
+        return { kind: "applied", results: resultsOf(material.transactions, answer, submission, holds, answer.job), replayed: false };
       case "refused":
         return { kind: "refused", stored: submission.key !== undefined && submission.lease === undefined, ...answer.refused };
       case "reused": {
@@ -50,7 +48,7 @@ export function outcomesOf(plan: Plan, submissions: readonly Submission[], mater
         if (refused !== undefined) return { kind: "refused", stored: true, ...refused };
         const rows = transactionIds.flatMap((id) => storedById.get(id) ?? []);
         if (rows.length !== transactionIds.length) throw new Error(`the log lacks rows that a key names: ${transactionIds.join(", ")}`);
-        return { kind: "applied", results: resultsOf(rows, submission, holds, job), replayed: true };
+        return { kind: "applied", results: resultsOf(rows, { from: 0, to: rows.length }, submission, holds, job), replayed: true };
       }
       case "same": {
         const first = outcomes[answer.submission];
@@ -61,10 +59,15 @@ export function outcomesOf(plan: Plan, submissions: readonly Submission[], mater
   }
 }
 
-/** The rows of a submission, cut into those of each command. */
-function resultsOf(rows: readonly Transaction[], { commands }: Submission, holds: ReadonlyMap<bigint, Hold>, job: Job | undefined): readonly Result[] {
-  let from = 0;
-  return commands.map(({ kind }) => resultOf(rows.slice(from, (from += rowsOf(kind))), holds, job));
+interface Span {
+  readonly from: number;
+  readonly to: number;
+}
+
+/** The rows of a submission, all those of a span, cut into those of each command. */
+function resultsOf(rows: readonly Transaction[], span: Span, { commands }: Submission, holds: ReadonlyMap<bigint, Hold>, job: Job | undefined): readonly Result[] {
+  let { from } = span;
+  return commands.map(({ kind }) => resultOf(rows.slice(from, Math.min((from += rowsOf(kind)), span.to)), holds, job));
 }
 
 function resultOf(transactions: readonly Transaction[], holds: ReadonlyMap<bigint, Hold>, job: Job | undefined): Result {

@@ -5,6 +5,7 @@
 // Sync for all a lone write takes a sixth less time. Also here: a statement's columns are asked for only once for each session.
 
 import type { Connection, FieldDef, Submittable } from "pg";
+import type { Texts } from "../rows.ts";
 
 /** A statement on its way. */
 export interface Step {
@@ -12,30 +13,33 @@ export interface Step {
   readonly name: string;
   readonly text: string;
   readonly values: readonly unknown[];
-  /** Takes the rows, as objects, and the tag of the command: `INSERT 0 5`, `COMMIT`. */
-  readonly resolve: (rows: readonly object[], tag: string) => void;
+  readonly resolve: (answer: Answer) => void;
   readonly reject: (error: Error) => void;
+}
+
+/** What a statement is answered. */
+export interface Answer {
+  readonly columns: readonly FieldDef[];
+  readonly rows: readonly Texts[];
+  /** `INSERT 0 5`, `COMMIT`. */
+  readonly tag: string;
 }
 
 /** What a session knows of the statements that the server keeps for it: their columns. */
 export type Prepared = Map<string, readonly FieldDef[]>;
 
-/** How a value of a type is read from its text. */
-export type ParserOf = (typeId: number) => (text: string) => unknown;
-
 /** Statements that are sent together, and answered together. If one fails, the server skips those behind it. */
 export class Pipeline implements Submittable {
   readonly #steps: readonly Step[];
   readonly #prepared: Prepared;
-  readonly #parserOf: ParserOf;
   readonly #columns: (readonly FieldDef[])[] = [];
-  readonly #tags: string[] = [];
-  #rows: object[][] = [[]];
+  readonly #answers: { readonly rows: readonly Texts[]; readonly tag: string }[] = [];
+  /** Of the statement that is being answered. */
+  #rows: Texts[] = [];
 
-  constructor(steps: readonly Step[], prepared: Prepared, parserOf: ParserOf) {
+  constructor(steps: readonly Step[], prepared: Prepared) {
     this.#steps = steps;
     this.#prepared = prepared;
-    this.#parserOf = parserOf;
   }
 
   submit(connection: Connection): void {
@@ -57,38 +61,28 @@ export class Pipeline implements Submittable {
   }
 
   handleRowDescription({ fields }: { fields: FieldDef[] }): void {
-    this.#columns[this.#tags.length] = fields;
+    this.#columns[this.#answers.length] = fields;
   }
 
-  handleDataRow({ fields }: { fields: (string | null)[] }): void {
-    const columns = this.#columnsNow();
-    const row: Record<string, unknown> = {};
-    columns.forEach(({ name, dataTypeID }, index) => {
-      const text = fields[index];
-      row[name] = text === null || text === undefined ? null : this.#parserOf(dataTypeID)(text);
-    });
-    this.#rows.at(-1)?.push(row);
+  handleDataRow({ fields }: { fields: Texts }): void {
+    this.#rows.push(fields);
   }
 
-  handleCommandComplete({ text }: { text: string }): void {
-    this.#tags.push(text);
-    this.#rows.push([]);
+  handleCommandComplete({ text: tag }: { text: string }): void {
+    this.#answers.push({ rows: this.#rows, tag });
+    this.#rows = [];
   }
 
   handleReadyForQuery(): void {
     this.#steps.forEach(({ name, resolve }, index) => {
-      if (!this.#prepared.has(name)) this.#prepared.set(name, this.#columns[index] ?? []);
-      resolve(this.#rows[index] ?? [], this.#tags[index] ?? "");
+      const columns = this.#columns[index] ?? this.#prepared.get(name) ?? [];
+      this.#prepared.set(name, columns);
+      resolve({ columns, ...(this.#answers[index] ?? { rows: [], tag: "" }) });
     });
   }
 
   handleError(error: Error): void {
     for (const { reject } of this.#steps) reject(error);
-  }
-
-  #columnsNow(): readonly FieldDef[] {
-    const index = this.#tags.length;
-    return this.#columns[index] ?? this.#prepared.get(this.#steps[index]?.name ?? "") ?? [];
   }
 }
 

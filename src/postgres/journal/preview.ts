@@ -23,7 +23,7 @@ export async function preview(pool: DatabasePool, rows: Rows, submission: Submis
     const storedIds = storedIdsOf(plan);
     const stored = storedIds.length === 0 ? [] : await send(selectTransactions(rows, storedIds));
     const storedHolds = storedIds.length === 0 ? [] : await send(selectHoldsOf(rows, storedIds));
-    const transactions = plan.rows.map((row) => ({ ...postingOf(row), id: 0n, hash: new Uint8Array() }));
+    const transactions = plan.rows.map((row) => ({ ...postingOf(row), id: 0n, hash: "" }));
     const [outcome] = outcomesOf(plan, [submission], { transactions, stored, storedHolds });
     if (outcome === undefined) throw new Error("the submission was not answered");
     // A refusal that the real call would store, this one didn't.

@@ -6,22 +6,28 @@
 
 import { sql } from "slonik";
 import { z } from "zod";
-import { accountId, type Plan, type Submission } from "../../domain/group.ts";
 import type { Hold } from "../../domain/account.ts";
+import { ByAccount, type ReadonlyByAccount } from "../../domain/by-account.ts";
 import { currencyOf } from "../../domain/currency.ts";
+import type { Plan, Submission } from "../../domain/group.ts";
 import type { Job } from "../../domain/job.ts";
 import { formatAmount } from "../../domain/money.ts";
 import { postingOf, type Posting } from "../../domain/transaction.ts";
-import { encodeKept, holdColumns, noColumns, transactionColumns, type Rows } from "../rows.ts";
+import { encodeKept, holdColumns, noColumns, transactionColumns, type LockedAccount, type Rows } from "../rows.ts";
 import type { KeptJob } from "../job-rows.ts";
 import { chainHash, figuresOf, type Figures } from "./chain.ts";
 import { BinaryArray, int8s, numerics, texts, times } from "./binary.ts";
 import { upsertJobs, type Amount } from "./write-jobs.ts";
 
+/** About what a row takes in binary, so that memory for all of them is taken once. */
+const LOG_BYTES = 448;
+const BALANCE_BYTES = 192;
+const OUTCOME_BYTES = 160;
+
 /** A row of the log: all but the id, which the insert draws. */
 export interface Row {
   readonly posting: Posting;
-  readonly hash: Buffer;
+  readonly hash: string;
   readonly figures: Figures;
 }
 
@@ -36,10 +42,12 @@ export interface Writes {
   readonly jobs: ReturnType<typeof upsertJobs> | undefined;
 }
 
-/** The row of a locked account: the hash of its account's last row in the log, if it has one, and where it lies. */
-export interface LockedRow {
-  readonly head: Buffer | undefined;
-  readonly row: string;
+/** What the row of an account is to be: what its last row in the log says, if it has one. Where it lies is known of a locked one. */
+export interface AccountRow {
+  readonly row?: string;
+  readonly head: string | undefined;
+  /** Of a row that this group wrote. */
+  readonly figures?: Figures;
 }
 
 /** Our types of rows, as pg_type numbers them in this database. */
@@ -53,54 +61,55 @@ export const selectRowTypes = sql.prepared("select_row_types", rowTypesRow)`
          'ledgerd.outcome_row'::regtype::oid AS outcome, 'ledgerd.job_row'::regtype::oid AS job`;
 
 /** Puts a plan into statements, given the rows of all locked accounts. */
-export function writesOf(plan: Plan, submissions: readonly Submission[], locked: ReadonlyMap<string, LockedRow>, groupTime: bigint, { currencies }: Rows, types: RowTypes): Writes {
+export function writesOf(plan: Plan, submissions: readonly Submission[], locked: readonly LockedAccount[], groupTime: bigint, { currencies }: Rows, types: RowTypes): Writes {
   const amount = (minor: bigint, currency: string): string => formatAmount(minor, currencyOf(currencies, currency).digits);
-  const after = new Map(locked);
-  const logged = plan.rows.map((row): Row => {
-    const posting = postingOf(row);
-    const figures = figuresOf(posting, currencyOf(currencies, posting.currency).digits);
-    const account = accountId(posting.userId, posting.currency);
-    const before = after.get(account);
-    if (before === undefined) throw new Error(`the account ${posting.currency} of user ${posting.userId} was not locked`);
+  const accounts = new ByAccount<AccountRow>();
+  for (const { account, head, row } of locked) accounts.set(account.userId, account.currency, { row, head });
+  const logged = plan.rows.map((planned): Row => {
+    const posting = postingOf(planned);
+    const { userId, currency } = posting;
+    const figures = figuresOf(posting, currencyOf(currencies, currency).digits);
+    const before = accounts.get(userId, currency);
+    if (before?.row === undefined) throw new Error(`the account ${currency} of user ${userId} was not locked`);
     const hash = chainHash(before.head, posting, figures);
-    after.set(account, { row: before.row, head: hash });
+    accounts.set(userId, currency, { row: before.row, head: hash, figures });
     return { posting, hash, figures };
   });
-  const keys = keyRows(plan, submissions, groupTime);
+  const keys = outcomeRows(plan, submissions, groupTime, types.outcome);
   return {
     logged,
-    any: logged.length + keys.length + plan.jobs.length > 0,
-    main: writeLog(logged, plan, after, keys, amount, types),
+    any: logged.length + keys.count + plan.jobs.length > 0,
+    main: writeLog(logged, plan, accounts, keys, types),
     holds: plan.holds.length === 0 ? undefined : upsertHolds(plan.holds, amount),
     references: plan.references.length === 0 ? undefined : insertReferences(plan.references),
     jobs: plan.jobs.length === 0 ? undefined : upsertJobs(plan.jobs, groupTime, amount, types.job),
   };
 }
 
-interface KeyRow {
-  readonly userId: bigint;
-  readonly key: string;
-  readonly fingerprint: string;
-  /** The places of its rows among those of the group, from 1 on; none: from 0 to 0. */
-  readonly firstRow: number;
-  readonly lastRow: number;
-  readonly refusal: string | undefined;
-  readonly job: Job | undefined;
-  readonly createdAt: bigint;
-}
-
-function keyRows({ answers }: Plan, submissions: readonly Submission[], createdAt: bigint): readonly KeyRow[] {
-  return submissions.flatMap(({ userId, key, fingerprint, lease }, index): KeyRow[] => {
+/** Keys with their outcomes, in the order of the type `ledgerd.outcome_row`, and how many they are. */
+function outcomeRows({ answers }: Plan, submissions: readonly Submission[], createdAt: bigint, type: number) {
+  const array = new BinaryArray(type, submissions.length * OUTCOME_BYTES);
+  let count = 0;
+  submissions.forEach(({ userId, key, fingerprint, lease }, index) => {
     const answer = answers[index];
-    if (key === undefined) return [];
-    if (answer?.kind === "refused") {
-      if (lease !== undefined) return [];
-      return [{ userId, key, fingerprint, firstRow: 0, lastRow: 0, refusal: encodeKept(answer.refused), job: undefined, createdAt }];
-    }
-    if (answer?.kind !== "applied") return [];
-    const places = answer.rows.flat();
-    return [{ userId, key, fingerprint, firstRow: (places[0] ?? -1) + 1, lastRow: (places.at(-1) ?? -1) + 1, refusal: undefined, job: answer.job, createdAt }];
+    if (key === undefined || (answer?.kind !== "applied" && answer?.kind !== "refused")) return;
+    if (answer.kind === "refused" && lease !== undefined) return;
+    // The places of its rows among those of the group, from 1 on; none: from 0 to 0.
+    const [first, last] = answer.kind === "applied" && answer.from < answer.to ? [answer.from + 1, answer.to] : [0, 0];
+    const job = answer.kind === "applied" ? answer.job : undefined;
+    count += 1;
+    array.row(9);
+    array.int8(userId);
+    array.text(key);
+    array.hex(fingerprint);
+    array.int4(first);
+    array.int4(last);
+    array.jsonb(answer.kind === "refused" ? encodeKept(answer.refused) : undefined);
+    array.time(createdAt);
+    array.int8(job?.id);
+    array.jsonb(job === undefined ? undefined : encodeKept(kept(job)));
   });
+  return { rows: array.end(), count };
 }
 
 const writtenRow = z.object({ ids: z.array(z.bigint()) });
@@ -112,7 +121,7 @@ const writtenRow = z.object({ ids: z.array(z.bigint()) });
  * locked: no index is searched a second time, and no plan can do otherwise. The assertions are called only where they fail: three calls
  * of a function that agreed took a sixth of the statement's time for one row.
  */
-function writeLog(logged: readonly Row[], plan: Plan, locked: ReadonlyMap<string, LockedRow>, keys: readonly KeyRow[], amount: Amount, types: RowTypes) {
+function writeLog(logged: readonly Row[], plan: Plan, rows: ReadonlyByAccount<AccountRow>, keys: ReturnType<typeof outcomeRows>, types: RowTypes) {
   return sql.prepared("write_log", writtenRow)`
     WITH log AS (
       INSERT INTO ledgerd.transactions (
@@ -134,7 +143,7 @@ function writeLog(logged: readonly Row[], plan: Plan, locked: ReadonlyMap<string
       UPDATE ledgerd.user_balances b
       SET balance = a.balance, held = a.held, credit_limit = a.credit_limit, sequence = a.sequence, updated_at = a.updated_at,
           chain_head = a.chain_head
-      FROM unnest(${balanceRows(plan.accounts, locked, amount, types.balance)}::ledgerd.balance_row[]) AS a
+      FROM unnest(${balanceRows(plan.accounts, rows, types.balance)}::ledgerd.balance_row[]) AS a
       WHERE b.ctid = a.row AND b.sequence = a.sequence_before
         AND b.user_id IS NOT DISTINCT FROM a.user_id AND b.currency IS NOT DISTINCT FROM a.currency
       RETURNING b.user_id
@@ -143,7 +152,7 @@ function writeLog(logged: readonly Row[], plan: Plan, locked: ReadonlyMap<string
         user_id, key, fingerprint, transaction_id, further_transaction_ids, refusal, job_id, job, created_at)
       SELECT k.user_id, k.key, k.fingerprint, CASE WHEN k.refusal IS NULL THEN coalesce(ids.ids[k.first_row], 0) END,
              nullif(ids.ids[k.first_row + 1 : k.last_row], '{}'), k.refusal, k.job_id, k.job, k.created_at
-      FROM ids, unnest(${outcomeRows(keys, types.outcome)}::ledgerd.outcome_row[]) AS k
+      FROM ids, unnest(${keys.rows}::ledgerd.outcome_row[]) AS k
       ORDER BY k.user_id, k.key
       RETURNING user_id
     )
@@ -152,14 +161,14 @@ function writeLog(logged: readonly Row[], plan: Plan, locked: ReadonlyMap<string
                 THEN ledgerd.assert_count('transactions', cardinality(ids.ids), ${logged.length}::int8) END AS log_complete,
            CASE WHEN (SELECT count(*) FROM balances) <> ${plan.accounts.length}::int8
                 THEN ledgerd.assert_count('user_balances', (SELECT count(*) FROM balances), ${plan.accounts.length}::int8) END AS balances_complete,
-           CASE WHEN (SELECT count(*) FROM keys) <> ${keys.length}::int8
-                THEN ledgerd.assert_count('idempotency_keys', (SELECT count(*) FROM keys), ${keys.length}::int8) END AS keys_complete
+           CASE WHEN (SELECT count(*) FROM keys) <> ${keys.count}::int8
+                THEN ledgerd.assert_count('idempotency_keys', (SELECT count(*) FROM keys), ${keys.count}::int8) END AS keys_complete
     FROM ids`;
 }
 
 /** In the order of the type `ledgerd.log_row`. */
 export function logRows(logged: readonly Row[], type: number) {
-  const array = new BinaryArray(type);
+  const array = new BinaryArray(type, logged.length * LOG_BYTES);
   for (const { posting: r, hash, figures } of logged) {
     array.row(23);
     array.int8(r.userId);
@@ -184,46 +193,29 @@ export function logRows(logged: readonly Row[], type: number) {
     array.text(r.actor);
     array.text(r.traceId);
     array.time(r.createdAt);
-    array.bytes(hash);
+    array.hex(hash);
   }
   return array.end();
 }
 
 /** In the order of the type `ledgerd.balance_row`; where each lies, only if that is known. */
-export function balanceRows(accounts: Plan["accounts"], locked: ReadonlyMap<string, Partial<LockedRow>>, amount: Amount, type: number) {
-  const array = new BinaryArray(type);
+export function balanceRows(accounts: Plan["accounts"], rows: ReadonlyByAccount<AccountRow>, type: number) {
+  const array = new BinaryArray(type, accounts.length * BALANCE_BYTES);
   for (const { after, sequenceBefore } of accounts) {
     const { userId, currency } = after;
-    const where = locked.get(accountId(userId, currency));
+    const { row, head, figures } = rows.get(userId, currency) ?? {};
+    if (figures === undefined) throw new Error(`the account ${currency} of user ${userId} moved on without a row`);
     array.row(10);
-    array.tid(where?.row);
+    array.tid(row);
     array.int8(userId);
     array.text(currency);
     array.int8(sequenceBefore);
-    array.numeric(amount(after.balance, currency));
-    array.numeric(amount(after.held, currency));
-    array.numeric(amount(after.creditLimit, currency));
+    array.numeric(figures.balanceAfter);
+    array.numeric(figures.heldAfter);
+    array.numeric(figures.creditLimitAfter);
     array.int8(after.sequence);
     array.time(after.time);
-    array.bytes(where?.head);
-  }
-  return array.end();
-}
-
-/** In the order of the type `ledgerd.outcome_row`. */
-function outcomeRows(keys: readonly KeyRow[], type: number) {
-  const array = new BinaryArray(type);
-  for (const k of keys) {
-    array.row(9);
-    array.int8(k.userId);
-    array.text(k.key);
-    array.bytes(Buffer.from(k.fingerprint, "hex"));
-    array.int4(k.firstRow);
-    array.int4(k.lastRow);
-    array.jsonb(k.refusal);
-    array.time(k.createdAt);
-    array.int8(k.job?.id);
-    array.jsonb(k.job === undefined ? undefined : encodeKept(kept(k.job)));
+    array.hex(head);
   }
   return array.end();
 }

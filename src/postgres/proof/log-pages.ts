@@ -9,7 +9,8 @@ import type { AccountName } from "../../domain/account.ts";
 import { accountId } from "../../domain/group.ts";
 import type { Currencies } from "../../domain/currency.ts";
 import { accountColumns, holdColumns, transactionColumns } from "../rows.ts";
-import { integer, logRowOf, type LogRow } from "./log-rows.ts";
+import { logRowOf, type LogRow } from "./log-rows.ts";
+import { integer } from "../rows.ts";
 import type { Ask, Fields, ProofSession } from "./session.ts";
 
 /** Up to where the log was read. */

@@ -6,12 +6,11 @@ import type { Currencies } from "../../domain/currency.ts";
 import { formatAmount } from "../../domain/money.ts";
 import type { Transaction } from "../../domain/transaction.ts";
 import type { Figures } from "../journal/chain.ts";
-import { metadataOf, parseStored } from "../rows.ts";
+import { hexOf, integer, metadataOf, parseStored, required } from "../rows.ts";
 import type { Fields } from "./session.ts";
 
 /** A row whose amounts can be read. */
 export interface ReadableRow extends Transaction {
-  readonly hash: Buffer;
   readonly figures: Figures;
   readonly problem?: undefined;
 }
@@ -27,7 +26,7 @@ export type LogRow = ReadableRow | UnreadableRow;
 /** Reads a row from the columns of `transactionColumns`. */
 export function logRowOf(fields: Fields, currencies: Currencies): LogRow {
   const currency = required(fields[2]);
-  const place = { id: BigInt(required(fields[0])), userId: BigInt(required(fields[1])), currency, sequence: BigInt(required(fields[3])), holdId: integer(fields[10]), hash: bytes(required(fields[23])) };
+  const place = { id: BigInt(required(fields[0])), userId: BigInt(required(fields[1])), currency, sequence: BigInt(required(fields[3])), holdId: integer(fields[10]), hash: hexOf(required(fields[23])) };
   const digits = currencies.get(currency)?.digits;
   if (digits === undefined) return { ...place, problem: `${currency} is no currency of ISO 4217, nor in LEDGERD_UNITS` };
   try {
@@ -76,24 +75,9 @@ function detailsOf(fields: Fields): Omit<ReadableRow, keyof Amounts | "id" | "us
   };
 }
 
-function required(field: string | null | undefined): string {
-  if (field === null || field === undefined) throw new Error("PostgreSQL answered fewer columns than it was asked for");
-  return field;
-}
-
-export function integer(field: string | null | undefined): bigint | undefined {
-  return field === null || field === undefined ? undefined : BigInt(field);
-}
-
-/** Out of `\x…`. */
-function bytes(field: string): Buffer {
-  return Buffer.from(field.slice(2), "hex");
-}
-
-/** An amount in minor units. As it mostly lies there, with exactly the currency's digits, it needs no more than to lose its point. */
+/** An amount in minor units. */
 export function minor(field: string | null | undefined, digits: number): bigint {
-  const text = required(field);
-  return hasDigits(text, digits) ? BigInt(digits === 0 ? text : text.slice(0, -digits - 1) + text.slice(-digits)) : parseStored(text, digits);
+  return parseStored(required(field), digits);
 }
 
 /** An amount as the chain writes it, which is mostly how PostgreSQL does. */

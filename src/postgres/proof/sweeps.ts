@@ -2,7 +2,7 @@
 // the comparing is done by PostgreSQL: what is answered is mostly nothing.
 
 import { sql } from "slonik";
-import { integer } from "./log-rows.ts";
+import { integer } from "../rows.ts";
 import type { Ask, Fields, ProofSession } from "./session.ts";
 
 /** A part of the log in the order of ids, up to `end`; undefined: there was nothing more. */
