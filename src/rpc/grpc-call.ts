@@ -10,7 +10,7 @@ import { ConnectError } from "@connectrpc/connect";
 import { StatusSchema } from "../gen/google/rpc/status_pb.ts";
 import { ENCODINGS, MessageReader, prefixed } from "./grpc-messages.ts";
 import type { Requests } from "./handlers.ts";
-import { errorOf, errorOfViolations } from "./status.ts";
+import { errorOf, errorOfFailure, errorOfViolations } from "./status.ts";
 
 const HEADERS = { ":status": 200, "content-type": "application/grpc+proto", "grpc-accept-encoding": ENCODINGS };
 const WITH_TRAILERS = { waitForTrailers: true, sendDate: false };
@@ -19,6 +19,12 @@ const OK = { "grpc-status": "0" };
 
 /** Of a call that is over we still read so much, in limits of a message: most callers hear that it is over only when they have said all. */
 const LARGEST_REST = 8;
+
+/** A request must have arrived after so long, whatever its caller's deadline. */
+const REQUEST_MS = 60_000;
+
+/** Of an error's text. It travels in headers, and twice. */
+const MOST_CHARACTERS = 2000;
 
 /** The units of `grpc-timeout`, in milliseconds. */
 const units: Readonly<Record<string, number>> = { H: 3_600_000, M: 60_000, S: 1000, m: 1, u: 1e-3, n: 1e-6 };
@@ -64,36 +70,38 @@ export class GrpcCall {
     else this.#stream.once("close", act);
   }
 
-  /** Takes the request of a call that has one, or says why there is none. */
+  /** Takes the request of a call that has one, or says why there is none: also where it takes longer to arrive than its caller waits. */
   request(take: (request: Buffer) => void): void {
     const stream = this.#stream;
     let request: Buffer | undefined;
-    let failed = false;
-    const read = (): void => {
-      for (let message = this.#reader.next(); message !== undefined; message = this.#reader.next()) {
-        if (request !== undefined) throw errorOfViolations([{ field: "", description: "the call takes one message, and more were sent" }]);
-        request = message;
-      }
-    };
-    const fail = (error: unknown): void => {
-      failed = true;
-      stream.off("data", onData);
+    const stop = (error?: unknown): void => {
+      clearTimeout(timer);
+      stream.off("data", read);
+      stream.off("end", end);
+      if (error === undefined) return;
+      this.#reader.clear();
       this.fail(error);
     };
-    const onData = (chunk: Buffer): void => {
+    const read = (chunk: Buffer): void => {
       this.#reader.push(chunk);
       try {
-        read();
+        for (let message = this.#reader.next(); message !== undefined; message = this.#reader.next()) {
+          if (request !== undefined) throw errorOfViolations([{ field: "", description: "the call takes one message, and more were sent" }]);
+          request = message;
+        }
       } catch (error) {
-        fail(error);
+        stop(error);
       }
     };
-    stream.on("data", onData);
-    stream.once("end", () => {
-      if (failed) return;
-      if (request === undefined || this.#reader.midway) fail(errorOfViolations([{ field: "", description: "the call ended before its message did" }]));
-      else take(request);
-    });
+    const end = (): void => {
+      const whole = this.#reader.midway ? undefined : request;
+      stop(whole === undefined ? errorOfViolations([{ field: "", description: "the call ended before its message did" }]) : undefined);
+      if (whole !== undefined) take(whole);
+    };
+    const timer = setTimeout(() => stop(errorOfFailure("DEADLINE_PASSED", undefined)), Math.min(this.timeoutMs() ?? REQUEST_MS, REQUEST_MS));
+    stream.on("data", read);
+    stream.once("end", end);
+    stream.once("close", () => clearTimeout(timer));
   }
 
   /**
@@ -106,19 +114,25 @@ export class GrpcCall {
     const changed = (): void => wake();
     for (const event of ["readable", "end", "close"]) stream.on(event, changed);
     ending.addEventListener("abort", changed);
-    while (!ending.aborted) {
-      for (let chunk = stream.read() as Buffer | null; chunk !== null; chunk = stream.read() as Buffer | null) this.#reader.push(chunk);
-      const requests: T[] = [];
-      try {
-        for (let message = this.#reader.next(); message !== undefined; message = this.#reader.next()) requests.push(decode(message));
-      } catch (error) {
-        // What came before the message that can't be read counts.
+    try {
+      while (!ending.aborted) {
+        for (let chunk = stream.read() as Buffer | null; chunk !== null; chunk = stream.read() as Buffer | null) this.#reader.push(chunk);
+        const requests: T[] = [];
+        try {
+          for (let message = this.#reader.next(); message !== undefined; message = this.#reader.next()) requests.push(decode(message));
+        } catch (error) {
+          // What came before the message that can't be read counts.
+          if (requests.length > 0) yield requests;
+          throw error;
+        }
         if (requests.length > 0) yield requests;
-        throw error;
+        else if (stream.readableEnded || stream.destroyed) break;
+        else await new Promise<void>((resolve) => (wake = resolve));
       }
-      if (requests.length > 0) yield requests;
-      else if (stream.readableEnded || stream.destroyed) break;
-      else await new Promise<void>((resolve) => (wake = resolve));
+    } finally {
+      // With a listener for `readable` left, what still comes would not flow: nobody would throw it away, and the stream would never close.
+      for (const event of ["readable", "end", "close"]) stream.off(event, changed);
+      ending.removeEventListener("abort", changed);
     }
     if (stream.readableEnded && this.#reader.midway) throw errorOfViolations([{ field: "", description: "the call ended before its last message did" }]);
   }
@@ -202,10 +216,11 @@ function statusOf(error: ConnectError): Readonly<Record<string, string>> {
   const details = error.details.map((detail) =>
     "desc" in detail ? anyPack(detail.desc, create(detail.desc, detail.value)) : { typeUrl: `type.googleapis.com/${detail.type}`, value: detail.value },
   );
-  const status = create(StatusSchema, { code: error.code, message: error.rawMessage, details });
+  const message = error.rawMessage.slice(0, MOST_CHARACTERS).toWellFormed();
+  const status = create(StatusSchema, { code: error.code, message, details });
   return {
     "grpc-status": `${error.code}`,
-    "grpc-message": encodeURI(error.rawMessage.toWellFormed()),
+    "grpc-message": encodeURI(message),
     "grpc-status-details-bin": Buffer.from(toBinary(StatusSchema, status)).toString("base64"),
   };
 }

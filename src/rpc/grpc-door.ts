@@ -1,10 +1,12 @@
-// The gRPC door: the guarded handlers on Node's HTTP/2, beside the standard services of grpc-js.
+// The gRPC door: the guarded handlers on Node's HTTP/2, beside the standard services.
 //
 // The handlers' calls don't pass through grpc-js: see grpc-call.ts. (Nor through connect-node, which takes 290 to 440 µs of CPU for a unary call.)
 
-import { createServer, type Http2Server, type IncomingHttpHeaders, type ServerHttp2Session, type ServerHttp2Stream } from "node:http2";
+import { performServerHandshake, type IncomingHttpHeaders, type OutgoingHttpHeaders, type ServerHttp2Session, type ServerHttp2Stream } from "node:http2";
+import type { Socket } from "node:net";
 import { setTimeout as delay } from "node:timers/promises";
 import { fromBinary, type DescMethod } from "@bufbuild/protobuf";
+import { Code, ConnectError } from "@connectrpc/connect";
 import type { HealthImplementation } from "grpc-health-check";
 import type { Address } from "../config.ts";
 import { file_google_rpc_error_details } from "../gen/google/rpc/error_details_pb.ts";
@@ -14,7 +16,7 @@ import { encoderOf } from "./encoder.ts";
 import { GrpcCall } from "./grpc-call.ts";
 import type { Arrival, Entries, ExchangeEntry, StreamEntry, UnaryEntry } from "./handlers.ts";
 import type { Listen, Listener } from "./listener.ts";
-import { openStandardServices } from "./standard-services.ts";
+import { standardMethods } from "./standard-services.ts";
 import { errorOfFailure, errorOfViolations } from "./status.ts";
 
 /** A door that is open. */
@@ -37,38 +39,39 @@ export interface GrpcDoorOptions {
   readonly streamMaxAgeMs: number;
 }
 
-const CALLS_PER_CONNECTION = 1000;
-/** For a connection's frames and headers, in MB. */
-const MEMORY_PER_CONNECTION = 64;
+/** Calls at a time, and MB for frames and headers, of each connection. */
+const SESSION = { settings: { maxConcurrentStreams: 1000 }, maxSessionMemory: 64 };
 const KEEPALIVE_MS = 30_000;
 /** After so long without an answer to a ping the other side is taken for dead. */
 const DEAD_MS = 20_000;
 /** We end a call that is late so much before its caller gives up, so that the reason arrives. */
 const HEAD_START_MS = 10;
+/** What Node's timers hold: some 24 days. */
+const LONGEST_TIMER_MS = 2 ** 31 - 1;
 /** For the last answers to leave after their handlers are done. */
 const LAST_WORDS_MS = 200;
+const METHOD_NOT_ALLOWED = { ":status": 405, allow: "POST" };
+const UNSUPPORTED_MEDIA_TYPE = { ":status": 415, accept: "application/grpc" };
 const GRPC = /^application\/grpc(\+proto)?(;|$)/;
 
 /** How a call of one method is served. */
-type Serve = (call: GrpcCall) => void;
+export type Serve = (call: GrpcCall) => void;
 
 /** Opens the door. */
 export async function openGrpcDoor(options: GrpcDoorOptions): Promise<Door> {
-  const { address, listen, entries, health, messageLimit } = options;
-  const methods = new Map(entries.flatMap((service) => methodsOf(service, options)));
+  const { address, listen, entries, health } = options;
   const files = [...entries.map(({ service }) => service.file), file_google_rpc_error_details, file_grpc_health_v1_health, file_grpc_reflection_v1_reflection];
-  const passOn = openStandardServices(health, files);
-  const server = createServer({ maxSessionMemory: MEMORY_PER_CONNECTION, settings: { maxConcurrentStreams: CALLS_PER_CONNECTION } });
-  server.on("stream", (stream: ServerHttp2Stream, headers: IncomingHttpHeaders) => {
-    // What breaks a stream ends its call, which its close tells; the error has no more to say.
-    stream.on("error", () => undefined);
-    const serve = methods.get(String(headers[":path"]));
-    if (!GRPC.test(headers["content-type"] ?? "")) refuseType(stream);
-    else if (serve === undefined) passOn(stream, headers);
-    else serve(new GrpcCall(stream, headers, messageLimit));
+  const methods = new Map([...entries.flatMap((service) => methodsOf(service, options)), ...standardMethods(health, files)]);
+  const sessions = new Set<ServerHttp2Session>();
+  const listener = await listen(address, (connection) => {
+    const session = performServerHandshake(connection, SESSION);
+    sessions.add(session);
+    session.once("close", () => sessions.delete(session));
+    // What breaks it breaks its calls, which are told each by itself.
+    session.on("error", () => undefined);
+    session.on("stream", (stream: ServerHttp2Stream, headers: IncomingHttpHeaders) => serveStream(stream, headers, methods, options.messageLimit));
+    keepAlive(session, connection);
   });
-  const sessions = sessionsOf(server);
-  const listener = await listen(address, (connection) => server.emit("connection", connection));
   return { address: listener.address, close: (left) => close(sessions, listener, left) };
 }
 
@@ -80,30 +83,42 @@ async function close(sessions: ReadonlySet<ServerHttp2Session>, listener: Listen
   listener.cut();
 }
 
-/** The connections that are open, each asked now and then whether the other side is still there. */
-function sessionsOf(server: Http2Server): ReadonlySet<ServerHttp2Session> {
-  const sessions = new Set<ServerHttp2Session>();
-  server.on("session", (session) => {
-    sessions.add(session);
-    let dead: NodeJS.Timeout | undefined;
-    const timer = setInterval(() => {
-      clearTimeout(dead);
-      dead = setTimeout(() => session.destroy(), DEAD_MS).unref();
-      session.ping(() => clearTimeout(dead));
-    }, KEEPALIVE_MS).unref();
-    session.once("close", () => {
-      sessions.delete(session);
-      clearInterval(timer);
-      clearTimeout(dead);
-    });
+/** Asks now and then whether the other side is still there. A session that is over, but whose connection the other side keeps open, takes that with it. */
+function keepAlive(session: ServerHttp2Session, connection: Socket): void {
+  let dead: NodeJS.Timeout | undefined;
+  const timer = setInterval(() => {
+    clearTimeout(dead);
+    if (session.destroyed) return void connection.destroy();
+    dead = setTimeout(() => connection.destroy(), DEAD_MS).unref();
+    session.ping(() => clearTimeout(dead));
+  }, KEEPALIVE_MS).unref();
+  connection.once("close", () => {
+    clearInterval(timer);
+    clearTimeout(dead);
   });
-  return sessions;
+}
+
+function serveStream(stream: ServerHttp2Stream, headers: IncomingHttpHeaders, methods: ReadonlyMap<string, Serve>, messageLimit: number): void {
+  // What breaks a stream ends its call, which its close tells; the error has no more to say.
+  stream.on("error", () => undefined);
+  // A caller who cancels without an error's code would leave it open, with what it was to be answered.
+  stream.once("aborted", () => stream.destroy());
+  const path = String(headers[":path"]);
+  if (headers[":method"] !== "POST") return refuseByHttp(stream, METHOD_NOT_ALLOWED);
+  if (!GRPC.test(headers["content-type"] ?? "")) return refuseByHttp(stream, UNSUPPORTED_MEDIA_TYPE);
+  const call = new GrpcCall(stream, headers, messageLimit);
+  const serve = methods.get(path);
+  try {
+    if (serve === undefined) throw new ConnectError(`there is no method ${path}; grpcurl's "list" and "describe" tell which there are`, Code.Unimplemented);
+    serve(call);
+  } catch (error) {
+    call.fail(error);
+  }
 }
 
 /** Whoever doesn't speak gRPC is told so by HTTP, as gRPC asks for. */
-function refuseType(stream: ServerHttp2Stream): void {
-  stream.respond({ ":status": 415, "content-type": "text/plain; charset=utf-8" });
-  stream.end('this port takes gRPC, with the content type "application/grpc"; JSON is taken at the other one\n');
+function refuseByHttp(stream: ServerHttp2Stream, headers: OutgoingHttpHeaders): void {
+  stream.respond(headers, { endStream: true });
   stream.resume();
 }
 
@@ -139,8 +154,7 @@ function unaryServed(method: DescMethod, entry: UnaryEntry): Serve {
 function streamServed(method: DescMethod, entry: StreamEntry, options: GrpcDoorOptions): Serve {
   const encode = encoderOf(method.output);
   const run = async (call: GrpcCall, request: Buffer): Promise<void> => {
-    const gone = goneSignal(call);
-    const ending = endOf(call, gone, options);
+    const { gone, ending } = endsOf(call, options);
     for await (const message of entry(decode(method, request), arrivalOf(call, gone))) {
       // A reader that stops stops the handler: its messages aren't queued here.
       if (!call.send(encode(message))) await call.sent(ending);
@@ -153,8 +167,7 @@ function streamServed(method: DescMethod, entry: StreamEntry, options: GrpcDoorO
 function exchangeServed(method: DescMethod, entry: ExchangeEntry, options: GrpcDoorOptions): Serve {
   const encode = encoderOf(method.output);
   const run = async (call: GrpcCall): Promise<void> => {
-    const gone = goneSignal(call);
-    const ending = endOf(call, gone, options);
+    const { gone, ending } = endsOf(call, options);
     const requests = call.requests((request) => decode(method, request), ending);
     for await (const message of entry(requests, arrivalOf(call, gone))) {
       if (!call.send(encode(message))) await call.sent(ending);
@@ -164,25 +177,30 @@ function exchangeServed(method: DescMethod, entry: ExchangeEntry, options: GrpcD
   return (call) => void run(call).catch((error: unknown) => call.fail(error));
 }
 
-/** Aborted when the call is over, be it that its caller is gone. */
+/** Aborted when the call is over: its caller is gone, or was told that its deadline has passed. */
 function goneSignal(call: GrpcCall): AbortSignal {
   const gone = new AbortController();
   call.onceOver(() => gone.abort());
   return gone.signal;
 }
 
-/** Aborted when a stream must end: its caller is gone, or it is over; its deadline passes; the server shuts down; it is too old. */
-function endOf(call: GrpcCall, gone: AbortSignal, { shutdown, streamMaxAgeMs }: GrpcDoorOptions): AbortSignal {
-  const over = new AbortController();
-  const timeoutMs = call.timeoutMs() ?? Number.POSITIVE_INFINITY;
-  const end = (): void => {
-    if (timeoutMs <= streamMaxAgeMs) call.fail(errorOfFailure("DEADLINE_PASSED", undefined));
-    over.abort();
+/** The same of a stream, which has a deadline only if its caller set one; and what is aborted when it must end, also because the server shuts down, or it is too old. */
+function endsOf(call: GrpcCall, { shutdown, streamMaxAgeMs }: GrpcDoorOptions): { readonly gone: AbortSignal; readonly ending: AbortSignal } {
+  const gone = new AbortController();
+  const tooOld = new AbortController();
+  const timeoutMs = call.timeoutMs();
+  const late = (): void => {
+    call.fail(errorOfFailure("DEADLINE_PASSED", undefined));
+    gone.abort();
   };
   // `AbortSignal.timeout` would keep something of each stream for as long as it could have become old.
-  const timer = setTimeout(end, Math.min(timeoutMs, streamMaxAgeMs)).unref();
-  gone.addEventListener("abort", () => clearTimeout(timer));
-  return AbortSignal.any([gone, shutdown, over.signal]);
+  const timers = [setTimeout(() => tooOld.abort(), streamMaxAgeMs), ...(timeoutMs === undefined ? [] : [setTimeout(late, Math.min(timeoutMs, LONGEST_TIMER_MS))])];
+  for (const timer of timers) timer.unref();
+  call.onceOver(() => {
+    timers.forEach(clearTimeout);
+    gone.abort();
+  });
+  return { gone: gone.signal, ending: AbortSignal.any([gone.signal, shutdown, tooOld.signal]) };
 }
 
 function decode(method: DescMethod, request: Buffer) {

@@ -6,6 +6,7 @@ import { errorOf, errorOfViolations } from "./status.ts";
 
 const PREFIX = 5;
 const COMPRESSED = 1;
+const MOST_CHUNKS = 1000;
 
 /** How a compressed message may be encoded; a caller is told by `grpc-accept-encoding`. */
 const decoders: ReadonlyMap<string, (bytes: Buffer, options: { maxOutputLength: number }) => Buffer> = new Map([
@@ -47,6 +48,14 @@ export class MessageReader {
   push(chunk: Buffer): void {
     this.#chunks.push(chunk);
     this.#bytes += chunk.length;
+    // Who sends bytes one by one would have us keep some 200 for each.
+    if (this.#chunks.length > MOST_CHUNKS) this.#front(this.#bytes);
+  }
+
+  /** Forgets what has arrived. */
+  clear(): void {
+    this.#chunks = [];
+    this.#bytes = 0;
   }
 
   /** The next message; undefined: more must arrive first. Throws where it can't be taken, as soon as its prefix is there. */
@@ -64,7 +73,7 @@ export class MessageReader {
     return ((bytes[0] ?? 0) & COMPRESSED) === 0 ? message : this.#decompressed(message);
   }
 
-  /** The first chunk, made to hold so many bytes. All chunks become one then, which happens twice for a message at most. */
+  /** The first chunk, made to hold so many bytes. All chunks become one then: twice for a message, and once for a thousand chunks. */
   #front(bytes: number): Buffer {
     let [first] = this.#chunks;
     if (first === undefined || first.length < bytes) this.#chunks = [(first = Buffer.concat(this.#chunks))];

@@ -1,54 +1,82 @@
-// What is called by probes and tools rather than by thousands a second: grpc.health.v1 and reflection. They are grpc-js's own, served by grpc-js
-// on a connection inside of this process, on which the door passes on every call that isn't one of ours. So grpc-js answers for unknown methods, too.
+// What probes and tools call: grpc.health.v1 and reflection, by the official packages. They are made for a server of grpc-js: here it is one that
+// notes their methods, each of which is then served as ours are.
+//
+// (A server of grpc-js on a connection inside of this process, on which such calls were passed on, was tried: without a socket between, a call and its
+// cancellation arrived at once, at which grpc-js threw.)
 
-import { connect, constants, type ClientHttp2Session, type IncomingHttpHeaders, type ServerHttp2Stream } from "node:http2";
-import { duplexPair } from "node:stream";
+import { EventEmitter } from "node:events";
 import { toBinary, type DescFile } from "@bufbuild/protobuf";
 import { FileDescriptorProtoSchema } from "@bufbuild/protobuf/wkt";
-import * as grpc from "@grpc/grpc-js";
+import { ConnectError } from "@connectrpc/connect";
+import type * as grpc from "@grpc/grpc-js";
 import { ReflectionService } from "@grpc/reflection";
 import type { HealthImplementation } from "grpc-health-check";
+import type { GrpcCall } from "./grpc-call.ts";
+import { errorOfViolations } from "./status.ts";
 
-/** Serves health as it is told, and tells what is in these files. Answers how a call is passed on. */
-export function openStandardServices(health: HealthImplementation, files: readonly DescFile[]): (stream: ServerHttp2Stream, headers: IncomingHttpHeaders) => void {
-  const server = new grpc.Server({ "grpc.enable_channelz": 0 });
-  health.addToServer(server);
-  reflectionOf(files).addToServer(server);
-  const injector = server.createConnectionInjector(grpc.ServerCredentials.createInsecure());
-  let session: ClientHttp2Session | undefined;
-  const connected = (): ClientHttp2Session => {
-    if (session === undefined || session.closed || session.destroyed) {
-      const [ours, theirs] = duplexPair();
-      injector.injectConnection(theirs);
-      session = connect("http://localhost", { createConnection: () => ours });
-      // What breaks it breaks its calls, each of which is told by itself.
-      session.on("error", () => undefined);
-    }
-    return session;
+type Methods = Map<string, (call: GrpcCall) => void>;
+type Method = grpc.MethodDefinition<unknown, unknown>;
+
+/** How calls of health and reflection are served, by their paths: health as it is told, and reflection of these files and all that they import. */
+export function standardMethods(health: HealthImplementation, files: readonly DescFile[]): Methods {
+  const methods: Methods = new Map();
+  const addService = (service: grpc.ServiceDefinition, handlers: grpc.UntypedServiceImplementation): void => {
+    for (const [name, method] of Object.entries(service)) methods.set(method.path, served(method, handlers[name] ?? handlers[method.originalName ?? ""]));
   };
-  return (stream, headers) => passOn(connected(), stream, headers);
+  // All that they do with the server.
+  const notes = { addService } as unknown as grpc.Server;
+  health.addToServer(notes);
+  reflectionOf(files).addToServer(notes);
+  return methods;
 }
 
-function passOn(session: ClientHttp2Session, stream: ServerHttp2Stream, headers: IncomingHttpHeaders): void {
-  const call = session.request(headers, { endStream: stream.endAfterHeaders });
-  let trailers: IncomingHttpHeaders = {};
-  call.on("response", (found, flags) => {
-    if (stream.destroyed) return;
-    const isAll = (flags & constants.NGHTTP2_FLAG_END_STREAM) !== 0;
-    stream.respond(found, isAll ? { endStream: true } : { waitForTrailers: true });
-    if (isAll) return;
-    stream.once("wantTrailers", () => stream.sendTrailers(trailers));
-    call.pipe(stream);
-  });
-  call.on("trailers", (found) => (trailers = found));
-  stream.pipe(call);
-  // Either side ends the other, with its reason; an `error` says no more than the code that `close` has.
-  call.on("error", () => undefined);
-  call.once("close", () => !stream.closed && call.rstCode !== constants.NGHTTP2_NO_ERROR && stream.close(call.rstCode));
-  stream.once("close", () => !call.closed && call.close(constants.NGHTTP2_CANCEL));
+function served(method: Method, handler: unknown): (call: GrpcCall) => void {
+  if (method.requestStream) return (call) => void exchange(call, method, handler as (stream: EventEmitter) => void).catch((error: unknown) => call.fail(error));
+  return (call) =>
+    call.request((bytes) => {
+      try {
+        const request = read(method, bytes);
+        if (method.responseStream) (handler as (call: object) => void)(writerFor(call, method, request));
+        else (handler as UnaryHandler)({ request }, (error, response) => (error === null ? call.answer(method.responseSerialize(response)) : call.fail(errorOf(error))));
+      } catch (error) {
+        call.fail(error);
+      }
+    });
 }
 
-/** What the reflection service tells: these files and all that they import. */
+type UnaryHandler = (call: { readonly request: unknown }, callback: (error: grpc.StatusObject | null, response?: unknown) => void) => void;
+
+/** What a handler of grpc-js writes several answers to. */
+function writerFor(call: GrpcCall, method: Method, request?: unknown): EventEmitter {
+  const writer = new EventEmitter();
+  call.onceOver(() => writer.emit("cancelled"));
+  return Object.assign(writer, { request, write: (message: unknown) => call.send(method.responseSerialize(message)), end: () => call.end() });
+}
+
+async function exchange(call: GrpcCall, method: Method, handler: (stream: EventEmitter) => void): Promise<void> {
+  const over = new AbortController();
+  call.onceOver(() => over.abort());
+  const stream = writerFor(call, method);
+  handler(stream);
+  for await (const requests of call.requests((bytes) => read(method, bytes), over.signal)) {
+    for (const request of requests) stream.emit("data", request);
+    await call.sent(over.signal);
+  }
+  stream.emit("end");
+}
+
+function read(method: Method, bytes: Buffer): unknown {
+  try {
+    return method.requestDeserialize(bytes);
+  } catch (error) {
+    throw errorOfViolations([{ field: "", description: `not a request of ${method.path}: ${error instanceof Error ? error.message : String(error)}` }]);
+  }
+}
+
+function errorOf({ details, code }: grpc.StatusObject): ConnectError {
+  return new ConnectError(details, code as number);
+}
+
 function reflectionOf(files: readonly DescFile[]): ReflectionService {
   const all = new Map<string, DescFile>();
   const add = (file: DescFile): void => {

@@ -130,11 +130,16 @@ export function refusalOfError(error: ConnectError): RefusalMessage {
   return create(RefusalSchema, { reason, message: error.rawMessage.slice(0, MAX_ITEM_MESSAGE), stored: false, metadata: info?.metadata ?? {} });
 }
 
-/** The error of a malformed request: all that is wrong with it at once. */
+/** An error travels in headers, of which many clients take 8 KiB: a batch of a thousand malformed writes would have the connection ended instead. */
+const MOST_VIOLATIONS = 16;
+
+/** The error of a malformed request: all that is wrong with it at once, up to a bound. */
 export function errorOfViolations(violations: readonly Violation[]): ConnectError {
-  const list = violations.map(({ field, description }) => (field === "" ? description : `${field} ${description}`)).join("; ");
-  const error = errorOf("INVALID_REQUEST", `the request is malformed: ${list}`);
-  error.details.push({ desc: BadRequestSchema, value: { fieldViolations: [...violations] } });
+  const told = violations.slice(0, MOST_VIOLATIONS);
+  const list = told.map(({ field, description }) => (field === "" ? description : `${field} ${description}`)).join("; ");
+  const more = violations.length > told.length ? `; and ${violations.length - told.length} more` : "";
+  const error = errorOf("INVALID_REQUEST", `the request is malformed: ${list}${more}`);
+  error.details.push({ desc: BadRequestSchema, value: { fieldViolations: told } });
   return error;
 }
 

@@ -1,9 +1,10 @@
 // A watcher that has gone costs nothing more, however much of the log it had before it.
 
-import { expect, test } from "vitest";
+import { connect } from "node:http2";
+import { afterEach, beforeEach, expect, test } from "vitest";
 import type { WatchTransactionsResponse } from "../../src/gen/ledger/v1/ledger_service_pb.ts";
 import { createDatabase, type TestDatabase } from "../harness/database.ts";
-import { serve } from "../harness/service.ts";
+import { serve, type TestService } from "../harness/service.ts";
 import { until } from "../harness/until.ts";
 
 /** How many pages, of up to 500 rows, of the log have been read for watchers. */
@@ -15,23 +16,48 @@ async function pagesRead({ query }: TestDatabase): Promise<number> {
   return found?.pages ?? 0;
 }
 
-test("a watch that its caller has cancelled stops paging through the past", async () => {
-  await using database = await createDatabase();
+let database: TestDatabase;
+let service: TestService;
+
+beforeEach(async () => {
+  database = await createDatabase();
   await database.query("CREATE EXTENSION pg_stat_statements");
   await database.query(
     `INSERT INTO ledgerd.transactions (user_id, sequence, type, amount, balance_after, held_after, credit_limit_after, hash)
      SELECT i, 1, 'topup', 1, 1, 0, 0, sha256(i::text::bytea) FROM generate_series(1, 20000) i`,
   );
-  await using service = await serve(database.url, { LEDGERD_STREAM_LIMIT: "1" });
-  const firstOf = async (userId: bigint): Promise<string | undefined> => {
-    const gone = new AbortController();
-    const { value } = await service.ledger.watchTransactions({ userId }, { signal: gone.signal, timeoutMs: 0 })[Symbol.asyncIterator]().next();
-    gone.abort();
-    return (value as WatchTransactionsResponse | undefined)?.event.case;
-  };
+  service = await serve(database.url, { LEDGERD_STREAM_LIMIT: "1" });
+});
+
+afterEach(async () => {
+  await service.close();
+  await database[Symbol.asyncDispose]();
+});
+
+/** What a watch sees first. Fails while another one is open. */
+async function firstOf(userId: bigint): Promise<string | undefined> {
+  const gone = new AbortController();
+  const { value } = await service.ledger.watchTransactions({ userId }, { signal: gone.signal, timeoutMs: 0 })[Symbol.asyncIterator]().next();
+  gone.abort();
+  return (value as WatchTransactionsResponse | undefined)?.event.case;
+}
+
+test("a watch that its caller has cancelled stops paging through the past", async () => {
   expect(await firstOf(0n)).toBe("transaction");
   // There is room for the next stream when the first one's handler has ended.
   await until(() => firstOf(1n).then(() => true, () => false));
   // Of forty: the two that HTTP/2 takes before it makes the feed wait, the next one, which is read meanwhile, and one that may have been asked for when it left.
   expect(await pagesRead(database)).toBeLessThanOrEqual(4);
+});
+
+test("a watch whose deadline has passed stops, too, even where its caller stands still and doesn't hear of it", async () => {
+  const session = connect(`http://${service.grpcAddress}`);
+  const stream = session.request({ ":method": "POST", ":path": "/ledger.v1.LedgerService/WatchTransactions", "content-type": "application/grpc", "grpc-timeout": "1S" });
+  stream.end(Buffer.alloc(5));
+  await new Promise((resolve) => stream.once("response", resolve));
+  expect(await firstOf(1n).catch(() => "refused"), "there is no room yet").toBe("refused");
+  await until(() => firstOf(1n).then(() => true, () => false));
+  expect(stream.closed, "it was not told").toBe(false);
+  expect(await pagesRead(database)).toBeLessThanOrEqual(4);
+  session.destroy();
 });

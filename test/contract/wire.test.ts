@@ -1,6 +1,7 @@
 // gRPC on the wire, as clients may speak it that nobody here wrote: compressed, in pieces, cut off, too much, too long.
 
 import { connect, type ClientHttp2Session, type ClientHttp2Stream, type IncomingHttpHeaders } from "node:http2";
+import { connect as connectTo, type Socket } from "node:net";
 import { deflateSync, gzipSync } from "node:zlib";
 import { create, fromBinary, toBinary, type MessageInitShape } from "@bufbuild/protobuf";
 import { Code } from "@connectrpc/connect";
@@ -10,7 +11,7 @@ import { ErrorInfoSchema } from "../../src/gen/google/rpc/error_details_pb.ts";
 import { StatusSchema } from "../../src/gen/google/rpc/status_pb.ts";
 import { GetBalanceRequestSchema, GetBalanceResponseSchema, StreamWritesRequestSchema, StreamWritesResponseSchema } from "../../src/gen/ledger/v1/ledger_service_pb.ts";
 import { createDatabase, type TestDatabase } from "../harness/database.ts";
-import { newKey, serve, type TestService } from "../harness/service.ts";
+import { failureOf, newKey, serve, type TestService } from "../harness/service.ts";
 
 const LIMIT = 100_000;
 const USER = 1n;
@@ -73,6 +74,8 @@ function framed(message: Uint8Array, compressed = false): Buffer {
 
 const GET_BALANCE = "/ledger.v1.LedgerService/GetBalance";
 const STREAM_WRITES = "/ledger.v1.LedgerService/StreamWrites";
+const HEALTH_CHECK = "/grpc.health.v1.Health/Check";
+const HEALTH_WATCH = "/grpc.health.v1.Health/Watch";
 const request = (init: MessageInitShape<typeof GetBalanceRequestSchema> = { userId: USER }) => toBinary(GetBalanceRequestSchema, create(GetBalanceRequestSchema, init));
 
 /** Sends bytes as the whole request of a call, and answers how it ended. */
@@ -80,6 +83,36 @@ function send(body: Uint8Array, headers: Readonly<Record<string, string>> = {}, 
   const stream = begin(path, headers);
   stream.end(body);
   return endOf(stream);
+}
+
+/** A connection whose frames are written by hand: Node's client sends nothing that is forbidden. */
+async function connectRaw(): Promise<Socket> {
+  const { hostname, port } = new URL(`http://${service.grpcAddress}`);
+  const socket = connectTo(Number(port), hostname);
+  socket.on("error", () => undefined);
+  socket.write(Buffer.concat([Buffer.from("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"), frame(4, 0, 0, Buffer.alloc(0))]));
+  // The server's settings.
+  await new Promise((resolve) => socket.once("data", resolve));
+  return socket;
+}
+
+function frame(type: number, flags: number, stream: number, payload: Buffer): Buffer {
+  const head = Buffer.alloc(9);
+  head.writeUIntBE(payload.length, 0, 3);
+  head.writeUInt8(type, 3);
+  head.writeUInt8(flags, 4);
+  head.writeUInt32BE(stream, 5);
+  return Buffer.concat([head, payload]);
+}
+
+function headersFrame(path: string, more: readonly (readonly [string, string])[]): Buffer {
+  const text = (value: string): Buffer => Buffer.concat([Buffer.of(value.length), Buffer.from(value)]);
+  const all = [[":method", "POST"], [":scheme", "http"], [":authority", "x"], [":path", path], ["content-type", "application/grpc"], ...more] as const;
+  return frame(1, 4, 1, Buffer.concat(all.map(([name, value]) => Buffer.concat([Buffer.of(0), text(name), text(value)]))));
+}
+
+function dataFrame(bytes: Buffer): Buffer {
+  return frame(0, 1, 1, bytes);
 }
 
 /** That a call was answered with the balance that was asked for. */
@@ -147,8 +180,11 @@ describe("a request is refused", () => {
     expect(stream.rstCode).toBe(0);
   });
 
-  test("that goes on and on after it was refused is cut off, and the connection's other calls are not", async () => {
-    const stream = begin(GET_BALANCE);
+  test.each([
+    ["a call", GET_BALANCE],
+    ["a stream", STREAM_WRITES],
+  ])("that goes on and on after it was refused is cut off, and the connection's other calls are not: %s", async (_name, path) => {
+    const stream = begin(path);
     const ended = endOf(stream);
     stream.on("error", () => undefined);
     stream.write(Buffer.from([0, 0x7f, 0xff, 0xff, 0xff]));
@@ -160,6 +196,24 @@ describe("a request is refused", () => {
     expectBalance(await send(framed(request())));
   });
 
+  test.each([
+    ["that never comes", Buffer.alloc(0)],
+    ["that comes in part", framed(request()).subarray(0, 6)],
+  ])("%s, when its caller's deadline passes", async (_name, part) => {
+    const stream = begin(GET_BALANCE, { "grpc-timeout": "50m" });
+    const ended = endOf(stream);
+    stream.write(part);
+    expect(await ended).toMatchObject({ code: Code.DeadlineExceeded, reason: "DEADLINE_PASSED" });
+    stream.end();
+  });
+
+  test("with a thousand mistakes is told of the first ones, since an error travels in headers", async () => {
+    const writes = Array.from({ length: 1000 }, () => ({ write: { case: "topUp" as const, value: { userId: 0n } } }));
+    const failed = await failureOf(service.ledger.batchWrite({ writes }));
+    expect(failed).toMatchObject({ reason: "INVALID_REQUEST", message: expect.stringMatching(/writes\[0\]\.top_up\.user_id .*; and 2984 more$/) as string });
+    expect(failed.fields.length).toBe(16);
+  });
+
   test.each(["soon", "5", "123456789m", "-5m"])("with the timeout %s", async (timeout) => {
     expect(await send(framed(request()), { "grpc-timeout": timeout })).toMatchObject({ reason: "INVALID_REQUEST", message: expect.stringContaining("grpc-timeout") as string });
     expect(await send(framed(request()), { "grpc-timeout": timeout }, STREAM_WRITES)).toMatchObject({ reason: "INVALID_REQUEST" });
@@ -167,15 +221,45 @@ describe("a request is refused", () => {
 
   test("by HTTP's own status where it isn't gRPC at all", async () => {
     for (const type of ["application/json", "application/grpc-web", "application/grpc+json"]) {
-      const { http, body } = await send(Buffer.from("{}"), { "content-type": type });
-      expect([http, body.toString()]).toEqual([415, expect.stringContaining("application/grpc")]);
+      expect(await send(Buffer.from("{}"), { "content-type": type })).toMatchObject({ http: 415 });
     }
+    for (const method of ["PUT", "PATCH"]) expect(await send(Buffer.alloc(0), { ":method": method })).toMatchObject({ http: 405 });
   });
 
   test("where there is no such method, and where there is no such service", async () => {
     for (const path of ["/ledger.v1.LedgerService/Nothing", "/nothing.v1.Nothing/Nothing", "/"]) {
       expect(await send(framed(request()), {}, path)).toMatchObject({ code: Code.Unimplemented });
     }
+  });
+});
+
+describe("the process goes on when a caller", () => {
+  test("cancels a call at any moment: of ours, of health, of nothing that there is", async () => {
+    for (const path of [GET_BALANCE, STREAM_WRITES, HEALTH_CHECK, HEALTH_WATCH, "/nothing.v1.Nothing/Nothing"]) {
+      for (const code of [0, 8]) {
+        for (const delayMs of [undefined, 0, 2]) {
+          const stream = begin(path);
+          stream.on("error", () => undefined);
+          stream.write(framed(Buffer.alloc(0)));
+          const closed = new Promise((resolve) => stream.once("close", resolve));
+          if (delayMs === undefined) stream.close(code);
+          else setTimeout(() => stream.close(code), delayMs);
+          stream.resume();
+          await closed;
+        }
+      }
+    }
+    expectBalance(await send(framed(request())));
+  });
+
+  test("sends headers that HTTP/2 forbids to clients", async () => {
+    for (const path of [GET_BALANCE, HEALTH_CHECK, "/nothing.v1.Nothing/Nothing"]) {
+      const socket = await connectRaw();
+      socket.write(Buffer.concat([headersFrame(path, [["te", "Trailers"], ["http2-settings", "x"]]), dataFrame(framed(Buffer.alloc(0)))]));
+      await new Promise((resolve) => socket.once("data", resolve));
+      socket.destroy();
+    }
+    expectBalance(await send(framed(request())));
   });
 });
 
