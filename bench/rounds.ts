@@ -33,7 +33,6 @@ export async function measure(stage: Stage, lineups: readonly Lineup[], window: 
 }
 
 async function sampleOf(stage: Stage, { measure: run, ledger }: Contender, window: Window): Promise<Sample> {
-  await stage.checkpoint();
   const service = ledger?.pid;
   const before = { service: service === undefined ? undefined : cpuOf(service), postgres: cpuOf(stage.postmaster) };
   const load = await run(window);

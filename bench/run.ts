@@ -51,6 +51,7 @@ function groupsOf({ ids, quick }: Options): readonly (readonly Workload[])[] {
 /** What can't be prepared or measured is said, and keeps none of the others from being measured. */
 async function measured(stage: Stage, group: readonly Workload[], { window }: Options): Promise<readonly Result[]> {
   say(group.map(({ id }) => id).join(", "));
+  await stage.checkpoint();
   const results: Result[] = [];
   const ready: { readonly workload: Workload; readonly lineup: Lineup }[] = [];
   for (const workload of group) {

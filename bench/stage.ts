@@ -106,7 +106,10 @@ export class Stage {
     return databaseAt(this.#url, name);
   }
 
-  /** What was written before must be on disk, so that its writing out falls on nobody else. */
+  /**
+   * What was written before must be on disk, so that its writing out falls on nobody else. Once for a workload, before it is warmed up, and not before each
+   * round: the first change of a page after a checkpoint logs the whole page, so that rounds of seconds would show little else of minutes without one.
+   */
   async checkpoint(): Promise<void> {
     await this.#admin.query("CHECKPOINT");
   }

@@ -29,6 +29,7 @@ export const history: Workload = {
     const contenders = Object.fromEntries(
       Object.entries({ none, some, most, ten }).map(([name, { title, ledger }]) => [name, batchesOn(stage, ledger, title, inFlight, stage.options.users)]),
     );
+    await stage.checkpoint();
     // Each of the services runs for the first time.
     for (const { measure } of Object.values(contenders)) await measure(stage.options.window);
     const fits = PARTITION - ROOM;
