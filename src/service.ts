@@ -127,7 +127,7 @@ export async function startService(config: Config, log: Logger, surroundings = a
     metricsText(await verifications.last(), backgroundProof.rows, backups === undefined ? undefined : { newest: await backups.newest(), failures: backups.failures });
 
   const messageLimit = config.LEDGERD_MESSAGE_LIMIT;
-  const grpcDoor = await placed("LEDGERD_GRPC_ADDR", openGrpcDoor({ address: config.LEDGERD_GRPC_ADDR, listen: surroundings.grpc, entries, health: readiness.health, messageLimit, shutdown: shutdown.signal, streamMaxAgeMs: config.LEDGERD_STREAM_MAX_AGE }));
+  const grpcDoor = await placed("LEDGERD_GRPC_ADDR", openGrpcDoor({ address: config.LEDGERD_GRPC_ADDR, listen: surroundings.grpc, entries, health: readiness.health, messageLimit, translate, shutdown: shutdown.signal, streamMaxAgeMs: config.LEDGERD_STREAM_MAX_AGE }));
   const doors = [grpcDoor];
   opened.defer(async () => {
     readiness.drain();

@@ -6,11 +6,11 @@
 import { constants, type IncomingHttpHeaders, type ServerHttp2Stream } from "node:http2";
 import { create, toBinary } from "@bufbuild/protobuf";
 import { anyPack } from "@bufbuild/protobuf/wkt";
-import { ConnectError } from "@connectrpc/connect";
+import type { ConnectError } from "@connectrpc/connect";
 import { StatusSchema } from "../gen/google/rpc/status_pb.ts";
 import { ENCODINGS, MessageReader, prefixed } from "./grpc-messages.ts";
 import type { Requests } from "./handlers.ts";
-import { errorOf, errorOfFailure, errorOfViolations } from "./status.ts";
+import { errorOfFailure, errorOfViolations, type Translate } from "./status.ts";
 
 const HEADERS = { ":status": 200, "content-type": "application/grpc+proto", "grpc-accept-encoding": ENCODINGS };
 const WITH_TRAILERS = { waitForTrailers: true, sendDate: false };
@@ -29,24 +29,34 @@ const MOST_CHARACTERS = 2000;
 /** The units of `grpc-timeout`, in milliseconds. */
 const units: Readonly<Record<string, number>> = { H: 3_600_000, M: 60_000, S: 1000, m: 1, u: 1e-3, n: 1e-6 };
 
+/** How a call of one method is served. */
+export type Serve = (call: GrpcCall) => void;
+
+/** What a call needs beside its stream. */
+export interface CallOptions {
+  /** Of each message that the caller sends, in bytes. */
+  readonly messageLimit: number;
+  readonly translate: Translate;
+}
+
 /** A call that has arrived. */
 export class GrpcCall {
   readonly #stream: ServerHttp2Stream;
   readonly #headers: IncomingHttpHeaders;
-  readonly #limit: number;
+  readonly #options: CallOptions;
+  readonly #arrivedAt = performance.now();
   readonly #reader: MessageReader;
   #trailers: Readonly<Record<string, string>> = OK;
   #corked = false;
 
-  /** Each message that the caller sends has `limit` bytes at most. */
-  constructor(stream: ServerHttp2Stream, headers: IncomingHttpHeaders, limit: number) {
+  constructor(stream: ServerHttp2Stream, headers: IncomingHttpHeaders, options: CallOptions) {
     this.#stream = stream;
     this.#headers = headers;
-    this.#limit = limit;
-    this.#reader = new MessageReader(String(headers["grpc-encoding"] ?? "identity"), limit);
+    this.#options = options;
+    this.#reader = new MessageReader(String(headers["grpc-encoding"] ?? "identity"), options.messageLimit);
   }
 
-  /** How long the caller waits, in milliseconds; undefined: as long as it takes. Throws if it doesn't say so clearly. */
+  /** How long the caller still waits, in milliseconds; undefined: as long as it takes. Throws if it doesn't say so clearly. */
   timeoutMs(): number | undefined {
     const given = this.#headers["grpc-timeout"];
     if (given === undefined) return undefined;
@@ -55,7 +65,7 @@ export class GrpcCall {
     if (unitMs === undefined) {
       throw errorOfViolations([{ field: "", description: `the header grpc-timeout must be up to 8 digits and one of H, M, S, m, u, n, such as "500m", not "${String(given)}"` }]);
     }
-    return Number(count) * unitMs;
+    return Math.max(0, this.#arrivedAt + Number(count) * unitMs - performance.now());
   }
 
   /** The W3C trace context, as it was sent. */
@@ -179,11 +189,12 @@ export class GrpcCall {
     this.#discard();
   }
 
-  /** Ends the call with an error. */
+  /** Ends the call with an error; one that isn't meant for callers is logged. */
   fail(error: unknown): void {
     const stream = this.#stream;
+    const told = this.#options.translate(error, String(this.#headers[":path"]));
     if (stream.destroyed || stream.closed || stream.writableEnded) return;
-    this.#trailers = statusOf(error instanceof ConnectError ? error : errorOf("INTERNAL", "internal error", {}, error));
+    this.#trailers = statusOf(told);
     if (stream.headersSent) stream.end();
     else stream.respond({ ...HEADERS, ...this.#trailers }, STATUS_ALONE);
     this.#discard();
@@ -206,7 +217,7 @@ export class GrpcCall {
     let bytes = 0;
     stream.on("data", (chunk: Buffer) => {
       bytes += chunk.length;
-      if (bytes > LARGEST_REST * this.#limit) stream.close(constants.NGHTTP2_NO_ERROR);
+      if (bytes > LARGEST_REST * this.#options.messageLimit) stream.close(constants.NGHTTP2_NO_ERROR);
     });
   }
 }

@@ -13,7 +13,7 @@ import { file_google_rpc_error_details } from "../gen/google/rpc/error_details_p
 import { file_grpc_health_v1_health } from "../gen/grpc/health/v1/health_pb.ts";
 import { file_grpc_reflection_v1_reflection } from "../gen/grpc/reflection/v1/reflection_pb.ts";
 import { encoderOf } from "./encoder.ts";
-import { GrpcCall } from "./grpc-call.ts";
+import { GrpcCall, type CallOptions, type Serve } from "./grpc-call.ts";
 import type { Arrival, Entries, ExchangeEntry, StreamEntry, UnaryEntry } from "./handlers.ts";
 import type { Listen, Listener } from "./listener.ts";
 import { standardMethods } from "./standard-services.ts";
@@ -28,12 +28,11 @@ export interface Door {
 }
 
 /** What the door needs beside the handlers. */
-export interface GrpcDoorOptions {
+export interface GrpcDoorOptions extends CallOptions {
   readonly address: Address;
   readonly listen: Listen;
   readonly entries: readonly Entries[];
   readonly health: HealthImplementation;
-  readonly messageLimit: number;
   /** Aborted when the server shuts down, or a stream is too old: nobody waits any more for a reader that has stopped. */
   readonly shutdown: AbortSignal;
   readonly streamMaxAgeMs: number;
@@ -54,9 +53,6 @@ const METHOD_NOT_ALLOWED = { ":status": 405, allow: "POST" };
 const UNSUPPORTED_MEDIA_TYPE = { ":status": 415, accept: "application/grpc" };
 const GRPC = /^application\/grpc(\+proto)?(;|$)/;
 
-/** How a call of one method is served. */
-export type Serve = (call: GrpcCall) => void;
-
 /** Opens the door. */
 export async function openGrpcDoor(options: GrpcDoorOptions): Promise<Door> {
   const { address, listen, entries, health } = options;
@@ -69,7 +65,7 @@ export async function openGrpcDoor(options: GrpcDoorOptions): Promise<Door> {
     session.once("close", () => sessions.delete(session));
     // What breaks it breaks its calls, which are told each by itself.
     session.on("error", () => undefined);
-    session.on("stream", (stream: ServerHttp2Stream, headers: IncomingHttpHeaders) => serveStream(stream, headers, methods, options.messageLimit));
+    session.on("stream", (stream: ServerHttp2Stream, headers: IncomingHttpHeaders) => serveStream(stream, headers, methods, options));
     keepAlive(session, connection);
   });
   return { address: listener.address, close: (left) => close(sessions, listener, left) };
@@ -98,7 +94,7 @@ function keepAlive(session: ServerHttp2Session, connection: Socket): void {
   });
 }
 
-function serveStream(stream: ServerHttp2Stream, headers: IncomingHttpHeaders, methods: ReadonlyMap<string, Serve>, messageLimit: number): void {
+function serveStream(stream: ServerHttp2Stream, headers: IncomingHttpHeaders, methods: ReadonlyMap<string, Serve>, options: CallOptions): void {
   // What breaks a stream ends its call, which its close tells; the error has no more to say.
   stream.on("error", () => undefined);
   // A caller who cancels without an error's code would leave it open, with what it was to be answered.
@@ -106,7 +102,7 @@ function serveStream(stream: ServerHttp2Stream, headers: IncomingHttpHeaders, me
   const path = String(headers[":path"]);
   if (headers[":method"] !== "POST") return refuseByHttp(stream, METHOD_NOT_ALLOWED);
   if (!GRPC.test(headers["content-type"] ?? "")) return refuseByHttp(stream, UNSUPPORTED_MEDIA_TYPE);
-  const call = new GrpcCall(stream, headers, messageLimit);
+  const call = new GrpcCall(stream, headers, options);
   const serve = methods.get(path);
   try {
     if (serve === undefined) throw new ConnectError(`there is no method ${path}; grpcurl's "list" and "describe" tell which there are`, Code.Unimplemented);

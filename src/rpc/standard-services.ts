@@ -11,15 +11,14 @@ import { ConnectError } from "@connectrpc/connect";
 import type * as grpc from "@grpc/grpc-js";
 import { ReflectionService } from "@grpc/reflection";
 import type { HealthImplementation } from "grpc-health-check";
-import type { GrpcCall } from "./grpc-call.ts";
+import type { GrpcCall, Serve } from "./grpc-call.ts";
 import { errorOfViolations } from "./status.ts";
 
-type Methods = Map<string, (call: GrpcCall) => void>;
 type Method = grpc.MethodDefinition<unknown, unknown>;
 
 /** How calls of health and reflection are served, by their paths: health as it is told, and reflection of these files and all that they import. */
-export function standardMethods(health: HealthImplementation, files: readonly DescFile[]): Methods {
-  const methods: Methods = new Map();
+export function standardMethods(health: HealthImplementation, files: readonly DescFile[]): ReadonlyMap<string, Serve> {
+  const methods = new Map<string, Serve>();
   const addService = (service: grpc.ServiceDefinition, handlers: grpc.UntypedServiceImplementation): void => {
     for (const [name, method] of Object.entries(service)) methods.set(method.path, served(method, handlers[name] ?? handlers[method.originalName ?? ""]));
   };
@@ -30,7 +29,7 @@ export function standardMethods(health: HealthImplementation, files: readonly De
   return methods;
 }
 
-function served(method: Method, handler: unknown): (call: GrpcCall) => void {
+function served(method: Method, handler: unknown): Serve {
   if (method.requestStream) return (call) => void exchange(call, method, handler as (stream: EventEmitter) => void).catch((error: unknown) => call.fail(error));
   return (call) =>
     call.request((bytes) => {

@@ -12,7 +12,7 @@ import { parseAmount } from "../domain/money.ts";
 import type { Money } from "../gen/ledger/v1/money_pb.ts";
 import { errorOfViolations } from "./status.ts";
 
-/** The checked and converted request, or an error that names every field that is wrong. */
+/** The checked and converted request, or an error that names every field that is wrong, up to its bound. */
 export function validate<T>(schema: z.ZodType<T>, desc: DescMessage, request: Message): T {
   const checked = schema.safeParse(request);
   if (checked.success) return checked.data;

@@ -11,6 +11,7 @@ import { ErrorInfoSchema } from "../../src/gen/google/rpc/error_details_pb.ts";
 import { StatusSchema } from "../../src/gen/google/rpc/status_pb.ts";
 import { GetBalanceRequestSchema, GetBalanceResponseSchema, StreamWritesRequestSchema, StreamWritesResponseSchema } from "../../src/gen/ledger/v1/ledger_service_pb.ts";
 import { createDatabase, type TestDatabase } from "../harness/database.ts";
+import { beginCall, endRequest, preface } from "../harness/frames.ts";
 import { failureOf, newKey, serve, type TestService } from "../harness/service.ts";
 
 const LIMIT = 100_000;
@@ -90,29 +91,10 @@ async function connectRaw(): Promise<Socket> {
   const { hostname, port } = new URL(`http://${service.grpcAddress}`);
   const socket = connectTo(Number(port), hostname);
   socket.on("error", () => undefined);
-  socket.write(Buffer.concat([Buffer.from("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"), frame(4, 0, 0, Buffer.alloc(0))]));
+  socket.write(preface);
   // The server's settings.
   await new Promise((resolve) => socket.once("data", resolve));
   return socket;
-}
-
-function frame(type: number, flags: number, stream: number, payload: Buffer): Buffer {
-  const head = Buffer.alloc(9);
-  head.writeUIntBE(payload.length, 0, 3);
-  head.writeUInt8(type, 3);
-  head.writeUInt8(flags, 4);
-  head.writeUInt32BE(stream, 5);
-  return Buffer.concat([head, payload]);
-}
-
-function headersFrame(path: string, more: readonly (readonly [string, string])[]): Buffer {
-  const text = (value: string): Buffer => Buffer.concat([Buffer.of(value.length), Buffer.from(value)]);
-  const all = [[":method", "POST"], [":scheme", "http"], [":authority", "x"], [":path", path], ["content-type", "application/grpc"], ...more] as const;
-  return frame(1, 4, 1, Buffer.concat(all.map(([name, value]) => Buffer.concat([Buffer.of(0), text(name), text(value)]))));
-}
-
-function dataFrame(bytes: Buffer): Buffer {
-  return frame(0, 1, 1, bytes);
 }
 
 /** That a call was answered with the balance that was asked for. */
@@ -255,7 +237,7 @@ describe("the process goes on when a caller", () => {
   test("sends headers that HTTP/2 forbids to clients", async () => {
     for (const path of [GET_BALANCE, HEALTH_CHECK, "/nothing.v1.Nothing/Nothing"]) {
       const socket = await connectRaw();
-      socket.write(Buffer.concat([headersFrame(path, [["te", "Trailers"], ["http2-settings", "x"]]), dataFrame(framed(Buffer.alloc(0)))]));
+      socket.write(Buffer.concat([beginCall(path, [["te", "Trailers"], ["http2-settings", "x"]]), endRequest(framed(Buffer.alloc(0)))]));
       await new Promise((resolve) => socket.once("data", resolve));
       socket.destroy();
     }

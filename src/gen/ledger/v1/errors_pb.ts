@@ -77,7 +77,8 @@ export const ErrorReason = {
   UNSPECIFIED: 0,
 
   /**
-   * INVALID_ARGUMENT. The request is malformed; `google.rpc.BadRequest` names every field that is wrong. Mend the request.
+   * INVALID_ARGUMENT. The request is malformed; `google.rpc.BadRequest` names every field that is wrong, the first 16 of them. Mend the
+   * request.
    *
    * @generated from enum value: ERROR_REASON_INVALID_REQUEST = 1;
    */
