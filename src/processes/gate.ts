@@ -19,7 +19,7 @@ export class Gate<W> {
   private constructor(give: (worker: W, connection: Socket) => void) {
     this.#give = give;
     // What a caller says first is for the worker to read.
-    this.#server = createServer({ pauseOnConnect: true, noDelay: true }, (connection) => this.#deal(connection));
+    this.#server = createServer({ pauseOnConnect: true, noDelay: true }, (connection) => this.deal(connection));
   }
 
   /** Listens; `give` is how a connection is handed to a worker. */
@@ -44,18 +44,8 @@ export class Gate<W> {
     this.#workers.delete(worker);
   }
 
-  /** One of its connections has ended. */
-  left(worker: W): void {
-    const count = this.#workers.get(worker);
-    if (count !== undefined) this.#workers.set(worker, count - 1);
-  }
-
-  /** Nobody is let in any more. */
-  close(): void {
-    this.#server.close();
-  }
-
-  #deal(connection: Socket): void {
+  /** Gives a connection to a worker. */
+  deal(connection: Socket): void {
     const [first] = [...this.#workers].toSorted(([, count], [, other]) => count - other);
     if (first === undefined) {
       // The caller is told at once that nobody is there, and may come again.
@@ -66,5 +56,16 @@ export class Gate<W> {
     this.#workers.delete(worker);
     this.#workers.set(worker, count + 1);
     this.#give(worker, connection);
+  }
+
+  /** One of its connections has ended. */
+  left(worker: W): void {
+    const count = this.#workers.get(worker);
+    if (count !== undefined) this.#workers.set(worker, count - 1);
+  }
+
+  /** Nobody is let in any more. */
+  close(): void {
+    this.#server.close();
   }
 }

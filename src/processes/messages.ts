@@ -20,6 +20,8 @@ export type ToPrimary =
   | { readonly kind: "draining" }
   /** It has got a connection, which is its own from now on. */
   | { readonly kind: "taken"; readonly id: number }
+  /** It has got a connection that it doesn't want, since it is ending. It has read nothing from it. */
+  | { readonly kind: "declined"; readonly id: number }
   /** One of its connections has ended. */
   | { readonly kind: "left"; readonly door: DoorName }
   | { readonly kind: "news"; readonly news: readonly News[] }

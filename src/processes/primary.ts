@@ -37,6 +37,7 @@ export async function startWorkers(count: number, config: Config, log: Logger): 
     serving: (worker) => doors.forEach((gate) => gate.add(worker)),
     draining: (worker) => doors.forEach((gate) => gate.remove(worker)),
     left: (worker, door) => gates[door].left(worker),
+    declined: (door, connection) => gates[door].deal(connection),
     news: (worker, news) => crew.others(worker).forEach((other) => news.forEach((one) => other.tell(one))),
   };
   await crew.start(count, () => new WorkerProcess(env, listener));

@@ -21,6 +21,8 @@ export interface Listener {
   /** It gets no more connections; told again when it has ended. */
   readonly draining: (worker: WorkerProcess) => void;
   readonly left: (worker: WorkerProcess, door: DoorName) => void;
+  /** A worker that is ending did not take a connection that it was given. */
+  readonly declined: (door: DoorName, connection: Socket) => void;
   readonly news: (worker: WorkerProcess, news: readonly News[]) => void;
 }
 
@@ -41,7 +43,7 @@ export class WorkerProcess {
    * Connections that it has not taken yet, kept open on our side as well. Node would close them by itself when the worker has got them, but
    * forgets them when it ends before that: their callers waited for ever.
    */
-  readonly #underway = new Map<number, Socket>();
+  readonly #underway = new Map<number, { readonly door: DoorName; readonly connection: Socket }>();
   #given = 0;
   #problem: string | undefined;
 
@@ -56,6 +58,7 @@ export class WorkerProcess {
       if (message.kind === "left") listener.left(this, message.door);
       else if (message.kind === "news") listener.news(this, message.news);
       else if (message.kind === "taken") this.#letGo(message.id);
+      else if (message.kind === "declined") this.#takeBack(message.id, listener);
       else if (message.kind === "problem") this.#problem = message.problem;
       else listener[message.kind](this);
       if (message.kind === "serving") serving.resolve(true);
@@ -70,7 +73,7 @@ export class WorkerProcess {
   /** Gives it a connection. */
   give(door: DoorName, connection: Socket): void {
     const id = (this.#given += 1);
-    this.#underway.set(id, connection);
+    this.#underway.set(id, { door, connection });
     this.#send({ kind: "connection", door, id }, connection).catch(() => this.#letGo(id));
   }
 
@@ -97,8 +100,15 @@ export class WorkerProcess {
 
   /** Closes our side of a connection: that ends it, unless the worker has it. */
   #letGo(id: number): void {
-    this.#underway.get(id)?.destroy();
+    this.#underway.get(id)?.connection.destroy();
     this.#underway.delete(id);
+  }
+
+  /** Hands back a connection that it did not take. */
+  #takeBack(id: number, { declined }: Listener): void {
+    const given = this.#underway.get(id);
+    this.#underway.delete(id);
+    if (given !== undefined) declined(given.door, given.connection);
   }
 
   #send(message: ToWorker, connection?: Socket): Promise<void> {

@@ -27,10 +27,16 @@ export function joinPrimary(): Primary {
   const listeners: ((news: News) => void)[] = [];
   process.on("message", (message: ToWorker, connection: Socket | undefined) => {
     if (message.kind === "news") return message.news.forEach((news) => listeners.forEach((listener) => listener(news)));
+    const welcome = welcomes.get(message.door);
+    if (connection !== undefined && welcome === undefined) {
+      // It was on its way when the door was closed. Only our hold of it ends: its caller hears nothing, and comes to another worker.
+      connection.destroy();
+      return void tell({ kind: "declined", id: message.id });
+    }
     void tell({ kind: "taken", id: message.id });
     // A caller who is gone already leaves a message without a connection.
     if (connection === undefined) void tell({ kind: "left", door: message.door });
-    else welcomes.get(message.door)?.(connection);
+    else welcome?.(connection);
   });
   const gone = new Promise<void>((resolve) => (process.connected ? process.once("disconnect", resolve) : resolve()));
   const bulletin = new Bulletin((news) => tell({ kind: "news", news }));
@@ -56,16 +62,13 @@ function tell(message: ToPrimary): Promise<void> {
 function listenFor(door: DoorName, welcomes: Map<DoorName, (connection: Socket) => void>): Listen {
   return (address, welcome) => {
     const connections = new Connections();
-    let open = true;
     welcomes.set(door, (connection) => {
       connection.once("close", () => void tell({ kind: "left", door }));
       connections.add(connection);
-      if (open) welcome(connection);
-      // It was on its way when this door was closed.
-      else connection.destroy();
+      welcome(connection);
     });
     const close = (): Promise<void> => {
-      open = false;
+      welcomes.delete(door);
       return connections.gone();
     };
     return Promise.resolve({ address: writeAddress(address), close, cut: () => connections.cut() });

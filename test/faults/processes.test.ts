@@ -1,17 +1,20 @@
 // One of several processes that serve ends, or all do, or the first one: what was acknowledged stays, nothing is done twice, the others go on, and
 // nobody is left behind.
 
+import { once } from "node:events";
 import { chmodSync, existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { connect as connectSocket } from "node:net";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { Code, ConnectError } from "@connectrpc/connect";
+import { createGrpcTransport } from "@connectrpc/connect-node";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { journalsWaiting, lockUser } from "../harness/blocker.ts";
 import { logOf, servesAt, startLedgerd, workersOf, type Command } from "../harness/command.ts";
 import { connectTo, createDatabase, type TestDatabase } from "../harness/database.ts";
 import { checkWrites, Load } from "../harness/load.ts";
 import { isAlive } from "../harness/processes.ts";
-import { clientsOf, newKey, type Clients } from "../harness/service.ts";
+import { clientsOf, clientsOver, newKey, type Clients } from "../harness/service.ts";
 import { until } from "../harness/until.ts";
 
 const WORKERS = 2;
@@ -203,6 +206,30 @@ describe("of several processes that serve", () => {
   test("acknowledged writes have stayed, and none was done twice, through all of that", async () => {
     await checkWrites(database.url, ...loads);
   });
+});
+
+test("of several processes, who is on the way to one that ends comes to another one", async () => {
+  const serving = await start();
+  const [ending = 0] = workersOf(serving.command);
+  const call = await waitingCall((await clientsOfEach(serving)).get(ending) ?? expect.unreachable(), database);
+  const { pid: first = 0 } = serving.command.process;
+  // It hears of callers and of the end at once, of the callers first.
+  process.kill(first, "SIGSTOP");
+  const { hostname, port } = new URL(`http://${serving.grpc}`);
+  const callers = await Promise.all(Array.from({ length: 4 }, async () => {
+    const connection = connectSocket(Number(port), hostname);
+    await once(connection, "connect");
+    return clientsOver(createGrpcTransport({ baseUrl: `http://${serving.grpc}`, nodeOptions: { createConnection: () => connection } }));
+  }));
+  process.kill(ending, "SIGTERM");
+  await until(() => logOf(serving.command).some(({ pid, problem }) => pid === ending && problem === "shutting down"));
+  process.kill(first, "SIGCONT");
+  expect(await Promise.all(callers.map(processOf))).not.toContain(ending);
+  await call.release();
+  expect(await call.balance).toBe("9.00");
+  await until(() => endsOf(serving).length === 1);
+  serving.command.process.kill("SIGTERM");
+  expect(await serving.command.ended).toBe(0);
 });
 
 test("Ctrl-C while they start ends them well, too", async () => {
