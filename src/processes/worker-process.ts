@@ -50,6 +50,9 @@ export class WorkerProcess {
   constructor(env: NodeJS.ProcessEnv, listener: Listener) {
     // Detached, in a process group of its own: Ctrl-C reaches the first process alone, which then tells its workers.
     this.#child = fork(MAIN, ["worker"], { env, detached: true, execArgv: [...process.execArgv, ...HEAP] });
+    // By itself Node would let this process end without having heard of the worker's end: from the first connection that was handed over, the
+    // channel doesn't keep it up, and two workers that die at once may be buried before the second one's channel is seen to be closed.
+    this.#child.channel?.ref();
     this.#bulletin = new Bulletin((news) => this.#send({ kind: "news", news }).catch(() => undefined));
     this.ended = this.#end();
     const serving = Promise.withResolvers<boolean>();

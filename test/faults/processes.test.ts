@@ -1,11 +1,13 @@
 // One of several processes that serve ends, or all do, or the first one: what was acknowledged stays, nothing is done twice, the others go on, and
 // nobody is left behind.
 
+import { execFile } from "node:child_process";
 import { once } from "node:events";
 import { chmodSync, existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { connect as connectSocket } from "node:net";
 import { tmpdir } from "node:os";
 import path from "node:path";
+import { promisify } from "node:util";
 import { Code, ConnectError } from "@connectrpc/connect";
 import { createGrpcTransport } from "@connectrpc/connect-node";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -140,8 +142,8 @@ describe("of several processes that serve", () => {
     await using load = newLoad(serving);
     await load.goesOn();
     const before = workersOf(serving.command);
-    // The younger one has fewer connections from before: it got those of the load.
-    const [other = 0, victim = 0] = before;
+    const [victim = 0] = await load.processes();
+    const other = before.find((pid) => pid !== victim) ?? 0;
     const undisturbed = (await clientsOfEach(serving)).get(other) ?? expect.unreachable();
     const hit = await load.hitBy(async () => {
       process.kill(victim, "SIGKILL");
@@ -253,6 +255,14 @@ test("one that is killed while all end has the command end with 1, and say why",
   expect(serving.command.printed.stderr).toMatch(/\nledgerd: a worker ended with SIGKILL when it was told to end\n$/);
   await failed;
   await call.release();
+});
+
+test("the first process hears of the ends of two that die at once", async () => {
+  const script = path.resolve(import.meta.dirname, "../harness/burial.ts");
+  const addresses = { LEDGERD_GRPC_ADDR: "127.0.0.1:0", LEDGERD_HTTP_ADDR: "127.0.0.1:0" };
+  const env = { PATH: process.env["PATH"], DATABASE_URL: database.url, LEDGERD_DURABILITY: "relaxed", ...addresses };
+  const { stdout } = await promisify(execFile)(process.execPath, [script], { env });
+  expect(JSON.parse(stdout)).toEqual(Array.from({ length: WORKERS }, () => ({ code: null, signal: "SIGKILL" })));
 });
 
 test("where the first process is killed, the others answer what they have taken and end; the next command goes on with the PostgreSQL and the ports", async () => {

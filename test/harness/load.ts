@@ -23,7 +23,6 @@ interface Write {
 /** One call of a write. */
 interface Attempt {
   ended: boolean;
-  failed: boolean;
 }
 
 /** Does harm, and answers how to wait until it is over. */
@@ -54,6 +53,7 @@ export class Load {
   readonly #workers: readonly Promise<void>[];
   #connections: readonly Clients[];
   #outcomes = 0;
+  #failedCalls = 0;
   /** No more new writes. */
   #finishing = false;
   /** No more calls at all. */
@@ -75,6 +75,12 @@ export class Load {
     return this.#inFlight.size;
   }
 
+  /** The processes that its callers are connected to. */
+  async processes(): Promise<readonly number[]> {
+    const answers = await Promise.all(this.#connections.map(({ admin }) => admin.getServiceStatus({})));
+    return answers.map(({ processId }) => processId);
+  }
+
   /** Returns once so many more writes have their outcome. */
   async goesOn(count = 100): Promise<void> {
     const enough = this.#outcomes + count;
@@ -87,12 +93,13 @@ export class Load {
     await until(() => waiting.every(({ ended }) => ended));
   }
 
-  /** Has a fault strike, and answers how many calls it hit: those that were in flight, and failed or still waited when it was over. */
+  /** Has a fault strike, and answers how many calls it hit: those that failed from then on, or were in flight and still waited when it was over. */
   async hitBy(strike: Fault): Promise<number> {
+    const before = this.#failedCalls;
     const over = await strike();
     const inFlight = [...this.#inFlight];
     await over();
-    return inFlight.filter(({ ended, failed }) => !ended || failed).length;
+    return this.#failedCalls - before + inFlight.filter(({ ended }) => !ended).length;
   }
 
   /** Begins no more writes, and returns when all have their outcome; it may be asked for at another instance. */
@@ -146,20 +153,21 @@ export class Load {
     const connection = this.#connections[worker % CONNECTIONS];
     if (connection === undefined) throw new Error("there is no connection");
     const { timeoutMs } = this.#options;
-    const attempt: Attempt = { ended: false, failed: false };
+    const attempt: Attempt = { ended: false };
     this.#inFlight.add(attempt);
     try {
       write.outcome = await connection.ledger[write.method](write.request, timeoutMs === undefined ? {} : { timeoutMs });
     } catch (error) {
       const { reason, final } = describe(error);
-      attempt.failed = !final;
       if (final) write.outcome = reason;
       else this.#failures.add(reason);
     }
     attempt.ended = true;
     this.#inFlight.delete(attempt);
-    if (!attempt.failed) this.#outcomes += 1;
-    return !attempt.failed;
+    const told = write.outcome !== undefined;
+    if (told) this.#outcomes += 1;
+    else this.#failedCalls += 1;
+    return told;
   }
 }
 
