@@ -37,7 +37,7 @@ interface Page {
 /** How many rows a watcher that is behind reads at once: with 1000, more of them outlive the young generation of the heap, with 120 the statements weigh. */
 const PAGE = 500;
 
-const hashRow = z.object({ hash: z.instanceof(Buffer) });
+const hashRow = z.object({ hash: z.string() });
 
 /** The feed of one process. */
 export class Feed {
@@ -70,7 +70,7 @@ export class Feed {
   async knows({ id, hash }: Position): Promise<boolean> {
     const found = await this.#pool.maybeOneFirst(sql.type(hashRow)`
       SELECT t.hash FROM ledgerd.transactions t WHERE t.id = ${id}`);
-    return found !== null && hashPrefix(found.toString("hex")) === hash;
+    return found !== null && hashPrefix(found) === hash;
   }
 
   /** All rows behind a position (undefined: all of the log), and then those to come, until the signal ends it. */

@@ -8,6 +8,7 @@ import {
   type Interceptor,
   type QueryResultRow,
 } from "slonik";
+import { hexOf } from "./rows.ts";
 
 /** How to connect, in milliseconds where it is about time. */
 export interface PoolOptions {
@@ -46,6 +47,7 @@ export async function openPool(options: PoolOptions): Promise<DatabasePool> {
       ...createTypeParserPreset().filter(({ name }) => kept.has(name)),
       // The preset's goes through a float.
       { name: "numeric", parse: (text: string) => text },
+      { name: "bytea", parse: hexOf },
     ],
     interceptors: [resultParser],
   });

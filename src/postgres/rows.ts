@@ -1,4 +1,4 @@
-// How domain values lie in the tables: columns to read, and their conversion. NUMERIC comes as text, times as microseconds.
+// How domain values lie in the tables: columns to read, and their conversion. NUMERIC comes as text, BYTEA as hexadecimal digits, times as microseconds.
 
 import { sql } from "slonik";
 import { z } from "zod";
@@ -66,32 +66,33 @@ const holdRow = z.object({
   created_at: z.bigint(),
 });
 
-const transactionRow = z.object({
-  id: z.bigint(),
-  user_id: z.bigint(),
-  currency: z.string(),
-  sequence: z.bigint(),
-  type: z.custom<TransactionType>((type) => typeof type === "string"),
-  amount: z.string(),
-  held_change: z.string(),
-  balance_after: z.string(),
-  held_after: z.string(),
-  credit_limit_after: z.string(),
-  hold_id: z.bigint().nullable(),
-  hold_captured: z.string().nullable(),
-  hold_expires_at: z.bigint().nullable(),
-  refunded_transaction_id: z.bigint().nullable(),
-  job_id: z.bigint().nullable(),
-  group_id: z.string().nullable(),
-  idempotency_key: z.string().nullable(),
-  reference: z.string().nullable(),
-  description: z.string().nullable(),
-  metadata: z.record(z.string(), z.string()).nullable(),
-  actor: z.string().nullable(),
-  trace_id: z.string().nullable(),
-  created_at: z.bigint(),
-  hash: z.instanceof(Buffer),
-});
+/** A row of `transactionColumns`, its amounts as texts. */
+interface TransactionRow {
+  readonly id: bigint;
+  readonly user_id: bigint;
+  readonly currency: string;
+  readonly sequence: bigint;
+  readonly type: TransactionType;
+  readonly amount: string;
+  readonly held_change: string;
+  readonly balance_after: string;
+  readonly held_after: string;
+  readonly credit_limit_after: string;
+  readonly hold_id: bigint | null;
+  readonly hold_captured: string | null;
+  readonly hold_expires_at: bigint | null;
+  readonly refunded_transaction_id: bigint | null;
+  readonly job_id: bigint | null;
+  readonly group_id: string | null;
+  readonly idempotency_key: string | null;
+  readonly reference: string | null;
+  readonly description: string | null;
+  readonly metadata: Readonly<Record<string, string>> | null;
+  readonly actor: string | null;
+  readonly trace_id: string | null;
+  readonly created_at: bigint;
+  readonly hash: string;
+}
 
 /** A row of which nothing is read. Schemas are made once: making one takes as long as running a small statement. */
 export const noColumns = z.object({});
@@ -112,8 +113,8 @@ export function rowsFor(currencies: Currencies) {
   });
   const account = accountRow.transform(toAccount);
   const lockedAccount = accountRow
-    .extend({ chain_head: z.instanceof(Buffer).nullable(), row: z.string(), now: z.bigint().nullable() })
-    .transform((row): LockedAccount => ({ account: toAccount(row), head: row.chain_head?.toString("hex"), row: row.row, now: row.now ?? undefined }));
+    .extend({ chain_head: z.string().nullable(), row: z.string(), now: z.bigint().nullable() })
+    .transform((row): LockedAccount => ({ account: toAccount(row), head: row.chain_head ?? undefined, row: row.row, now: row.now ?? undefined }));
 
   const hold = holdRow.transform((row): Hold => ({
     id: row.id,
@@ -127,7 +128,8 @@ export function rowsFor(currencies: Currencies) {
     createdAt: row.created_at,
   }));
 
-  const transaction = transactionRow.transform((row): Transaction => ({
+  // Its columns are taken as they come: of a row of the feed, checking each took 2 of 6 µs, most of it for the copy that zod makes.
+  const transaction = z.custom<TransactionRow>().transform((row): Transaction => ({
     id: row.id,
     userId: row.user_id,
     currency: row.currency,
@@ -151,7 +153,7 @@ export function rowsFor(currencies: Currencies) {
     actor: row.actor ?? "",
     traceId: row.trace_id ?? "",
     createdAt: row.created_at,
-    hash: row.hash.toString("hex"),
+    hash: row.hash,
   }));
 
   return { currencies, minor, toAccount, account, lockedAccount, lockedAccountOf: lockedAccountReader(currencies), hold, transaction, job: jobRowFor(minor) };

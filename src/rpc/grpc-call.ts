@@ -8,7 +8,7 @@ import { create, toBinary } from "@bufbuild/protobuf";
 import { anyPack } from "@bufbuild/protobuf/wkt";
 import type { ConnectError } from "@connectrpc/connect";
 import { StatusSchema } from "../gen/google/rpc/status_pb.ts";
-import { ENCODINGS, MessageReader, prefixed } from "./grpc-messages.ts";
+import { ENCODINGS, MessageReader, PREFIX, prefixed } from "./grpc-messages.ts";
 import type { Requests } from "./handlers.ts";
 import { errorOfFailure, errorOfViolations, type Translate } from "./status.ts";
 
@@ -47,7 +47,9 @@ export class GrpcCall {
   readonly #arrivedAt = performance.now();
   readonly #reader: MessageReader;
   #trailers: Readonly<Record<string, string>> = OK;
-  #corked = false;
+  /** What was sent in this turn of the event loop. */
+  #unsent: Uint8Array[] = [];
+  #unsentBytes = 0;
 
   constructor(stream: ServerHttp2Stream, headers: IncomingHttpHeaders, options: CallOptions) {
     this.#stream = stream;
@@ -150,21 +152,18 @@ export class GrpcCall {
   /** Answers a call that has one answer. */
   answer(message: Uint8Array): void {
     if (!this.#begin()) return;
-    this.#stream.end(prefixed(message));
+    this.#stream.end(prefixed([message]));
   }
 
   /** Sends one of several answers. False: HTTP/2 has enough to send, and the next one waits until `sent`. All of one turn of the event loop leave together. */
   send(message: Uint8Array): boolean {
     if (!this.#begin()) return true;
-    if (!this.#corked) {
-      this.#corked = true;
-      this.#stream.cork();
-      process.nextTick(() => {
-        this.#corked = false;
-        this.#stream.uncork();
-      });
-    }
-    return this.#stream.write(prefixed(message));
+    if (this.#unsent.length === 0) process.nextTick(() => this.#flush());
+    this.#unsent.push(message);
+    this.#unsentBytes += PREFIX + message.length;
+    const { writableLength, writableHighWaterMark } = this.#stream;
+    if (writableLength + this.#unsentBytes >= writableHighWaterMark) this.#flush();
+    return !this.#stream.writableNeedDrain;
   }
 
   /** Returns when what was sent has left, or nobody waits for that any more: what is to be said meanwhile is then said at once. */
@@ -185,6 +184,7 @@ export class GrpcCall {
   /** Ends a call that was answered in full. */
   end(): void {
     if (!this.#begin()) return;
+    this.#flush();
     this.#stream.end();
     this.#discard();
   }
@@ -195,9 +195,20 @@ export class GrpcCall {
     const told = this.#options.translate(error, String(this.#headers[":path"]));
     if (stream.destroyed || stream.closed || stream.writableEnded) return;
     this.#trailers = statusOf(told);
+    this.#flush();
     if (stream.headersSent) stream.end();
     else stream.respond({ ...HEADERS, ...this.#trailers }, STATUS_ALONE);
     this.#discard();
+  }
+
+  /** Hands over what was sent. As one piece: one by one, each message of a feed took 1 µs more. */
+  #flush(): void {
+    const messages = this.#unsent;
+    const stream = this.#stream;
+    if (messages.length === 0) return;
+    this.#unsent = [];
+    this.#unsentBytes = 0;
+    if (!stream.destroyed && !stream.closed && !stream.writableEnded) stream.write(prefixed(messages));
   }
 
   /** Sends the headers if they aren't; false: nobody listens any more. */

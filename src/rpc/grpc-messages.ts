@@ -4,7 +4,8 @@ import { gunzipSync, inflateSync } from "node:zlib";
 import { Code, ConnectError } from "@connectrpc/connect";
 import { errorOf, errorOfViolations } from "./status.ts";
 
-const PREFIX = 5;
+/** Bytes before each message. */
+export const PREFIX = 5;
 const COMPRESSED = 1;
 const MOST_CHUNKS = 1000;
 
@@ -17,12 +18,17 @@ const decoders: ReadonlyMap<string, (bytes: Buffer, options: { maxOutputLength: 
 /** What we take, as a header's value. */
 export const ENCODINGS = ["identity", ...decoders.keys()].join(",");
 
-/** A message with its prefix. */
-export function prefixed(message: Uint8Array): Buffer {
-  const bytes = Buffer.allocUnsafe(PREFIX + message.length);
-  bytes[0] = 0;
-  bytes.writeUInt32BE(message.length, 1);
-  bytes.set(message, PREFIX);
+/** Messages, each with its prefix. */
+export function prefixed(messages: readonly Uint8Array[]): Buffer {
+  const length = messages.reduce((sum, message) => sum + PREFIX + message.length, 0);
+  const bytes = Buffer.allocUnsafe(length);
+  let at = 0;
+  for (const message of messages) {
+    bytes[at] = 0;
+    bytes.writeUInt32BE(message.length, at + 1);
+    bytes.set(message, at + PREFIX);
+    at += PREFIX + message.length;
+  }
   return bytes;
 }
 

@@ -3,6 +3,7 @@
 import { randomBytes } from "node:crypto";
 import pg from "pg";
 import { inject } from "vitest";
+import { hexOf } from "../../src/postgres/rows.ts";
 
 /** A database, and a session in it as a superuser. */
 export interface TestDatabase {
@@ -34,10 +35,11 @@ export async function createDatabase(kind: "migrated" | "empty" = "migrated"): P
   };
 }
 
-/** Opens a session. BIGINT comes as bigint. */
+/** Opens a session. BIGINT comes as bigint, BYTEA as hexadecimal digits. */
 export async function connectTo(url: string): Promise<pg.Client> {
-  const int8: number = pg.types.builtins.INT8;
-  const types = { getTypeParser: (oid: number) => (oid === int8 ? BigInt : pg.types.getTypeParser(oid)) };
+  const { INT8, BYTEA } = pg.types.builtins;
+  const parsers = new Map<number, (text: string) => unknown>([[INT8, BigInt], [BYTEA, hexOf]]);
+  const types = { getTypeParser: (oid: number) => parsers.get(oid) ?? pg.types.getTypeParser(oid) };
   const client = new pg.Client({ connectionString: url, types });
   // A server that is stopped on purpose cuts sessions off: whoever uses one next is told.
   client.on("error", () => undefined);

@@ -49,8 +49,8 @@ async function checkChains({ log }: StoredLedger, { query }: Pick<TestDatabase, 
     expect(hash, `row ${row.id}: its hash follows from it and the one before`).toBe(row.hash);
     heads.set(account, hash);
   }
-  const stored = await query<{ user_id: bigint; currency: string; chain_head: Buffer }>("SELECT user_id, currency, chain_head FROM ledgerd.user_balances WHERE sequence > 0");
-  const ends = stored.map(({ user_id: userId, currency, chain_head: head }) => [accountId(userId, currency), head.toString("hex")] as const);
+  const stored = await query<{ user_id: bigint; currency: string; chain_head: string }>("SELECT user_id, currency, chain_head FROM ledgerd.user_balances WHERE sequence > 0");
+  const ends = stored.map(({ user_id: userId, currency, chain_head: head }) => [accountId(userId, currency), head] as const);
   expect(new Map(ends), "each account knows its chain's head").toEqual(heads);
 }
 

@@ -21,7 +21,7 @@ test("a locked account is the same by its texts as by its columns, whatever they
       const [balance = "", held = "", creditLimit = ""] = figures.map((figure) => formatAmount(figure, digits) + (digits > 0 ? "0".repeat(more) : ""));
       const hex = head === null ? null : Buffer.from(head).toString("hex");
       const texts = [`${userId}`, currency, balance, held, creditLimit, `${sequence}`, `${time}`, hex === null ? null : `\\x${hex}`, "(12,3)", now === null ? null : `${now}`];
-      const columns = { user_id: userId, currency, balance, held, credit_limit: creditLimit, sequence, time, chain_head: head === null ? null : Buffer.from(head), row: "(12,3)", now };
+      const columns = { user_id: userId, currency, balance, held, credit_limit: creditLimit, sequence, time, chain_head: hex, row: "(12,3)", now };
       const read = lockedAccountOf(texts);
       expect(read).toEqual(lockedAccount.parse(columns));
       expect(read.account).toMatchObject({ balance: figures[0], held: figures[1], creditLimit: figures[2] });

@@ -100,7 +100,7 @@ const adoptionRow = z
 
 const accountRow = z.object({
   user_id: z.bigint(), currency: z.string(), balance: z.string(), held: z.string(), credit_limit: z.string(), sequence: z.bigint(), time: z.bigint(),
-  chain_head: z.instanceof(Buffer).nullable(), last_id: z.bigint().nullable(), last_old_id: z.bigint().nullable(),
+  chain_head: z.string().nullable(), last_id: z.bigint().nullable(), last_old_id: z.bigint().nullable(),
 });
 
 const servedRow = z.object({ served: z.boolean() });
@@ -293,7 +293,7 @@ export class Target {
       userId: row.user_id, currency: row.currency, balance: parseStored(row.balance, digits), held: parseStored(row.held, digits),
       creditLimit: parseStored(row.credit_limit, digits), sequence: row.sequence, time: row.sequence === 0n ? 0n : row.time,
     };
-    return { account, lastOldId: row.last_old_id ?? BEFORE_ALL, head: row.chain_head?.toString("hex") };
+    return { account, lastOldId: row.last_old_id ?? BEFORE_ALL, head: row.chain_head ?? undefined };
   }
 
   /** Writes the rows of accounts, and how far the adoption then is. */

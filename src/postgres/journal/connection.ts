@@ -5,7 +5,7 @@
 import pg from "pg";
 import type { QuerySqlToken } from "slonik";
 import type { z } from "zod";
-import type { Texts } from "../rows.ts";
+import { hexOf, type Texts } from "../rows.ts";
 import { Pipeline, type Answer, type Prepared, type Step } from "./pipeline.ts";
 
 /** Sends a statement with the others of its pipeline; its rows come with theirs, read by the statement's schema or straight from their texts. */
@@ -26,6 +26,7 @@ const INT8_ARRAY = 1016;
 const parsers = new Map<number, (text: string) => unknown>([
   [pg.types.builtins.INT8, BigInt],
   [pg.types.builtins.NUMERIC, (text) => text],
+  [pg.types.builtins.BYTEA, hexOf],
   [INT8_ARRAY, (text) => (text === "{}" ? [] : text.slice(1, -1).split(",").map(BigInt))],
 ]);
 

@@ -4,7 +4,7 @@
 
 import { sql, type CommonQueryMethods, type DatabasePool } from "slonik";
 import { z } from "zod";
-import type { AccountName } from "../../domain/account.ts";
+import { inLockOrder, type AccountName } from "../../domain/account.ts";
 import { accountId } from "../../domain/group.ts";
 import { accountTable } from "../journal/lock.ts";
 import { timestamp } from "../rows.ts";
@@ -97,7 +97,7 @@ export function repairBalances(pool: DatabasePool, accounts: readonly AccountNam
       WHERE b.sequence > coalesce(l.sequence, 0)
       ORDER BY a.place`);
     const found = new Map(before.map((row) => [accountId(row.userId, row.currency), row]));
-    return { repaired: after.map((row) => ({ before: found.get(accountId(row.userId, row.currency)), after: row })), left };
+    return { repaired: after.toSorted(inLockOrder).map((row) => ({ before: found.get(accountId(row.userId, row.currency)), after: row })), left };
   });
 }
 
