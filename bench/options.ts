@@ -22,10 +22,10 @@ export interface Options {
 
 export const USAGE = `usage: npm run bench -- [workload …] [option …]
 
-  --quick          the first eight workloads, in short rounds, within a minute
+  --quick          the first eight workloads, in short rounds, within 50 seconds
   --json           print the result as one JSON object, and nothing else on standard output
   --rounds N       measure everything so many times (5; quick: 2)
-  --seconds S      measure so long each time, a fraction too (4; quick: 0.4)
+  --seconds S      measure so long each time, a fraction too (4; quick: 0.3)
   --users N        accounts to spread the load over (100000)
   --workers N      ledgerd's processes (its own default)
   --history N      rows of the largest history (10000000)
@@ -58,7 +58,7 @@ export function readOptions(args: readonly string[], known: readonly string[], q
   const slow = positionals.filter((id) => !quick.includes(id));
   if (values.quick && slow.length > 0) throw new Misuse(`--quick knows ${quick.join(", ")}; leave it out to measure ${slow.join(", ")}`);
   const wanted = positionals.length > 0 ? positionals : values.quick ? quick : known;
-  const seconds = number("seconds", values.seconds, values.quick ? 0.4 : 4, { from: 0.1, to: 3600 });
+  const seconds = number("seconds", values.seconds, values.quick ? 0.3 : 4, { from: 0.1, to: 3600 });
   const whole = { from: 1, to: 2_000_000, whole: true };
   return {
     ids: known.filter((id) => wanted.includes(id)),
