@@ -13,6 +13,9 @@ export const goaway = frame(7, 0, 0, Buffer.alloc(8));
 /** The type of frames that ask whether the other side is there. */
 export const PING = 6;
 
+/** Asks whether the other side is there. */
+export const ping = frame(PING, 0, 0, Buffer.alloc(8));
+
 /** Begins a call of gRPC as the connection's first stream, with these headers besides. */
 export function beginCall(path: string, more: readonly (readonly [name: string, value: string])[]): Buffer {
   const text = (value: string): Buffer => Buffer.concat([Buffer.of(value.length), Buffer.from(value)]);
