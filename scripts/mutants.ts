@@ -24,6 +24,7 @@ const facts = "src/postgres/journal/facts.ts";
 const gather = "src/postgres/gather.ts";
 const lanes = "src/postgres/journal/lanes.ts";
 const lock = "src/postgres/journal/lock.ts";
+const queue = "src/postgres/journal/queue.ts";
 const stream = "src/rpc/stream-writes.ts";
 const grpcCall = "src/rpc/grpc-call.ts";
 const grpcDoor = "src/rpc/grpc-door.ts";
@@ -34,11 +35,23 @@ const defenceTests = "test/journal/defences.test.ts";
 const groupTests = "test/journal/groups.test.ts";
 const instanceTests = "test/journal/instances.test.ts";
 const lockTests = "test/journal/locks.test.ts";
+const queueTests = "test/journal/queue.test.ts";
+const queueLaw = "whatever is queued, and whenever groups are taken, each write is taken once, and after those before it that share a user with it";
 const readTests = "test/concurrency/reads.test.ts";
 const streamTests = "test/contract/stream-writes.test.ts";
 const stopped = "is its reader's: while nothing is read, writing stops, 100 to a message, and goes on when it is";
 
 const mutants: readonly Mutant[] = [
+  {
+    name: "a group of one half overtakes a transfer between both",
+    change: [queue, "if (half !== undefined && write.half === undefined) break;", ""],
+    killer: [queueTests, queueLaw],
+  },
+  {
+    name: "what a group leaves in the queue goes to its end",
+    change: [queue, "[...left, ...this.#waiting.slice(place)]", "[...this.#waiting.slice(place), ...left]"],
+    killer: [queueTests, queueLaw],
+  },
   {
     name: "a verification doesn't wait for open transactions",
     change: ["src/ops/verify.ts", "const last = await settledId(pool, signal);", "const last = await lastId(pool);"],

@@ -183,6 +183,24 @@ describe("the queue", () => {
     await create();
   });
 
+  test("of many writes is those of one half of the users, and the next one is those of the other half: two such groups share no account", async () => {
+    await using service = await serveOneLane();
+    const users = Array.from({ length: 100 }, newUser);
+    const lane = await keepBusy(service);
+    const writes = Array.from({ length: 600 }, (_, index) => {
+      const value = { userId: users[index % users.length] ?? 0n, amount: rub("1"), idempotencyKey: newKey(), description: "in halves" };
+      return { write: { case: "topUp" as const, value } };
+    });
+    const batch = service.ledger.batchWrite({ writes }, patient);
+    await lane.queued(600);
+    await lane.release();
+    await batch;
+    const groups = await database.query<{ users: string[] }>(`
+      SELECT array_agg(DISTINCT user_id::text) AS users FROM ledgerd.transactions WHERE description = 'in halves' GROUP BY xmin::text`);
+    expect(groups.length).toBe(2);
+    expect(groups.flatMap((group) => group.users).toSorted()).toEqual(users.map(String).toSorted());
+  });
+
   test("drops a call whose deadline passes in it, untried", async () => {
     await using service = await serveOneLane({ LEDGERD_DEFAULT_DEADLINE: "200ms" });
     const userId = newUser();

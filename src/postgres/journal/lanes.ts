@@ -8,6 +8,7 @@ import { Failure } from "../../domain/failure.ts";
 import type { Submission } from "../../domain/group.ts";
 import type { Outcome } from "../../domain/transaction.ts";
 import type { Committed } from "./commit.ts";
+import { halfOf, Queue, type Queued } from "./queue.ts";
 
 /** Commits one group. */
 export interface GroupCommitter {
@@ -15,9 +16,8 @@ export interface GroupCommitter {
   commit(submissions: readonly Submission[], answer: (place: number, committed: Committed) => void): Promise<void>;
 }
 
-interface Waiting {
+interface Waiting extends Queued {
   readonly submission: Submission;
-  readonly weight: number;
   /** Whose lane it is in: see `#enter`. */
   readonly whose: bigint | Source;
   /** In milliseconds of `performance.now()`: not started after it. */
@@ -28,7 +28,7 @@ interface Waiting {
 
 interface Lane {
   readonly committer: GroupCommitter;
-  queue: Waiting[];
+  readonly queue: Queue<Waiting>;
   working: Promise<void> | undefined;
 }
 
@@ -50,7 +50,7 @@ export class Lanes {
   #closed = false;
 
   constructor(committers: readonly GroupCommitter[], limits: { readonly group: number; readonly queue: number }) {
-    this.#lanes = committers.map((committer) => ({ committer, queue: [], working: undefined }));
+    this.#lanes = committers.map((committer) => ({ committer, queue: new Queue(), working: undefined }));
     this.#groupLimit = limits.group;
     this.#queueLimit = limits.queue;
   }
@@ -83,7 +83,10 @@ export class Lanes {
     const lane = this.#enter(whose, first.userId, submissions.length);
     this.#queued += weight;
     const outcomes = submissions.map(
-      (submission) => new Promise<Outcome>((resolve, reject) => lane.queue.push({ submission, weight: weightOf(submission), whose, deadline, resolve, reject })),
+      (submission) =>
+        new Promise<Outcome>((resolve, reject) => {
+          lane.queue.add({ submission, weight: weightOf(submission), half: halfOf(submission), whose, deadline, resolve, reject });
+        }),
     );
     // A source's first group is all that comes in the same moment, not its first write alone.
     if (lane.working === undefined) this.#start(lane, source === undefined ? this.#work(lane) : Promise.resolve().then(() => this.#work(lane)));
@@ -135,7 +138,8 @@ export class Lanes {
 
   async #work(lane: Lane): Promise<void> {
     while (lane.queue.length > 0) {
-      const taken = this.#take(lane);
+      const taken = lane.queue.take(this.#groupLimit);
+      this.#makeRoom(taken);
       const now = performance.now();
       const late = taken.filter(({ deadline }) => deadline <= now);
       for (const waiting of late) this.#answer(waiting, new Failure("DEADLINE_PASSED"));
@@ -144,19 +148,10 @@ export class Lanes {
     }
   }
 
-  /** The next group: as many as the bound allows, and one in any case. */
-  #take(lane: Lane): readonly Waiting[] {
-    let count = 0;
-    let weight = 0;
-    for (const waiting of lane.queue) {
-      if (count > 0 && weight + waiting.weight > this.#groupLimit) break;
-      count += 1;
-      weight += waiting.weight;
-    }
-    this.#queued -= weight;
+  #makeRoom(taken: readonly Waiting[]): void {
+    for (const { weight } of taken) this.#queued -= weight;
     this.#taken.resolve();
     this.#taken = Promise.withResolvers();
-    return lane.queue.splice(0, count);
   }
 
   async #commit(group: readonly Waiting[], committer: GroupCommitter): Promise<void> {
