@@ -9,10 +9,13 @@ COPY package.json package-lock.json ./
 RUN npm ci --omit=dev --omit=optional && npm cache clean --force
 COPY migrations migrations
 COPY src src
+# Where the service keeps what it has compiled: see src/main.ts.
+RUN install -d -o node node_modules/.cache
 
 ENV NODE_ENV=production LEDGERD_GRPC_ADDR=0.0.0.0:50051 LEDGERD_HTTP_ADDR=0.0.0.0:8080
 EXPOSE 50051 8080
 USER node
+RUN node src/main.ts version
 HEALTHCHECK --interval=5s --timeout=3s --start-period=20s \
   CMD ["node", "-e", "fetch('http://127.0.0.1:8080/healthz').then((answer) => process.exit(answer.ok ? 0 : 1), () => process.exit(1))"]
 

@@ -125,6 +125,21 @@ describe("ledgerd serve", () => {
     expect(logOf(command).filter(({ variable }) => variable === "LEDGERD_LANE"), "what is misspelt is told once").toHaveLength(1);
   });
 
+  test("has its processes load what the first one has compiled", async () => {
+    const cache = mkdtempSync(path.join(tmpdir(), "ledgerd-compiled-"));
+    try {
+      const settings = { ...relaxed, LEDGERD_WORKERS: "2", NODE_COMPILE_CACHE: cache, NODE_DEBUG_NATIVE: "COMPILE_CACHE" };
+      await using command = startLedgerd(["serve"], { DATABASE_URL: database.url, ...settings });
+      const printed = () => command.printed.stderr + command.printed.stdout;
+      await until(() => printed().includes("ledgerd serves gRPC"));
+      const compiled = [...printed().matchAll(/saving transpilation cache for StrippedTypeScript \S+(\/src\/\S+)/g)].map(([, file]) => file);
+      expect(compiled).toContain("/src/run.ts");
+      expect(compiled).toEqual([...new Set(compiled)]);
+    } finally {
+      rmSync(cache, { recursive: true });
+    }
+  });
+
   test("says it in one line, with 1, where its processes find that they can't serve", async () => {
     const { code, stdout, stderr } = await runLedgerd(["serve", "--workers", "5"], { DATABASE_URL: database.url, LEDGERD_LOG_LEVEL: "error" });
     expect([code, stdout]).toEqual([1, ""]);

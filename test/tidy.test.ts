@@ -34,12 +34,13 @@ function read(file: string): Source {
   const { program } = parseSync(file, text);
   const nodes: Node[] = [];
   collect(program, nodes);
+  const placeOf = (from: string): string => (from.startsWith(".") ? path.join(path.dirname(file), from) : from);
   const imports = nodes.flatMap((node): Import[] => {
+    if (node.type === "ImportExpression" && node.source.type === "Literal") return [{ from: placeOf(String(node.source.value)), typeOnly: false }];
     if (node.type !== "ImportDeclaration" && node.type !== "ExportNamedDeclaration" && node.type !== "ExportAllDeclaration") return [];
     if (node.source === null) return [];
-    const from = node.source.value;
     const typeOnly = (node.type === "ImportDeclaration" ? node.importKind : node.exportKind) === "type";
-    return [{ from: from.startsWith(".") ? path.join(path.dirname(file), from) : from, typeOnly }];
+    return [{ from: placeOf(node.source.value), typeOnly }];
   });
   return { file, text, imports, nodes };
 }
@@ -74,7 +75,8 @@ const table: Readonly<Record<string, { readonly values: RegExp; readonly types?:
   "command-line": { values: /^(src\/(config|version)\.ts$|src\/ops\/|src\/processes\/worker\.ts$|node:)/ },
   exit: { values: /^src\/(domain|ops|postgres|processes|service\.ts$)/ },
   administer: { values: /^src\//, types: /^pino$/ },
-  main: { values: /^(src\/|node:|pino$)/ },
+  run: { values: /^(src\/|node:|pino$)/ },
+  main: { values: /^(src\/run\.ts$|node:)/ },
 };
 
 describe("imports", () => {

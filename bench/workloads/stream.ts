@@ -5,8 +5,8 @@ import { rateRatio, type Contender, type Lineup, type Workload } from "../worklo
 import { seedUnderPgbench } from "./seed.ts";
 
 const STREAMS = 4;
-/** Writes that a stream has sent and not seen answered, at most. */
-const UNANSWERED = 500;
+/** Writes that a stream has sent and not seen answered, at most: as many as the service takes before it answers. */
+const UNANSWERED = 1000;
 const MANY = 50;
 
 export const stream: Workload = {

@@ -5,6 +5,7 @@ import type { Logger } from "pino";
 import { environmentWith, type Config } from "../config.ts";
 import { bringUpToDate, openDatabase } from "../database.ts";
 import { connectionsOf, placed, type Service } from "../service.ts";
+import { compiledForChildren } from "./compile-cache.ts";
 import { Crew } from "./crew.ts";
 import { Gate } from "./gate.ts";
 import type { DoorName } from "./messages.ts";
@@ -26,6 +27,7 @@ export async function startWorkers(count: number, config: Config, log: Logger): 
     http: opened.adopt(await placed("LEDGERD_HTTP_ADDR", Gate.open(config.LEDGERD_HTTP_ADDR, give("http"))), (gate) => gate.close()),
   };
   const env = environmentWith({
+    ...compiledForChildren(),
     DATABASE_URL: database.url,
     LEDGERD_MIGRATE: "never",
     LEDGERD_LANES: `${lanes}`,
