@@ -16,6 +16,10 @@ ENV NODE_ENV=production LEDGERD_GRPC_ADDR=0.0.0.0:50051 LEDGERD_HTTP_ADDR=0.0.0.
 EXPOSE 50051 8080
 USER node
 RUN node src/main.ts version
+USER root
+# It holds code: nobody who serves may write it.
+RUN chown -R root node_modules/.cache
+USER node
 HEALTHCHECK --interval=5s --timeout=3s --start-period=20s \
   CMD ["node", "-e", "fetch('http://127.0.0.1:8080/healthz').then((answer) => process.exit(answer.ok ? 0 : 1), () => process.exit(1))"]
 

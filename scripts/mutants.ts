@@ -44,12 +44,12 @@ const stopped = "is its reader's: while nothing is read, writing stops, 100 to a
 const mutants: readonly Mutant[] = [
   {
     name: "a group of one half overtakes a transfer between both",
-    change: [queue, "if (half !== undefined && write.half === undefined) break;", ""],
+    change: [queue, "return ofBoth < 0 ? first : first.slice(0, ofBoth);", "return ofBoth < 0 ? first : first.filter(({ half }) => half !== undefined);"],
     killer: [queueTests, queueLaw],
   },
   {
     name: "what a group leaves in the queue goes to its end",
-    change: [queue, "[...left, ...this.#waiting.slice(place)]", "[...this.#waiting.slice(place), ...left]"],
+    change: [queue, "this.#waiting.splice(0, seen.length, ...seen.filter((write) => !gone.has(write)));", "this.#waiting = [...this.#waiting.slice(seen.length), ...seen.filter((write) => !gone.has(write))];"],
     killer: [queueTests, queueLaw],
   },
   {

@@ -70,7 +70,7 @@ async function runWorker(config: Config, log: Logger): Promise<number> {
 
 /**
  * Has V8 collect the old generation when it is 2.2 times what was left of it the last time, not up to 4: under load, what calls under way allocate
- * comes to lie in it. Together with a small young one, a worker has 220 MB resident instead of 370, for 5 to 10 % of its CPU.
+ * comes to lie in it. Together with a small young one, a worker had 220 MB resident instead of 370, for 5 to 10 % of its CPU.
  */
 function keepHeapSmall(): void {
   setFlagsFromString("--heap-growing-percent=120");

@@ -2,7 +2,7 @@
 
 import { execFile } from "node:child_process";
 import { once } from "node:events";
-import { chmodSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { chmodSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { createServer, type AddressInfo, type Server } from "node:net";
 import { availableParallelism, tmpdir } from "node:os";
 import path from "node:path";
@@ -117,6 +117,7 @@ describe("ledgerd serve", () => {
     const { grpc, http } = await servesAt(command);
     const cores = availableParallelism();
     expect(workersOf(command)).toHaveLength(cores === 1 ? 0 : cores);
+    if (existsSync("/proc")) for (const pid of workersOf(command)) expect(readFileSync(`/proc/${pid}/environ`, "utf8")).toMatch(/\0NODE_COMPILE_CACHE=\S+\/node_modules\/\.cache\/ledgerd\0/);
     await clientsOf(grpc).ledger.topUp({ userId: 3n, amount: rub("1"), idempotencyKey: newKey() });
     expect((await fetch(`http://${http}/healthz`)).status).toBe(200);
     command.process.kill("SIGTERM");

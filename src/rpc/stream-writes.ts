@@ -38,7 +38,7 @@ interface Unanswered {
 }
 
 class WriteStream implements Source {
-  /** With a transfer under way, all that is under way goes one behind the other. */
+  /** With a transfer under way, all that is under way goes in one lane. */
   inLine = false;
   readonly #parts: WriteParts;
   readonly #exchange: Exchange;

@@ -40,11 +40,11 @@ function halvesOf(group: readonly Write[]): readonly (Half | undefined)[] {
 const users = Array.from({ length: 40 }, (_, index) => BigInt(index));
 
 describe("the next group", () => {
-  test("is all that waits, while that is little", () => {
-    expect(queueOf(writesOf(users, 249)).take(500)).toHaveLength(249);
+  test("is all that waits, as long as that is no more than a group takes", () => {
+    expect(queueOf(writesOf(users, 500)).take(500)).toHaveLength(500);
   });
 
-  test("of many writes is those of one half of the users, and the one after it those of the other half", () => {
+  test("of more writes is those of one half of the users, and the one after it those of the other half", () => {
     const queue = queueOf(writesOf(users, 1000));
     const groups = [queue.take(300), queue.take(300), queue.take(300)];
     expect(groups.map((group) => group.length)).toEqual([300, 300, expect.any(Number)]);
@@ -56,6 +56,12 @@ describe("the next group", () => {
   test("is of the half that is there, if the other one isn't", () => {
     const queue = queueOf(writesOf([7n], 900));
     expect([queue.take(300).length, queue.take(300).length, queue.take(300).length, queue.length]).toEqual([300, 300, 300, 0]);
+  });
+
+  test("is of both, if there are few of one: small groups cost as much as large ones", () => {
+    const one = users.find((user) => halfOf(submissionOf([user])) === 0) ?? 0n;
+    const queue = queueOf([...writesOf([one], 700), ...writesOf(users.filter((user) => halfOf(submissionOf([user])) === 1), 5), ...writesOf([one], 700)]);
+    expect([queue.take(500).length, queue.take(500).length, queue.take(500).length]).toEqual([500, 500, 405]);
   });
 
   test("holds one write that is over the bound by itself", () => {

@@ -1,7 +1,7 @@
 // The queues before the database: calls that come while a group is being committed make up the next group.
 //
 // A lane commits one group at a time. An idle one starts at once with what is there, so a lone call waits for nothing; while it
-// commits, its queue grows, and the next group takes all of it up to a bound. Nothing sleeps to fill a group.
+// commits, its queue grows, and the next group takes all of it up to a bound (over it: see queue.ts). Nothing sleeps to fill a group.
 
 import type { Command } from "../../domain/command.ts";
 import { Failure } from "../../domain/failure.ts";
@@ -34,7 +34,7 @@ interface Lane {
 
 /** Where many writes come from, each submitted by itself: a stream. */
 export interface Source {
-  /** Whether all of them keep their order, whichever user's they are. */
+  /** Whether all of them go in one lane, whichever user's they are, and keep their order as far as they share accounts. */
   readonly inLine: boolean;
 }
 
@@ -69,7 +69,8 @@ export class Lanes {
 
   /**
    * Queues submissions that belong together, in this order, in one lane: that of the first one's user, while calls of that user are under way, so
-   * that the writes of a user keep their order; or that of their source, if its writes are in line. Each is answered by itself, once it is durable.
+   * that the writes of a user keep their order; or that of their source, if its writes are in line. Those of different users may be committed in another
+   * order. Each is answered by itself, once it is durable.
    * Throws `Failure` if there is no room for all of them.
    */
   submit(submissions: readonly Submission[], deadline: number, source?: Source): readonly Promise<Outcome>[] {

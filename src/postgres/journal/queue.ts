@@ -1,14 +1,16 @@
 // The writes that wait in a lane, and which of them make up its next group.
 //
 // Large groups meet: two of 500 writes on 100,000 accounts have two or three in common, and then one waits for the other's locks nearly from its own first
-// lock until the other's commit. So where many writes wait, a group takes those of one half of all users, and the next one those of the other half. Lanes
-// need not agree on anything for that, nor do processes: one that waited for another in the same half is behind it from then on, and they stay out of step.
-// (Two processes with a lane each, eight batches of 500 under way: 28,000 writes/s instead of 22,500, for the same CPU time of a write.)
+// lock until the other's commit. So where more waits than a group takes, it takes what belongs to one half of all users, and the next one what belongs to
+// the other half. Lanes need not agree on anything for that, nor do processes: one that waited for another in the same half is behind it from then on, and
+// they stay out of step. (Figures in docs/performance.md.)
 
 import type { Submission } from "../../domain/group.ts";
 
-/** Of fewer, halves would be small groups, and small ones seldom meet: each costs 0.85 ms of CPU as such. */
-const HALVED_FROM = 250;
+/** Of a half with fewer writes there is no group of its own: each costs 0.85 ms of CPU as such. */
+const LEAST = 100;
+/** So many groups' writes are looked through for those of one half. */
+const SEEN = 4;
 
 /** What a queue must know of a write. */
 export interface Queued {
@@ -35,36 +37,40 @@ export class Queue<W extends Queued> {
     this.#waiting.push(write);
   }
 
-  /** The next group: no more than this weight together, but one write in any case. The writes of a user keep their order. */
+  /**
+   * The next group: no more than this weight together, but one write in any case. Of two writes that share an account, the one that came first is in the
+   * same group or an earlier one.
+   */
   take(limit: number): readonly W[] {
-    const first = this.#waiting.findIndex(({ half }) => half === undefined);
-    const ofOneHalf = first < 0 ? this.#waiting.length : first;
-    if (ofOneHalf < HALVED_FROM) return this.#takeOf(undefined, limit);
-    this.#turn = this.#turn === 0 ? 1 : 0;
-    const taken = this.#takeOf(this.#turn, limit);
-    return taken.length > 0 ? taken : this.#takeOf(undefined, limit);
+    if (this.#waiting.length > limit) {
+      const seen = this.#ofOneHalfEach(SEEN * limit);
+      if (seen.filter(({ half }) => half === 0).length >= LEAST && seen.filter(({ half }) => half === 1).length >= LEAST) return this.#takeTurn(seen, limit);
+    }
+    return this.#waiting.splice(0, fitting(this.#waiting, limit));
   }
 
-  /** The first ones of this half, or of all. A write of both halves waits for all before it, and all behind it wait for it. */
-  #takeOf(half: Half | undefined, limit: number): readonly W[] {
-    const taken: W[] = [];
-    const left: W[] = [];
-    let weight = 0;
-    let place = 0;
-    for (const write of this.#waiting) {
-      if (half !== undefined && write.half === undefined) break;
-      if (half === undefined || write.half === half) {
-        if (taken.length > 0 && weight + write.weight > limit) break;
-        taken.push(write);
-        weight += write.weight;
-      } else {
-        left.push(write);
-      }
-      place += 1;
-    }
-    this.#waiting = [...left, ...this.#waiting.slice(place)];
+  /** The first ones, at most so many, up to one that belongs to both halves: that waits for all before it, and all behind it wait for it. */
+  #ofOneHalfEach(most: number): readonly W[] {
+    const first = this.#waiting.slice(0, most);
+    const ofBoth = first.findIndex(({ half }) => half === undefined);
+    return ofBoth < 0 ? first : first.slice(0, ofBoth);
+  }
+
+  #takeTurn(seen: readonly W[], limit: number): readonly W[] {
+    this.#turn = this.#turn === 0 ? 1 : 0;
+    const ofTurn = seen.filter(({ half }) => half === this.#turn);
+    const taken = ofTurn.slice(0, fitting(ofTurn, limit));
+    const gone = new Set(taken);
+    this.#waiting.splice(0, seen.length, ...seen.filter((write) => !gone.has(write)));
     return taken;
   }
+}
+
+/** How many of the first ones weigh no more than this together; one in any case. */
+function fitting(writes: readonly Queued[], limit: number): number {
+  let weight = 0;
+  const over = writes.findIndex((write, place) => (weight += write.weight) > limit && place > 0);
+  return over < 0 ? writes.length : over;
 }
 
 /** The half of all users that those of a submission's accounts belong to; undefined: both. */
