@@ -29,10 +29,11 @@ export interface Listener {
 /** Not main.ts, which is loaded before there is a compile cache. */
 const ENTRY = path.resolve(import.meta.dirname, "../run.ts");
 /**
- * The most that V8's young generation has, in MB. A group's values live until it is committed: with 16, a write of a stream took a fifth more of the
- * service's CPU for copying them; with V8's own default, a worker has 310 MB resident, and a write takes a tenth less.
+ * What V8 is told. The young generation's most, in MB: a group's values live until it is committed; with 16, a write of a stream took a fifth more of the
+ * service's CPU for copying them; with V8's own default, a worker has 310 MB resident, and a write takes a tenth less. And what functions do is noted from
+ * their first call on, not from their eighth or so: code that comes out of the compile cache took longer to be optimized than code compiled anew.
  */
-const YOUNG = ["--max-semi-space-size=32"];
+const V8 = ["--max-semi-space-size=32", "--no-lazy-feedback-allocation"];
 
 /** One child process. */
 export class WorkerProcess {
@@ -52,7 +53,7 @@ export class WorkerProcess {
 
   constructor(env: NodeJS.ProcessEnv, listener: Listener) {
     // Detached, in a process group of its own: Ctrl-C reaches the first process alone, which then tells its workers.
-    this.#child = fork(ENTRY, ["worker"], { env, detached: true, execArgv: [...process.execArgv, ...YOUNG] });
+    this.#child = fork(ENTRY, ["worker"], { env, detached: true, execArgv: [...process.execArgv, ...V8] });
     // By itself Node would let this process end without having heard of the worker's end: from the first connection that was handed over, the
     // channel doesn't keep it up, and two workers that die at once may be buried before the second one's channel is seen to be closed.
     this.#child.channel?.ref();
