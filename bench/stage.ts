@@ -19,7 +19,7 @@ const TEMPLATE = "ledgerd";
  * A service that has just started runs code that isn't optimized yet: its first ten thousand calls took each of its processes twice the CPU of those
  * after them. Streams and batches have code of their own.
  */
-const WARM_UP = { unary: { warmUpMs: 0, measuredMs: 4000 }, bulk: { warmUpMs: 0, measuredMs: 1000 } };
+const WARM_UP = { unary: { warmUpMs: 0, measuredMs: 3000 }, bulk: { warmUpMs: 0, measuredMs: 700 } };
 
 /** What PostgreSQL is told beside its defaults. */
 const SETTINGS = { max_connections: "300" };
