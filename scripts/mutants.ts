@@ -49,7 +49,7 @@ const mutants: readonly Mutant[] = [
   },
   {
     name: "what a group leaves in the queue goes to its end",
-    change: [queue, "this.#waiting.splice(0, seen.length, ...seen.filter((write) => !gone.has(write)));", "this.#waiting = [...this.#waiting.slice(seen.length), ...seen.filter((write) => !gone.has(write))];"],
+    change: [queue, "seen.filter((write) => !taken.has(write)).concat(this.#waiting.slice(seen.length))", "this.#waiting.slice(seen.length).concat(seen.filter((write) => !taken.has(write)))"],
     killer: [queueTests, queueLaw],
   },
   {

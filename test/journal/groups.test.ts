@@ -183,7 +183,7 @@ describe("the queue", () => {
     await create();
   });
 
-  test("of many writes is those of one half of the users, and the next one is those of the other half: two such groups share no account", async () => {
+  test("gives a group those of one half of the users, where more wait than it takes, and the next one those of the other half: two such groups share no account", async () => {
     await using service = await serveOneLane();
     const users = Array.from({ length: 100 }, newUser);
     const lane = await keepBusy(service);

@@ -9,7 +9,7 @@ import type { Submission } from "../../domain/group.ts";
 
 /** Of a half with fewer writes there is no group of its own: each costs 0.85 ms of CPU as such. */
 const LEAST = 100;
-/** So many groups' writes are looked through for those of one half. */
+/** The writes of so many groups are looked through for those of one half: not all of a queue that may have a million. */
 const SEEN = 4;
 
 /** What a queue must know of a write. */
@@ -42,27 +42,22 @@ export class Queue<W extends Queued> {
    * same group or an earlier one.
    */
   take(limit: number): readonly W[] {
-    if (this.#waiting.length > limit) {
-      const seen = this.#ofOneHalfEach(SEEN * limit);
-      if (seen.filter(({ half }) => half === 0).length >= LEAST && seen.filter(({ half }) => half === 1).length >= LEAST) return this.#takeTurn(seen, limit);
-    }
-    return this.#waiting.splice(0, fitting(this.#waiting, limit));
+    const seen = this.#waiting.length > limit ? this.#beforeOneOfBoth(SEEN * limit) : [];
+    const halves = [seen.filter(({ half }) => half === 0), seen.filter(({ half }) => half === 1)] as const;
+    if (Math.min(halves[0].length, halves[1].length) < LEAST) return this.#waiting.splice(0, fitting(this.#waiting, limit));
+    this.#turn = this.#turn === 0 ? 1 : 0;
+    const group = halves[this.#turn].slice(0, fitting(halves[this.#turn], limit));
+    const taken = new Set(group);
+    // Not by splice: what is left may be more than a call can have arguments.
+    this.#waiting = seen.filter((write) => !taken.has(write)).concat(this.#waiting.slice(seen.length));
+    return group;
   }
 
   /** The first ones, at most so many, up to one that belongs to both halves: that waits for all before it, and all behind it wait for it. */
-  #ofOneHalfEach(most: number): readonly W[] {
+  #beforeOneOfBoth(most: number): readonly W[] {
     const first = this.#waiting.slice(0, most);
     const ofBoth = first.findIndex(({ half }) => half === undefined);
     return ofBoth < 0 ? first : first.slice(0, ofBoth);
-  }
-
-  #takeTurn(seen: readonly W[], limit: number): readonly W[] {
-    this.#turn = this.#turn === 0 ? 1 : 0;
-    const ofTurn = seen.filter(({ half }) => half === this.#turn);
-    const taken = ofTurn.slice(0, fitting(ofTurn, limit));
-    const gone = new Set(taken);
-    this.#waiting.splice(0, seen.length, ...seen.filter((write) => !gone.has(write)));
-    return taken;
   }
 }
 
