@@ -24,6 +24,7 @@ const facts = "src/postgres/journal/facts.ts";
 const gather = "src/postgres/gather.ts";
 const lanes = "src/postgres/journal/lanes.ts";
 const lock = "src/postgres/journal/lock.ts";
+const order = "src/postgres/journal/order.ts";
 const queue = "src/postgres/journal/queue.ts";
 const stream = "src/rpc/stream-writes.ts";
 const grpcCall = "src/rpc/grpc-call.ts";
@@ -35,6 +36,7 @@ const defenceTests = "test/journal/defences.test.ts";
 const groupTests = "test/journal/groups.test.ts";
 const instanceTests = "test/journal/instances.test.ts";
 const lockTests = "test/journal/locks.test.ts";
+const orderTests = "test/journal/order.test.ts";
 const queueTests = "test/journal/queue.test.ts";
 const queueLaw = "whatever is queued, and whenever groups are taken, each write is taken once, and after those before it that share a user with it";
 const readTests = "test/concurrency/reads.test.ts";
@@ -42,6 +44,31 @@ const streamTests = "test/contract/stream-writes.test.ts";
 const stopped = "is its reader's: while nothing is read, writing stops, 100 to a message, and goes on when it is";
 
 const mutants: readonly Mutant[] = [
+  {
+    name: "later writes of a group not held back by one whose account is locked",
+    change: [lock, "const isBehind = accounts.some(({ userId, currency }) => waiting.get(userId, currency) === true);", "const isBehind = false;"],
+    killer: [orderTests, "in a batch is decided after it, when the lock is gone"],
+  },
+  {
+    name: "what is behind a culprit in its batch is tried without it",
+    change: [order, "return users !== undefined && usersOf(submission).some((user) => users.has(user));", "return false;"],
+    killer: [orderTests, "in a batch isn't tried, if it shares a user with it; the rest is"],
+  },
+  {
+    name: "the queue not held back by a group without an outcome",
+    change: [lanes, "if (!undecided.any) return;", "return;"],
+    killer: [orderTests, "what waits in the queue behind a group without an outcome isn't tried, if it shares a source and a user with it"],
+  },
+  {
+    name: "a write not held back by one before it that came too late",
+    change: [lanes, 'waiting.deadline <= now ? "DEADLINE_PASSED" : isBehind ? "NOT_TRIED" : undefined', 'waiting.deadline <= now ? "DEADLINE_PASSED" : undefined'],
+    killer: ["test/journal/lanes.test.ts", "of a stream in line, no write is tried in a later group than one without an outcome that shares a user with it"],
+  },
+  {
+    name: "a stream's next writes not held back before their caller can know",
+    change: [stream, 'if (isBehind) throw new Failure("NOT_TRIED");', ""],
+    killer: [orderTests, "what a stream sends before it can know of a write without an outcome isn't tried, if it shares a user with it"],
+  },
   {
     name: "a group of one half overtakes a transfer between both",
     change: [queue, "return ofBoth < 0 ? first : first.slice(0, ofBoth);", "return ofBoth < 0 ? first : first.filter(({ half }) => half !== undefined);"],

@@ -156,7 +156,7 @@ test("only config.ts reads the environment of the service", () => {
 
 /** The body of a `describe`: a heading rather than a function. */
 function isTestSuite({ start }: Node, text: string): boolean {
-  return /describe(\.each\([^\n]*\))?\([^\n]*, $/.test(text.slice(0, start));
+  return /describe(\.concurrent|\.each\([^\n]*\))?\([^\n]*, $/.test(text.slice(0, start));
 }
 
 function lineOf(text: string, offset: number): number {

@@ -8,7 +8,9 @@ export type FailureReason =
   | "OVERLOADED"
   | "DATABASE_UNAVAILABLE"
   | "COMMIT_OUTCOME_UNKNOWN"
-  | "TRANSACTION_CONFLICT";
+  | "TRANSACTION_CONFLICT"
+  /** An earlier write of the same batch or stream has no outcome. */
+  | "NOT_TRIED";
 
 /** A failure with a reason that callers are told. Everything else that is thrown is a bug, and answered as INTERNAL. */
 export class Failure extends Error {

@@ -26,6 +26,11 @@ export interface Submission {
   readonly groupId: string;
 }
 
+/** The users whose accounts a submission's commands change; some may occur several times. */
+export function usersOf({ commands }: Submission): readonly bigint[] {
+  return commands.flatMap((command) => (command.kind === "transfer" ? [command.userId, command.toUserId] : [command.userId]));
+}
+
 /** What is stored under a key: the log rows that were written and the job as it then was, or the refusal of the command at `culprit`. */
 export interface StoredOutcome {
   readonly fingerprint: string;

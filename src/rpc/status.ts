@@ -84,6 +84,7 @@ const failureTexts: Readonly<Record<FailureReason, string>> = {
   DATABASE_UNAVAILABLE: "the database can't be reached; nothing was changed",
   COMMIT_OUTCOME_UNKNOWN: "the connection broke during the commit; retry with the same key to find out what happened",
   TRANSACTION_CONFLICT: "other sessions were in the way for too long; nothing was changed, retry with the same key",
+  NOT_TRIED: "an earlier write of this batch or stream that shares a user with it has no outcome; nothing was changed, retry both in their order, with the same keys",
 };
 
 /** The error of a call, with its ErrorInfo. */

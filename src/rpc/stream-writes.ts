@@ -3,8 +3,12 @@
 // One part reads and submits, another answers; between them lie the writes whose results have not left yet, in order, and that is all there is in memory.
 // Where those are too many, or the journal's queue is full, nothing more is read, and HTTP/2 lets the caller wait.
 
+import type { CommandKind } from "../domain/command.ts";
+import { Failure } from "../domain/failure.ts";
+import { usersOf, type Submission } from "../domain/group.ts";
+import type { Outcome } from "../domain/transaction.ts";
 import { WriteSchema, type StreamWritesRequest, type Write } from "../gen/ledger/v1/ledger_service_pb.ts";
-import type { Source } from "../postgres/journal/lanes.ts";
+import type { Source } from "../postgres/journal/order.ts";
 import type { Exchange, Requests } from "./handlers.ts";
 import { errorOfViolations } from "./status.ts";
 import { submissionOf } from "./submissions.ts";
@@ -33,6 +37,8 @@ export function streamHandlers(parts: WriteParts) {
 /** A write whose result has not left yet. */
 interface Unanswered {
   readonly weight: number;
+  /** Whose accounts it was about, if it was well-formed and ended without an outcome. */
+  undecided: readonly bigint[];
   /** Once it is known. */
   result: Result | undefined;
 }
@@ -47,6 +53,8 @@ class WriteStream implements Source {
   #weight = 0;
   /** How many have no result yet. */
   #underWay = 0;
+  /** The users of those unanswered ones that ended without an outcome, and of how many: what comes before their caller is told isn't tried either. */
+  readonly #undecided = new Map<bigint, number>();
   #ended = false;
   /** Resolved when what one of the parts waits for may have come. */
   #changed = Promise.withResolvers<void>();
@@ -90,8 +98,9 @@ class WriteStream implements Source {
         await this.#changed.promise;
         continue;
       }
-      this.#unanswered.splice(0, results.length);
+      const left = this.#unanswered.splice(0, results.length);
       yield { results };
+      for (const { undecided } of left) this.#count(undecided, -1);
       this.#weight -= weight;
       this.#notify();
     }
@@ -110,28 +119,57 @@ class WriteStream implements Source {
    * with one of them under way, all go in one lane. (Were it always so, lanes would wait for each other's accounts: a tenth slower with two.)
    */
   #take(write: Write): void {
-    const { writes, journal } = this.#parts;
+    const { writes } = this.#parts;
     if (this.#underWay === 0) this.inLine = false;
     this.inLine ||= write.write.case === "transfer";
     try {
       const { command, key } = validate(writes.item, WriteSchema, write);
-      const submission = submissionOf(command, key, this.#exchange);
-      const [submitted] = journal.submit([submission], this.#exchange.deadline(), this);
-      if (submitted === undefined) throw new Error("the write was not submitted");
-      const place = this.#add(journal.weightOf(submission), undefined);
-      this.#underWay += 1;
-      void submitted
-        .then((outcome) => itemOf(this.#parts, command.kind, outcome))
-        .catch((error: unknown) => this.#itemOfError(error))
-        .then((result) => this.#settle(place, result));
+      this.#submit(submissionOf(command, key, this.#exchange), command.kind);
     } catch (error) {
       this.#add(1, this.#itemOfError(error));
       this.#notify();
     }
   }
 
+  #submit(submission: Submission, kind: CommandKind): void {
+    const place = this.#add(this.#parts.journal.weightOf(submission), undefined);
+    try {
+      const itemOfOutcome = (outcome: Outcome): Result => itemOf(this.#parts, kind, outcome);
+      // The first to hear of it: nothing may be taken before it is known.
+      const itemOfFailure = (error: unknown): Result => this.#withoutOutcome(place, submission, error);
+      const outcome = this.#outcomeOf(submission).then(itemOfOutcome, itemOfFailure);
+      this.#underWay += 1;
+      void outcome.catch((error: unknown) => this.#itemOfError(error)).then((result) => this.#settle(place, result));
+    } catch (error) {
+      place.result = this.#withoutOutcome(place, submission, error);
+      this.#notify();
+    }
+  }
+
+  #outcomeOf(submission: Submission): Promise<Outcome> {
+    const isBehind = this.#undecided.size > 0 && usersOf(submission).some((user) => this.#undecided.has(user));
+    if (isBehind) throw new Failure("NOT_TRIED");
+    const [submitted] = this.#parts.journal.submit([submission], this.#exchange.deadline(), this);
+    if (submitted === undefined) throw new Error("the write was not submitted");
+    return submitted;
+  }
+
+  #withoutOutcome(place: Unanswered, submission: Submission, error: unknown): Result {
+    place.undecided = usersOf(submission);
+    this.#count(place.undecided, 1);
+    return this.#itemOfError(error);
+  }
+
+  #count(users: readonly bigint[], change: 1 | -1): void {
+    for (const user of users) {
+      const count = (this.#undecided.get(user) ?? 0) + change;
+      if (count === 0) this.#undecided.delete(user);
+      else this.#undecided.set(user, count);
+    }
+  }
+
   #add(weight: number, result: Result | undefined): Unanswered {
-    const place = { weight, result };
+    const place: Unanswered = { weight, result, undecided: [] };
     this.#unanswered.push(place);
     this.#weight += weight;
     return place;

@@ -74,7 +74,9 @@ export type Result = Pick<WriteResult, "result">;
 
 async function writeEach(parts: WriteParts, commands: readonly Command[], keys: readonly string[], call: Call): Promise<Result[]> {
   const submissions = commands.map((command, index) => submissionOf(command, keys[index] ?? "", call));
-  const settled = await Promise.allSettled(parts.journal.submit(submissions, call.deadline));
+  // Each is to see the ones before it.
+  const batch = { inLine: false };
+  const settled = await Promise.allSettled(parts.journal.submit(submissions, call.deadline, batch));
   // Where nothing at all got an outcome, the whole call is one to be retried.
   if (settled.every(({ status }) => status === "rejected") && settled[0]?.status === "rejected") throw settled[0].reason;
   return settled.map((outcome, index) => {

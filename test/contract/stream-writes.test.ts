@@ -212,17 +212,19 @@ describe("a stream", () => {
     stream.cancel();
   });
 
-  test("goes on where a write of it fails in the database: only that one is answered so", async () => {
+  test("goes on where a write of it fails in the database: only that one is answered so, and what is behind it on the same account isn't tried", async () => {
     await database.query("ALTER TABLE ledgerd.transactions ADD CONSTRAINT no_poison CHECK (description IS DISTINCT FROM 'poison')");
-    const userId = newUser();
+    const users = times(4, newUser);
+    const ofUser = (index: number): bigint => users[index % users.length] ?? 0n;
     const stream = new WriteStream(service);
-    stream.send(...times(20, (index): OneWrite => ({ case: "topUp", value: { userId, amount: rub("1"), idempotencyKey: newKey(), description: index === 7 ? "poison" : "" } })));
+    stream.send(...times(20, (index): OneWrite => ({ case: "topUp", value: { userId: ofUser(index), amount: rub("1"), idempotencyKey: newKey(), description: index === 7 ? "poison" : "" } })));
     const results = await stream.read(20);
-    expect(results.flatMap(({ result }, index) => (result.case === "refusal" ? [[index, result.value.reason, result.value.stored]] : []))).toEqual([[7, ErrorReason.INTERNAL, false]]);
+    const refused = results.flatMap(({ result }, index) => (result.case === "refusal" ? [[index, result.value.reason, result.value.stored]] : []));
+    expect(refused).toEqual([[7, ErrorReason.INTERNAL, false], ...[11, 15, 19].map((behind) => [behind, ErrorReason.NOT_TRIED, false])]);
     await database.query("ALTER TABLE ledgerd.transactions DROP CONSTRAINT no_poison");
-    stream.send(topUp(userId));
+    stream.send(topUp(ofUser(7)), topUp(ofUser(6)));
     stream.close();
-    expect(short(await stream.read())).toEqual([`${userId} has 20.00, 0.00 held, at 20`]);
+    expect(short(await stream.read())).toEqual([`${ofUser(7)} has 2.00, 0.00 held, at 2`, `${ofUser(6)} has 6.00, 0.00 held, at 6`]);
   });
 
   test("gives its trace to all of its writes", async () => {

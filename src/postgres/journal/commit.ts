@@ -10,18 +10,23 @@ import pg from "pg";
 import { setTimeout as delay } from "node:timers/promises";
 import type { AccountName } from "../../domain/account.ts";
 import { Failure } from "../../domain/failure.ts";
-import { planGroup, type Plan, type Submission } from "../../domain/group.ts";
+import { planGroup, usersOf, type Plan, type Submission } from "../../domain/group.ts";
 import type { Outcome } from "../../domain/transaction.ts";
 import type { Rows } from "../rows.ts";
 import { ConnectionLost, NotCommitted, type JournalConnection } from "./connection.ts";
 import { bookOf, EXPIRY_LIMIT, hasRest, lacksProbe, mustProbe, readRest, sendProbe, sendReads, type Found, type Rest } from "./facts.ts";
-import { accountsOfAll, allAmong, holdsNamedBy, insertMissingAccounts, readNamed, transactionsNamedBy, type LockMode, type Named } from "./lock.ts";
+import { accountsOfAll, holdsNamedBy, insertMissingAccounts, readNamed, transactionsNamedBy, waitsOf, type LockMode, type Named, type Wait } from "./lock.ts";
+import { Undecided, type Sourced } from "./order.ts";
 import { outcomesOf, storedIdsOf } from "./outcomes.ts";
 import { emitMessage, selectHoldsOf, selectRowTypes, selectTransactions, writesOf, type RowTypes, type Writes } from "./write.ts";
 
 /** What a submission is answered, or the error that kept it from being carried out. */
 export type Committed = Outcome | Error;
+/** What became of a try. */
+type Tried = Committed | Wait;
 
+/** How often what must wait for accounts that other sessions keep locked is tried: all of it, what is left, and what was only behind that. */
+const ROUNDS = 3;
 /** How often a group that lost against other sessions starts over, and for how long. */
 const ATTEMPTS = 8;
 const GROUP_LIMIT_MS = 10_000;
@@ -56,37 +61,55 @@ export class Committer {
   }
 
   /**
-   * Commits a group, and answers each of its submissions, by its place. Those that need an account which another session keeps locked don't hold
-   * up the answers of the others: they get a second chance by themselves, and then `TRANSACTION_CONFLICT`.
+   * Commits a group, and answers each of its writes, by its place. Those that need an account which another session keeps locked, and those behind them that
+   * share one, don't hold up the answers of the others. They are tried again by themselves; what is locked then as well gets `TRANSACTION_CONFLICT`, and
+   * what was only behind that is tried once more, unless it comes from the same source.
    */
-  async commit(submissions: readonly Submission[], answer: (place: number, committed: Committed) => void): Promise<void> {
-    const open: number[] = [];
-    (await this.#tryAll(submissions)).forEach((committed, place) => {
-      if (committed === undefined) open.push(place);
-      else answer(place, committed);
-    });
-    if (open.length === 0) return;
-    const second = await this.#tryAll(open.flatMap((place) => submissions[place] ?? []));
-    for (const [index, place] of open.entries()) answer(place, second[index] ?? conflict());
+  async commit(group: readonly Sourced[], answer: (answers: readonly (Committed | undefined)[]) => void): Promise<void> {
+    const undecided = new Undecided();
+    let open = [...group.keys()];
+    for (let round = 1; open.length > 0; round++) {
+      const tried = await this.#tryAll(round === 1 ? group : open.flatMap((place) => group[place] ?? []));
+      const answers: (Committed | undefined)[] = [];
+      open = open.filter((place, index) => {
+        const write = group[place];
+        const result = tried[index];
+        if (write === undefined || result === undefined) throw new Error("a write was not tried");
+        const committed = finalOf(result, round, undecided.any && undecided.precede(write));
+        if (committed instanceof Error) undecided.add(write);
+        answers[place] = committed;
+        return committed === undefined;
+      });
+      answer(answers);
+    }
   }
 
   /**
    * If the database refuses a group for a reason that isn't another session's doing, halves of it are tried on their own, until the
    * culprit alone gets its error: one poison command must not fail the others.
    */
-  async #tryAll(submissions: readonly Submission[]): Promise<readonly (Committed | undefined)[]> {
+  async #tryAll(group: readonly Sourced[]): Promise<readonly Tried[]> {
+    if (group.length === 0) return [];
     try {
-      return await this.#persist(submissions);
+      return await this.#persist(group.map(({ submission }) => submission));
     } catch (error) {
       const cause = error instanceof Error ? error : new Error(String(error));
-      if (cause instanceof Failure || submissions.length === 1) return submissions.map(() => cause);
-      const middle = submissions.length >> 1;
-      return [...(await this.#tryAll(submissions.slice(0, middle))), ...(await this.#tryAll(submissions.slice(middle)))];
+      if (cause instanceof Failure || group.length === 1) return group.map(() => cause);
+      return this.#tryHalves(group.slice(0, group.length >> 1), group.slice(group.length >> 1));
     }
   }
 
-  /** Tries until a transaction is committed; submissions without an outcome need an account that another session keeps locked. */
-  async #persist(submissions: readonly Submission[]): Promise<readonly (Committed | undefined)[]> {
+  /** The second half without what is behind writes of the first one that have no outcome. */
+  async #tryHalves(one: readonly Sourced[], other: readonly Sourced[]): Promise<readonly Tried[]> {
+    const first = await this.#tryAll(one);
+    const isBehind = behind(one, first);
+    const waits = other.map(isBehind);
+    const second = await this.#tryAll(other.filter((_write, index) => waits[index] === false));
+    return [...first, ...inPlaces(waits.map((wait) => (wait ? "behind" : undefined)), second)];
+  }
+
+  /** Tries until a transaction is committed. */
+  async #persist(submissions: readonly Submission[]): Promise<readonly Tried[]> {
     const until = performance.now() + GROUP_LIMIT_MS;
     let mode: LockMode = "wait";
     for (let attempt = 1; ; attempt++) {
@@ -111,7 +134,7 @@ export class Committer {
     }
   }
 
-  async #attempt(submissions: readonly Submission[], mode: LockMode): Promise<readonly (Committed | undefined)[]> {
+  async #attempt(submissions: readonly Submission[], mode: LockMode): Promise<readonly Tried[]> {
     const { session: connection, types } = await this.#connected();
     const probing = this.#toProbe > 0 || mustProbe(submissions, mode);
     if (this.#toProbe > 0) this.#toProbe -= 1;
@@ -122,14 +145,14 @@ export class Committer {
         const found = await this.#lock(connection, submissions, accounts, mode, probing);
         const rest = await this.#rest(connection, submissions, found);
         const book = bookOf(found, rest, named, [], this.#rows);
-        const locked = found.accounts.length === accounts.length ? submissions : submissions.filter((submission) => allAmong(submission, named, book.accounts));
         const expiryFirst = rest.expired.length === EXPIRY_LIMIT;
-        const decided = expiryFirst ? [] : locked;
+        const waits = found.accounts.length === accounts.length ? undefined : waitsOf(submissions, named, book.accounts);
+        const decided = expiryFirst ? [] : waits === undefined ? submissions : submissions.filter((_submission, index) => waits[index] === undefined);
         const plan = planGroup(book, decided);
         if (expiryFirst && plan.rows.length === 0) throw conflict();
         const writes = writesOf(plan, decided, found.accounts, book.time, this.#rows, types);
         const outcomes = await this.#write(connection, plan, decided, writes);
-        if (!expiryFirst) return inOrderOf(submissions, decided, outcomes);
+        if (!expiryFirst) return waits === undefined ? outcomes : inPlaces(waits, outcomes);
       }
       // So many holds have expired that what was asked must wait: what was freed so far stays free.
       throw conflict();
@@ -250,10 +273,41 @@ function conflict(cause?: unknown): Failure {
   return new Failure("TRANSACTION_CONFLICT", { cause });
 }
 
-/** The outcomes by the places of all submissions, of which some were decided, in the same order. */
-function inOrderOf(submissions: readonly Submission[], decided: readonly Submission[], outcomes: readonly Outcome[]): readonly (Outcome | undefined)[] {
+/** What a write is answered after a try; undefined: it is tried again. */
+function finalOf(tried: Tried, round: number, isBehindUndecided: boolean): Committed | undefined {
+  if (typeof tried === "object") return tried;
+  if (isBehindUndecided) return new Failure("NOT_TRIED");
+  return round === ROUNDS || (round > 1 && tried === "locked") ? conflict() : undefined;
+}
+
+/**
+ * Whether a write must not be tried after others of which these results are known: it shares a user with one that waits, or is behind one of its own source that
+ * has no outcome. To be asked about all that are behind, in their order: what waits holds back others in turn.
+ */
+function behind(writes: readonly Sourced[], results: readonly Tried[]): (write: Sourced) => boolean {
+  const undecided = new Undecided();
+  const waiting = new Set<bigint>();
+  const wait = ({ submission }: Sourced): void => usersOf(submission).forEach((user) => waiting.add(user));
+  for (const [index, write] of writes.entries()) {
+    const result = results[index];
+    if (result instanceof Error) undecided.add(write);
+    else if (typeof result === "string") wait(write);
+  }
+  return (write) => {
+    const isBehind = undecided.precede(write) || usersOf(write.submission).some((user) => waiting.has(user));
+    if (isBehind) wait(write);
+    return isBehind;
+  };
+}
+
+/** Results of those that don't wait, in their places among all. */
+function inPlaces(waits: readonly (Wait | undefined)[], results: readonly Tried[]): readonly Tried[] {
   let next = 0;
-  return submissions.map((submission) => (submission === decided[next] ? outcomes[next++] : undefined));
+  return waits.map((wait) => {
+    const result = wait ?? results[next++];
+    if (result === undefined) throw new Error("a write was not answered");
+    return result;
+  });
 }
 
 function assertId(id: bigint | undefined): bigint {

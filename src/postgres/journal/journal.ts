@@ -7,7 +7,8 @@ import { RUNTIME_ROLE, withSession } from "../pool.ts";
 import type { Rows } from "../rows.ts";
 import { Committer } from "./commit.ts";
 import { JournalConnection } from "./connection.ts";
-import { Lanes, weightOf, type GroupCommitter, type Source } from "./lanes.ts";
+import { Lanes, weightOf, type GroupCommitter } from "./lanes.ts";
+import type { Source } from "./order.ts";
 import { preview } from "./preview.ts";
 
 /** How to open a journal. */
@@ -26,7 +27,7 @@ export interface JournalOptions {
 export interface Journal {
   /**
    * Queues writes that belong together; each is answered once it is durable. Throws `Failure` if there is no room for them. The writes of a user keep
-   * their order, and so do all of a source while it says so.
+   * their order, and so do all of a source while it says so. Of a source's, none is tried behind one with a user in common that has no outcome.
    */
   readonly submit: (submissions: readonly Submission[], deadline: number, source?: Source) => readonly Promise<Outcome>[];
   /** For writes that can wait until there is room: undefined if there is, else resolves when there may be. */
@@ -64,7 +65,7 @@ export function openJournal(options: JournalOptions, pool: DatabasePool): Journa
   const waking = committers.map((committer) => ({
     commit: async (...group: Parameters<GroupCommitter["commit"]>) => {
       await committer.commit(...group);
-      onCommit(group[0].some(({ commands }) => commands.some(({ kind }) => kind.endsWith("_job"))));
+      onCommit(group[0].some(({ submission }) => submission.commands.some(({ kind }) => kind.endsWith("_job"))));
     },
   }));
   const lanes = new Lanes(waking, { group: options.groupLimit, queue: options.queueLimit });

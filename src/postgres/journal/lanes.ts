@@ -8,16 +8,16 @@ import { Failure } from "../../domain/failure.ts";
 import type { Submission } from "../../domain/group.ts";
 import type { Outcome } from "../../domain/transaction.ts";
 import type { Committed } from "./commit.ts";
+import { Undecided, type Source, type Sourced } from "./order.ts";
 import { halfOf, Queue, type Queued } from "./queue.ts";
 
 /** Commits one group. */
 export interface GroupCommitter {
-  /** Answers each submission, by its place. */
-  commit(submissions: readonly Submission[], answer: (place: number, committed: Committed) => void): Promise<void>;
+  /** Answers each write once, by its place; those that are answered together at once. */
+  commit(group: readonly Sourced[], answer: (answers: readonly (Committed | undefined)[]) => void): Promise<void>;
 }
 
-interface Waiting extends Queued {
-  readonly submission: Submission;
+interface Waiting extends Queued, Sourced {
   /** Whose lane it is in: see `#enter`. */
   readonly whose: bigint | Source;
   /** In milliseconds of `performance.now()`: not started after it. */
@@ -30,12 +30,6 @@ interface Lane {
   readonly committer: GroupCommitter;
   readonly queue: Queue<Waiting>;
   working: Promise<void> | undefined;
-}
-
-/** Where many writes come from, each submitted by itself: a stream. */
-export interface Source {
-  /** Whether all of them go in one lane, whichever user's they are, and keep their order as far as they share accounts. */
-  readonly inLine: boolean;
 }
 
 /** All lanes of one instance. */
@@ -70,7 +64,7 @@ export class Lanes {
   /**
    * Queues submissions that belong together, in this order, in one lane: that of the first one's user, while calls of that user are under way, so
    * that the writes of a user keep their order; or that of their source, if its writes are in line. Those of different users may be committed in another
-   * order. Each is answered by itself, once it is durable.
+   * order. Each is answered by itself, once it is durable; of a source's, none is tried behind one with a user in common that has no outcome.
    * Throws `Failure` if there is no room for all of them.
    */
   submit(submissions: readonly Submission[], deadline: number, source?: Source): readonly Promise<Outcome>[] {
@@ -86,7 +80,7 @@ export class Lanes {
     const outcomes = submissions.map(
       (submission) =>
         new Promise<Outcome>((resolve, reject) => {
-          lane.queue.add({ submission, weight: weightOf(submission), half: halfOf(submission), whose, deadline, resolve, reject });
+          lane.queue.add({ submission, weight: weightOf(submission), half: halfOf(submission), whose, source, deadline, resolve, reject });
         }),
     );
     // A source's first group is all that comes in the same moment, not its first write alone.
@@ -140,12 +134,18 @@ export class Lanes {
   async #work(lane: Lane): Promise<void> {
     while (lane.queue.length > 0) {
       const taken = lane.queue.take(this.#groupLimit);
-      this.#makeRoom(taken);
       const now = performance.now();
-      const late = taken.filter(({ deadline }) => deadline <= now);
-      for (const waiting of late) this.#answer(waiting, new Failure("DEADLINE_PASSED"));
-      const group = late.length === 0 ? taken : taken.filter(({ deadline }) => deadline > now);
-      if (group.length > 0) await this.#commit(group, lane.committer);
+      const undecided = new Undecided();
+      const group = taken.filter((waiting) => {
+        const isBehind = undecided.any && undecided.precede(waiting);
+        const failure = waiting.deadline <= now ? "DEADLINE_PASSED" : isBehind ? "NOT_TRIED" : undefined;
+        if (failure !== undefined) this.#fail(waiting, new Failure(failure), undecided);
+        return failure === undefined;
+      });
+      this.#dropBehind(undecided, lane);
+      // Behind the failures: whoever waits for room hears of those first.
+      this.#makeRoom(taken);
+      if (group.length > 0) await this.#commit(group, lane, undecided);
     }
   }
 
@@ -155,26 +155,47 @@ export class Lanes {
     this.#taken = Promise.withResolvers();
   }
 
-  async #commit(group: readonly Waiting[], committer: GroupCommitter): Promise<void> {
+  async #commit(group: readonly Waiting[], lane: Lane, undecided: Undecided): Promise<void> {
     const open: (Waiting | undefined)[] = [...group];
+    const answer = (answers: readonly (Committed | undefined)[]): void => {
+      for (const [place, committed] of answers.entries()) {
+        const waiting = open[place];
+        if (waiting === undefined || committed === undefined) continue;
+        open[place] = undefined;
+        if (committed instanceof Error) this.#fail(waiting, committed, undecided);
+        else this.#answer(waiting, committed);
+      }
+      this.#dropBehind(undecided, lane);
+    };
     try {
-      await committer.commit(
-        group.map(({ submission }) => submission),
-        (place, committed) => {
-          const waiting = open[place];
-          open[place] = undefined;
-          if (waiting !== undefined) this.#answer(waiting, committed);
-        },
-      );
+      await lane.committer.commit(group, answer);
     } catch (error) {
-      for (const waiting of open) if (waiting !== undefined) this.#answer(waiting, error instanceof Error ? error : new Error(String(error)));
+      answer(open.map(() => (error instanceof Error ? error : new Error(String(error)))));
     }
   }
 
-  #answer({ whose, resolve, reject }: Waiting, committed: Committed): void {
+  /** Drops what waits behind writes of the same source that ended without an outcome. At once: what comes later may have been sent in the knowledge of that. */
+  #dropBehind(undecided: Undecided, { queue }: Lane): void {
+    if (!undecided.any) return;
+    // Those that are dropped are kept apart: what is left may be before one of them.
+    const dropping = undecided.copy();
+    const dropped = queue.remove((waiting) => {
+      const isBehind = dropping.precede(waiting);
+      if (isBehind) this.#fail(waiting, new Failure("NOT_TRIED"), dropping);
+      return isBehind;
+    });
+    this.#makeRoom(dropped);
+  }
+
+  #answer({ whose, resolve }: Waiting, outcome: Outcome): void {
     this.#leave(whose);
-    if (committed instanceof Error) reject(committed);
-    else resolve(committed);
+    resolve(outcome);
+  }
+
+  #fail(waiting: Waiting, error: Error, undecided: Undecided): void {
+    this.#leave(waiting.whose);
+    undecided.add(waiting);
+    waiting.reject(error);
   }
 }
 

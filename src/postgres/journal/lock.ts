@@ -64,12 +64,21 @@ export async function readNamed(send: Send, rows: Rows, submissions: readonly Su
   };
 }
 
-/** Whether all accounts that a submission's commands change are among these. */
-export function allAmong({ commands }: Submission, named: Named, accounts: ReadonlyByAccount<unknown>): boolean {
-  const isAmong = (userId: bigint, currency: string): boolean => accounts.get(userId, currency) !== undefined;
-  return commands.every((command) => {
-    const currency = currencyOfCommand(command, named);
-    return isAmong(command.userId, currency) && (command.kind !== "transfer" || isAmong(command.toUserId, currency));
+/** Why a submission can't be decided yet: another session keeps one of its accounts locked, or it is behind such a one that shares an account with it. */
+export type Wait = "locked" | "behind";
+
+/**
+ * Which submissions must wait, where some accounts are not among the locked ones. Whatever waits holds back all behind it that share an account with it: decided
+ * first, they might be refused for money that it brings.
+ */
+export function waitsOf(submissions: readonly Submission[], named: Named, locked: ReadonlyByAccount<unknown>): readonly (Wait | undefined)[] {
+  const waiting = new ByAccount<true>();
+  return submissions.map((submission) => {
+    const accounts = accountsOfAll([submission], named);
+    const isLocked = accounts.some(({ userId, currency }) => locked.get(userId, currency) === undefined);
+    const isBehind = accounts.some(({ userId, currency }) => waiting.get(userId, currency) === true);
+    if (isLocked || isBehind) for (const { userId, currency } of accounts) waiting.set(userId, currency, true);
+    return isLocked ? "locked" : isBehind ? "behind" : undefined;
   });
 }
 

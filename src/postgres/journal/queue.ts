@@ -53,6 +53,17 @@ export class Queue<W extends Queued> {
     return group;
   }
 
+  /** Takes out those of which this is true, wherever they are. Each is asked about in turn. */
+  remove(isOut: (write: W) => boolean): readonly W[] {
+    const out: W[] = [];
+    this.#waiting = this.#waiting.filter((write) => {
+      const goes = isOut(write);
+      if (goes) out.push(write);
+      return !goes;
+    });
+    return out;
+  }
+
   /** The first ones, at most so many, up to one that belongs to both halves: that waits for all before it, and all behind it wait for it. */
   #beforeOneOfBoth(most: number): readonly W[] {
     const first = this.#waiting.slice(0, most);

@@ -305,7 +305,9 @@ export const ErrorReason = {
   AMOUNT_OUT_OF_RANGE: 27,
 
   /**
-   * ABORTED. In an atomic batch: not tried, because item `culprit` was refused. Nothing of the batch was applied.
+   * ABORTED. Not tried, because of another write. In an atomic batch: item `culprit` was refused, and nothing of the
+   * batch was applied. In another batch or a stream: an earlier write that names the same user has no outcome. Send both
+   * again, in their order, under their keys.
    *
    * @generated from enum value: ERROR_REASON_NOT_TRIED = 28;
    */

@@ -2213,6 +2213,9 @@ export const LedgerService: GenService<{
    * Executes up to 1,000 writes in order and answers a result for each. Not atomic: each stands alone under its own
    * key and sees the ones before it. Atomic: all or none, under one key of the batch's own.
    *
+   * Not atomic, a write can end without an outcome: `TRANSACTION_CONFLICT`, `DEADLINE_PASSED` and so on. Then no later
+   * write that names the same user is tried: it gets `NOT_TRIED`. Send all that have no outcome again, in their order.
+   *
    * @generated from rpc ledger.v1.LedgerService.BatchWrite
    */
   batchWrite: {
@@ -2225,6 +2228,10 @@ export const LedgerService: GenService<{
    * become durable: the fastest way in for many writes. Each stands alone under its own key and sees the ones before it. Whatever is wrong with
    * a write is its own result, and the stream goes on; only a message that can't be read, is too large, or holds no writes or too many ends
    * it, once all writes of the messages before it are answered.
+   *
+   * A write can end without an outcome: `TRANSACTION_CONFLICT`, `DEADLINE_PASSED` and so on. Then no later write that
+   * names the same user is tried, of all that the server takes before that result leaves it: they get `NOT_TRIED`. Send
+   * all that have no outcome again, in their order.
    *
    * Read results while you send: while about 1,000 writes of a stream are unanswered, or answered and not read, no more are taken. A write waits where the
    * queue of writes is full, rather than be refused as `OVERLOADED`; once in it, no longer than the server's default deadline.
