@@ -139,6 +139,7 @@ function isAsAsked(job: Job, { status, resultUrl, errorMessage, finalCost }: Com
 function rescue(situation: JobSituation, job: Job): JobDecision {
   const { status, leaseExpiresAt, workerId, attempt, maxAttempts } = job;
   if (status !== "processing" || leaseExpiresAt === undefined || leaseExpiresAt > situation.time) return { job, entries: [] };
+  if (workerId === "") return end(situation, { ...job, errorMessage: "it is larger than an answer to a worker may be" }, "failed");
   const lost: Job = { ...job, errorMessage: `the lease of worker ${workerId} ran out` };
   if (job.cancelRequested) return end(situation, lost, "cancelled");
   return attempt >= maxAttempts ? end(situation, lost, "failed") : pendingFrom(lost, situation.time);

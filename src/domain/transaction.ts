@@ -79,6 +79,16 @@ export function postingOf({ entry, account, note, key, groupId }: PlannedRow): P
   };
 }
 
+/** An entry of metadata takes about so many more, with what is around its texts. */
+const ENTRY_CHARACTERS = 5;
+
+/** How many characters the texts of a row have: what large rows are large by. */
+export function charactersOf({ description, metadata, reference, idempotencyKey, actor }: Posting): number {
+  let characters = description.length + reference.length + (idempotencyKey?.length ?? 0) + actor.length;
+  for (const [key, value] of metadata) characters += key.length + value.length + ENTRY_CHARACTERS;
+  return characters;
+}
+
 /** The account as a row left it. */
 export function accountAfter(row: Posting): Account {
   return {

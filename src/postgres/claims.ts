@@ -9,9 +9,10 @@
 
 import { sql, type CommonQueryMethods, type DatabasePool } from "slonik";
 import { z } from "zod";
+import { ANSWER_BYTES, LARGEST_ROW } from "../domain/answer-size.ts";
 import type { Job, Lease } from "../domain/job.ts";
-import { jobColumns } from "./job-rows.ts";
-import { ANSWER_BYTES, payerRow, type Payer } from "./jobs.ts";
+import { jobBytes, jobColumns, roughJobBytes } from "./job-rows.ts";
+import { payerRow, type Payer } from "./jobs.ts";
 import { noColumns, type Rows } from "./rows.ts";
 
 /** What a worker asks for. */
@@ -99,13 +100,16 @@ export function claimsOf(pool: DatabasePool, rows: Rows) {
 }
 
 /**
- * Takes ready jobs for a worker, each with a token of its own; in the order of claims. What was locked is found again by where it lies: as a join by
- * ids, the update read the whole primary key.
+ * Takes ready jobs for a worker, each with a token of its own; in the order of claims, and no more than an answer holds. What was locked is found again by
+ * where it lies: as a join by ids, the update read the whole primary key.
+ *
+ * A job that no answer holds by itself, which no call can have created, would stand before all others for ever: it is given to nobody, under a lease that
+ * is over at once, and what looks for lost leases ends it.
  */
 async function take(connection: CommonQueryMethods, rows: Rows, { workerId, modelIds, limit, lease, requestId }: Claim): Promise<readonly Job[]> {
   const order = sql.fragment`priority DESC, run_at, id`;
   const any = sql.fragment`
-    SELECT j.ctid AS row, j.priority, j.run_at, j.id, j.size
+    SELECT j.ctid AS row, j.priority, j.run_at, j.id, ${roughJobBytes} AS bytes
     FROM ledgerd.jobs j
     WHERE j.status = 'pending' AND j.ready AND j.id > 0
     ORDER BY ${order}
@@ -113,10 +117,10 @@ async function take(connection: CommonQueryMethods, rows: Rows, { workerId, mode
     FOR UPDATE SKIP LOCKED`;
   // Each kind's best ones, by its own part of the index; those that are too many stay locked for the moment that this takes.
   const ofModels = sql.fragment`
-    SELECT best.row, best.priority, best.run_at, best.id, best.size
+    SELECT best.row, best.priority, best.run_at, best.id, best.bytes
     FROM unnest(${sql.array(modelIds, "text")}) AS m (model_id)
     CROSS JOIN LATERAL (
-      SELECT j.ctid AS row, j.priority, j.run_at, j.id, j.size
+      SELECT j.ctid AS row, j.priority, j.run_at, j.id, ${roughJobBytes} AS bytes
       FROM ledgerd.jobs j
       WHERE j.status = 'pending' AND j.ready AND j.model_id = m.model_id
       ORDER BY ${order}
@@ -127,12 +131,28 @@ async function take(connection: CommonQueryMethods, rows: Rows, { workerId, mode
     LIMIT ${limit}`;
   const claimed = await connection.any(sql.type(rows.job)`
     WITH best AS MATERIALIZED (${modelIds.length === 0 ? any : ofModels}),
+    roughly AS MATERIALIZED (
+      SELECT best.row, sum(best.bytes) OVER (ORDER BY best.priority DESC, best.run_at, best.id) - best.bytes AS before FROM best
+    ),
+    measured AS MATERIALIZED (
+      SELECT j.ctid AS row, j.priority, j.run_at, j.id, ${jobBytes} AS bytes
+      FROM roughly
+      JOIN ledgerd.jobs j ON j.ctid = roughly.row
+      WHERE roughly.before < ${ANSWER_BYTES}::int8
+    ),
+    given_to_nobody AS (
+      UPDATE ledgerd.jobs j
+      SET status = 'processing', worker_id = NULL, claim_request_id = NULL, lease_expires_at = clock_timestamp(), changed_at = clock_timestamp()
+      FROM measured
+      WHERE j.ctid = measured.row AND measured.bytes > ${LARGEST_ROW}::int8
+    ),
     fitting AS MATERIALIZED (
-      SELECT best.row, best.priority, best.run_at, best.id, sum(best.size) OVER (ORDER BY best.priority DESC, best.run_at, best.id) - best.size AS before
-      FROM best
+      SELECT m.row, m.priority, m.run_at, m.id, sum(m.bytes) OVER (ORDER BY m.priority DESC, m.run_at, m.id) AS bytes
+      FROM measured m
+      WHERE m.bytes <= ${LARGEST_ROW}::int8
     ),
     numbered AS MATERIALIZED (
-      SELECT f.row, nextval('ledgerd.fencing_token_seq') AS fencing_token FROM fitting f WHERE f.before < ${ANSWER_BYTES}::int8 ORDER BY ${order} LIMIT ${limit}
+      SELECT f.row, nextval('ledgerd.fencing_token_seq') AS fencing_token FROM fitting f WHERE f.bytes <= ${ANSWER_BYTES}::int8 ORDER BY ${order} LIMIT ${limit}
     )
     UPDATE ledgerd.jobs j
     SET status = 'processing', attempt = j.attempt + 1, worker_id = ${workerId}, fencing_token = numbered.fencing_token, progress = 0,

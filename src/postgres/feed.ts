@@ -4,9 +4,9 @@
 import { sql, type DatabasePool } from "slonik";
 import { z } from "zod";
 import type { TransactionType } from "../domain/account.ts";
-import type { Transaction } from "../domain/transaction.ts";
+import { charactersOf, type Transaction } from "../domain/transaction.ts";
 import { historyOf, type History } from "./history.ts";
-import { transactionColumns, type Rows } from "./rows.ts";
+import { transactionColumns, type Listed, type Rows } from "./rows.ts";
 import { lastId, settledId } from "./settled.ts";
 import { Tail } from "./tail.ts";
 
@@ -36,6 +36,10 @@ interface Page {
 
 /** How many rows a watcher that is behind reads at once: with 1000, more of them outlive the young generation of the heap, with 120 the statements weigh. */
 const PAGE = 500;
+/** With the first page it is seen how large they are: of the largest that may be written, 500 have 38 MB. */
+const FIRST_PAGE = 50;
+/** About so many characters are read at once. */
+const PAGE_CHARACTERS = 2_000_000;
 
 const hashRow = z.object({ hash: z.string() });
 
@@ -81,15 +85,17 @@ export class Feed {
       const present = await settledId(this.#pool, signal);
       let at = from?.id ?? 0n;
       let caughtUp = false;
+      let limit = FIRST_PAGE;
       let ahead: Promise<Page> | undefined;
       for (;;) {
         const { moved } = tail;
         while (at < tail.settled) {
           signal.throwIfAborted();
-          const { rows, upTo } = await (ahead ?? this.#page(tail, at, filter));
+          const { rows, upTo } = await (ahead ?? this.#page(tail, at, filter, limit));
           at = upTo;
+          limit = pageBehind(rows);
           // The next page is read while this one is sent: reading it is a tenth of the time.
-          ahead = at < tail.settled ? this.#page(tail, at, filter) : undefined;
+          ahead = at < tail.settled ? this.#page(tail, at, filter, limit) : undefined;
           // It fails where it is taken, or for nobody.
           ahead?.catch(() => undefined);
           if (rows.length > 0) yield { kind: "rows", rows: rows.map((transaction) => ({ transaction, position: positionOf(transaction) })) };
@@ -127,33 +133,42 @@ export class Feed {
   }
 
   /** The next rows behind an id. */
-  async #page(tail: Tail, after: bigint, { userId, types }: FeedFilter): Promise<Page> {
+  async #page(tail: Tail, after: bigint, { userId, types }: FeedFilter, limit: number): Promise<Page> {
     const upTo = tail.settled;
     const kept = tail.behind(after);
     if (kept !== undefined) {
       const matches = (row: Transaction): boolean => (userId === undefined || row.userId === userId) && (types.length === 0 || types.includes(row.type));
       return { rows: kept.filter(matches), upTo };
     }
-    const rows = userId === undefined ? await this.#everyones(after, upTo, types) : await this.#ofUser(userId, after, upTo, types);
+    const { rows, isWhole } = userId === undefined ? await this.#everyones(after, upTo, types, limit) : await this.#ofUser(userId, after, upTo, types);
     const last = rows.at(-1);
-    return { rows, upTo: rows.length === PAGE && last !== undefined ? last.id : upTo };
+    return { rows, upTo: !isWhole && last !== undefined ? last.id : upTo };
   }
 
-  async #everyones(after: bigint, upTo: bigint, types: readonly TransactionType[]): Promise<readonly Transaction[]> {
+  async #everyones(after: bigint, upTo: bigint, types: readonly TransactionType[], limit: number): Promise<Listed> {
     const ofType = types.length === 0 ? sql.fragment`TRUE` : sql.fragment`t.type = ANY(${sql.array(types, "text")})`;
-    return this.#pool.any(sql.type(this.#rows.transaction)`
+    const rows = await this.#pool.any(sql.type(this.#rows.transaction)`
       SELECT ${transactionColumns}
       FROM ledgerd.transactions t
       WHERE t.id > ${after} AND t.id <= ${upTo} AND ${ofType}
       ORDER BY t.id
-      LIMIT ${PAGE}`);
+      LIMIT ${limit}`);
+    return { rows, isWhole: rows.length < limit };
   }
 
   /** By the user's accounts, so that it reads nobody else's rows. */
-  async #ofUser(userId: bigint, after: bigint, upTo: bigint, types: readonly TransactionType[]): Promise<readonly Transaction[]> {
+  async #ofUser(userId: bigint, after: bigint, upTo: bigint, types: readonly TransactionType[]): Promise<Listed> {
     const ranges = await this.#history.rangesOfIds(userId, after, upTo);
-    return this.#history.list(userId, ranges, "oldest", { types, reference: "" }, PAGE);
+    const { rows, isWhole } = await this.#history.list(userId, ranges, "oldest", { types, reference: "" }, PAGE);
+    return { rows, isWhole: isWhole && rows.length < PAGE };
   }
+}
+
+/** How many rows to read behind these, if they are as large. */
+function pageBehind(rows: readonly Transaction[]): number {
+  let characters = 0;
+  for (const row of rows) characters += charactersOf(row);
+  return characters === 0 ? PAGE : Math.max(1, Math.min(PAGE, Math.floor((PAGE_CHARACTERS * rows.length) / characters)));
 }
 
 /** The place right behind a row. */

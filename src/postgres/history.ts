@@ -3,8 +3,8 @@
 import { sql, type DatabasePool } from "slonik";
 import { z } from "zod";
 import type { TransactionType } from "../domain/account.ts";
-import type { Transaction } from "../domain/transaction.ts";
-import { timestamp, transactionColumns, type Rows } from "./rows.ts";
+import { ANSWER_BYTES } from "../domain/answer-size.ts";
+import { listedRows, timestamp, transactionBytes, transactionColumns, type Listed, type Rows } from "./rows.ts";
 
 /** A part of an account's rows, both ends included; empty if the last is before the first. */
 export interface Range {
@@ -39,6 +39,7 @@ export type History = ReturnType<typeof historyOf>;
 
 /** The reads of histories, over a pool. */
 export function historyOf(pool: DatabasePool, rows: Rows) {
+  const totals = (userId: bigint, range: Range): Promise<readonly Total[]> => totalsOf(pool, rows, userId, range);
   return { ranges, rangesOfIds, list, totals };
 
   /** The rows of a period, for each of a user's accounts, or for the one in this currency. Found by halves: it doesn't read the rows between. */
@@ -66,44 +67,52 @@ export function historyOf(pool: DatabasePool, rows: Rows) {
       LIMIT 1000`);
   }
 
-  /** Up to `limit` rows out of these ranges of a user's accounts, the newest or the oldest first, in the order of ids. */
-  async function list(userId: bigint, of: readonly Range[], order: "newest" | "oldest", filter: TransactionFilter, limit: number): Promise<readonly Transaction[]> {
+  /**
+   * Up to `limit` rows out of these ranges of a user's accounts, the newest or the oldest first, in the order of ids. Of large ones only as many as an
+   * answer holds, and at least one: a thousand may have 77 MB.
+   */
+  async function list(userId: bigint, of: readonly Range[], order: "newest" | "oldest", filter: TransactionFilter, limit: number): Promise<Listed> {
     const direction = order === "newest" ? sql.fragment`DESC` : sql.fragment`ASC`;
     const types = filter.types.length === 0 ? sql.fragment`TRUE` : sql.fragment`t.type = ANY(${sql.array(filter.types, "text")})`;
     const reference = filter.reference === "" ? sql.fragment`TRUE` : sql.fragment`t.reference = ${filter.reference}`;
     const currencies = sql.array(of.map(({ currency }) => currency), "text");
     const firsts = sql.array(of.map(({ first }) => first), "int8");
     const lasts = sql.array(of.map(({ last }) => last), "int8");
-    return pool.any(sql.type(rows.transaction)`
-      SELECT ${transactionColumns}
+    const found = await pool.any(sql.type(rows.listed)`
+      SELECT ${transactionColumns}, page.found
       FROM (
-        SELECT found.id
-        FROM unnest(${currencies}, ${firsts}, ${lasts}) AS r (currency, first, last)
-        CROSS JOIN LATERAL (
-          SELECT t.id
-          FROM ledgerd.transactions t
-          WHERE t.user_id = ${userId} AND t.currency = r.currency AND t.sequence BETWEEN r.first AND r.last AND ${types} AND ${reference}
-          ORDER BY t.sequence ${direction}
+        SELECT best.id, sum(best.bytes) OVER (ORDER BY best.id ${direction}) - best.bytes AS before, count(*) OVER () AS found
+        FROM (
+          SELECT found.id, found.bytes
+          FROM unnest(${currencies}, ${firsts}, ${lasts}) AS r (currency, first, last)
+          CROSS JOIN LATERAL (
+            SELECT t.id, ${transactionBytes} AS bytes
+            FROM ledgerd.transactions t
+            WHERE t.user_id = ${userId} AND t.currency = r.currency AND t.sequence BETWEEN r.first AND r.last AND ${types} AND ${reference}
+            ORDER BY t.sequence ${direction}
+            LIMIT ${limit}
+          ) AS found
+          ORDER BY found.id ${direction}
           LIMIT ${limit}
-        ) AS found
-        ORDER BY found.id ${direction}
-        LIMIT ${limit}
+        ) AS best
       ) AS page
       JOIN ledgerd.transactions t ON t.id = page.id
+      WHERE page.before < ${ANSWER_BYTES}::int8
       ORDER BY t.id ${direction}
       LIMIT ${limit}`);
+    return listedRows(found);
   }
+}
 
-  /** The sums of an account's rows in a range, by type. */
-  async function totals(userId: bigint, { currency, first, last }: Range): Promise<readonly Total[]> {
-    const totalRow = z
-      .object({ type: z.custom<TransactionType>((type) => typeof type === "string"), count: z.bigint(), amount: z.string() })
-      .transform(({ type, count, amount }): Total => ({ type, count, amount: rows.minor(amount, currency) }));
-    return pool.any(sql.type(totalRow)`
-      SELECT t.type, count(*) AS count, sum(t.amount) AS amount
-      FROM ledgerd.transactions t
-      WHERE t.user_id = ${userId} AND t.currency = ${currency} AND t.sequence BETWEEN ${first} AND ${last}
-      GROUP BY t.type
-      LIMIT 100`);
-  }
+/** The sums of an account's rows in a range, by type. */
+async function totalsOf(pool: DatabasePool, rows: Rows, userId: bigint, { currency, first, last }: Range): Promise<readonly Total[]> {
+  const totalRow = z
+    .object({ type: z.custom<TransactionType>((type) => typeof type === "string"), count: z.bigint(), amount: z.string() })
+    .transform(({ type, count, amount }): Total => ({ type, count, amount: rows.minor(amount, currency) }));
+  return pool.any(sql.type(totalRow)`
+    SELECT t.type, count(*) AS count, sum(t.amount) AS amount
+    FROM ledgerd.transactions t
+    WHERE t.user_id = ${userId} AND t.currency = ${currency} AND t.sequence BETWEEN ${first} AND ${last}
+    GROUP BY t.type
+    LIMIT 100`);
 }

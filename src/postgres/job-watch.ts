@@ -60,15 +60,15 @@ export class JobWatch {
     const first = await changes.next();
     if (first.done !== true) told = timesOf(first.value);
     let lookedAt = performance.now();
-    for (const job of (await this.#jobs.unfinished(userId)).toReversed()) yield tell(job);
+    for await (const job of this.#jobs.inParts(await this.#jobs.unfinished(userId))) yield tell(job);
     for await (const look of changes) {
       const before = told;
       told = timesOf(look);
-      const missed = performance.now() - lookedAt > LONGEST_PAUSE_MS ? [...open, ...(await this.#jobs.unfinished(userId)).map(({ id }) => id)] : [];
+      const missed = performance.now() - lookedAt > LONGEST_PAUSE_MS ? [...open, ...(await this.#jobs.unfinished(userId))] : [];
       lookedAt = performance.now();
       const news = new Set([...look.filter(({ jobId, changedAt }) => before.get(jobId) !== changedAt).map(({ jobId }) => jobId), ...missed]);
       if (news.size === 0) continue;
-      for (const job of (await this.#jobs.byIds([...news])).toSorted((one, other) => Number(one.id - other.id))) yield tell(job);
+      for await (const job of this.#jobs.inParts([...news])) yield tell(job);
     }
   }
 }

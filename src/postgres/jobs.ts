@@ -2,9 +2,10 @@
 
 import { sql, type DatabasePool } from "slonik";
 import { z } from "zod";
+import { ANSWER_BYTES } from "../domain/answer-size.ts";
 import type { Job, JobStatus } from "../domain/job.ts";
 import { timestamp, type Rows } from "./rows.ts";
-import { jobColumns } from "./job-rows.ts";
+import { jobColumns, roughJobBytes } from "./job-rows.ts";
 
 /** Who pays for a job, in what. */
 export interface Payer {
@@ -26,13 +27,10 @@ export interface JobFilter {
 /** How far back watchers look for changes: no transaction takes longer than 10 seconds. */
 const LOOK_BACK = "15 seconds";
 
-/** How many bytes of jobs' texts are answered at once: clients take 4 MiB for one answer if they aren't told otherwise. */
-export const ANSWER_BYTES = 3 * 1024 * 1024;
-
-/** A part of a list; not the last one if there are more jobs, or if the rest was too large. */
+/** Jobs that were found, as far as they were read at once: those behind a part that has more bytes than an answer weren't. */
 export interface JobPage {
   readonly jobs: readonly Job[];
-  readonly isLast: boolean;
+  readonly isWhole: boolean;
 }
 
 /** That a job has changed. */
@@ -43,7 +41,14 @@ export interface Change {
   readonly changedAt: bigint;
 }
 
-const sizeRow = z.object({ id: z.bigint(), size: z.number() });
+/** A job, and about how many bytes it has. */
+interface Sized {
+  readonly id: bigint;
+  readonly bytes: number;
+}
+
+const idRow = z.object({ id: z.bigint() });
+const sizedRow = z.object({ id: z.bigint(), bytes: z.bigint() }).transform((row): Sized => ({ id: row.id, bytes: Number(row.bytes) }));
 const changeRow = z
   .object({ user_id: z.bigint(), id: z.bigint(), changed_at: z.bigint() })
   .transform((row): Change => ({ userId: row.user_id, jobId: row.id, changedAt: row.changed_at }));
@@ -58,7 +63,8 @@ export type Jobs = ReturnType<typeof jobsOf>;
 
 /** The reads of jobs, over a pool. */
 export function jobsOf(pool: DatabasePool, rows: Rows) {
-  return { answerBytes: ANSWER_BYTES, byIds, bytesOf, payers, list, unfinished, changed };
+  const changed = (userIds: readonly bigint[]): Promise<readonly Change[]> => changesOf(pool, userIds);
+  return { byIds, inParts, sizes, payers, list, unfinished, changed };
 
   /** The jobs with these ids, in no order. */
   async function byIds(ids: readonly bigint[]): Promise<readonly Job[]> {
@@ -67,10 +73,20 @@ export function jobsOf(pool: DatabasePool, rows: Rows) {
     return pool.any(sql.type(rows.job)`SELECT ${jobColumns} FROM ledgerd.jobs j WHERE j.id = ANY(${sql.array(ids, "int8")})`);
   }
 
-  /** How many bytes these jobs have together. */
-  async function bytesOf(ids: readonly bigint[]): Promise<number> {
-    const found = await pool.any(sql.type(sizeRow)`SELECT j.id, j.size FROM ledgerd.jobs j WHERE j.id = ANY(${sql.array(ids, "int8")})`);
-    return found.reduce((sum, { size }) => sum + size, 0);
+  /** About how many bytes these jobs have, in no order. */
+  async function sizes(ids: readonly bigint[]): Promise<readonly Sized[]> {
+    if (ids.length === 0) return [];
+    return pool.any(sql.type(sizedRow)`SELECT j.id, ${roughJobBytes} AS bytes FROM ledgerd.jobs j WHERE j.id = ANY(${sql.array(ids, "int8")})`);
+  }
+
+  /** The jobs with these ids, in the order of ids; read in parts of about so many bytes as an answer has. */
+  async function* inParts(ids: readonly bigint[]): AsyncGenerator<Job, void> {
+    let left = (await sizes(ids)).toSorted(byId);
+    while (left.length > 0) {
+      const part = fitting(left);
+      left = left.slice(part.length);
+      yield* (await byIds(part.map(({ id }) => id))).toSorted(byId);
+    }
   }
 
   /** Who pays for these jobs: what never changes of them. */
@@ -78,45 +94,59 @@ export function jobsOf(pool: DatabasePool, rows: Rows) {
     return pool.any(sql.type(payerRow)`SELECT j.id, j.user_id, j.currency FROM ledgerd.jobs j WHERE j.id = ANY(${sql.array(ids, "int8")})`);
   }
 
-  /** Up to `limit` of a user's jobs with an id below `before`, the newest first; fewer where they are large. */
+  /** Up to `limit` of a user's jobs with an id below `before`, the newest first. */
   async function list({ userId, modelId, status, startTime, endTime }: JobFilter, before: bigint, limit: number): Promise<JobPage> {
     const ofModel = modelId === "" ? sql.fragment`TRUE` : sql.fragment`j.model_id = ${modelId}`;
     const inStatus = status === undefined ? sql.fragment`TRUE` : sql.fragment`j.status = ${status}`;
     const from = startTime === undefined ? sql.fragment`TRUE` : sql.fragment`j.created_at >= ${timestamp(startTime)}::timestamptz`;
     const to = endTime === undefined ? sql.fragment`TRUE` : sql.fragment`j.created_at < ${timestamp(endTime)}::timestamptz`;
-    const found = await pool.any(sql.type(sizeRow)`
-      SELECT j.id, j.size
+    const found = await pool.any(sql.type(sizedRow)`
+      SELECT j.id, ${roughJobBytes} AS bytes
       FROM ledgerd.jobs j
       WHERE j.user_id = ${userId} AND j.id < ${before} AND ${ofModel} AND ${inStatus} AND ${from} AND ${to}
       ORDER BY j.id DESC
-      LIMIT ${limit + 1}`);
-    let bytes = 0;
-    const fitting = found.slice(0, limit).filter(({ size }, place) => (bytes += size) <= ANSWER_BYTES || place === 0);
-    const jobs = await byIds(fitting.map(({ id }) => id));
-    return { jobs: jobs.toSorted((one, other) => Number(other.id - one.id)), isLast: fitting.length === found.length };
+      LIMIT ${limit}`);
+    const part = fitting(found);
+    const jobs = await byIds(part.map(({ id }) => id));
+    return { jobs: jobs.toSorted(byId).toReversed(), isWhole: part.length === found.length };
   }
 
-  /** A user's jobs that aren't final, the newest thousand. */
-  async function unfinished(userId: bigint): Promise<readonly Job[]> {
-    return pool.any(sql.type(rows.job)`
-      SELECT ${jobColumns}
+  /** Which of a user's jobs aren't final, the newest thousand. */
+  async function unfinished(userId: bigint): Promise<readonly bigint[]> {
+    const found = await pool.any(sql.type(idRow)`
+      SELECT j.id
       FROM ledgerd.jobs j
       WHERE j.user_id = ${userId} AND j.status IN ('pending', 'processing')
       ORDER BY j.id DESC
       LIMIT 1000`);
+    return found.map(({ id }) => id);
   }
+}
 
-  /** Which of these users' jobs have changed in the last moments, and when: longer ago than any transaction that may yet commit. */
-  async function changed(userIds: readonly bigint[]): Promise<readonly Change[]> {
-    return pool.any(sql.type(changeRow)`
-      SELECT recent.user_id, recent.id, recent.changed_at
-      FROM unnest(${sql.array(userIds, "int8")}) AS u (user_id)
-      CROSS JOIN LATERAL (
-        SELECT j.user_id, j.id, (extract(epoch FROM j.changed_at) * 1000000)::int8 AS changed_at
-        FROM ledgerd.jobs j
-        WHERE j.user_id = u.user_id AND j.changed_at > statement_timestamp() - ${LOOK_BACK}::interval
-        ORDER BY j.changed_at
-        LIMIT 10000
-      ) AS recent`);
-  }
+/** Which of these users' jobs have changed in the last moments, and when: longer ago than any transaction that may yet commit. */
+async function changesOf(pool: DatabasePool, userIds: readonly bigint[]): Promise<readonly Change[]> {
+  return pool.any(sql.type(changeRow)`
+    SELECT recent.user_id, recent.id, recent.changed_at
+    FROM unnest(${sql.array(userIds, "int8")}) AS u (user_id)
+    CROSS JOIN LATERAL (
+      SELECT j.user_id, j.id, (extract(epoch FROM j.changed_at) * 1000000)::int8 AS changed_at
+      FROM ledgerd.jobs j
+      WHERE j.user_id = u.user_id AND j.changed_at > statement_timestamp() - ${LOOK_BACK}::interval
+      ORDER BY j.changed_at
+      LIMIT 10000
+    ) AS recent`);
+}
+
+/** The first ones, up to about what an answer holds, and the one that is too many: how many fit is then seen from the jobs themselves. */
+function fitting(found: readonly Sized[]): readonly Sized[] {
+  let before = 0;
+  return found.filter(({ bytes }) => {
+    const fits = before < ANSWER_BYTES;
+    before += bytes;
+    return fits;
+  });
+}
+
+function byId(one: { readonly id: bigint }, other: { readonly id: bigint }): number {
+  return one.id < other.id ? -1 : 1;
 }

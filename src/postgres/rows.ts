@@ -11,6 +11,12 @@ import { jobRowFor, type KeptJob } from "./job-rows.ts";
 /** A row: for each column the text of its value, or NULL. */
 export type Texts = readonly (string | null)[];
 
+/** Rows that were found, as far as they were read at once: those behind a part that has more bytes than an answer weren't. */
+export interface Listed {
+  readonly rows: readonly Transaction[];
+  readonly isWhole: boolean;
+}
+
 /** Converts what statements answer into domain values. */
 export type Rows = ReturnType<typeof rowsFor>;
 
@@ -42,6 +48,9 @@ export const transactionColumns = sql.fragment`
   t.hold_id, t.hold_captured, (extract(epoch FROM t.hold_expires_at) * 1000000)::int8 AS hold_expires_at,
   t.refunded_transaction_id, t.job_id, t.group_id, t.idempotency_key, t.reference, t.description, t.metadata, t.actor, t.trace_id,
   (extract(epoch FROM t.created_at) * 1000000)::int8 AS created_at, t.hash`;
+
+/** How many bytes the long texts of `transactions t` have: what large rows are large by. */
+export const transactionBytes = sql.fragment`coalesce(octet_length(t.description), 0) + coalesce(octet_length(t.metadata::text), 0)`;
 
 /** A row of `accountColumns`, its amounts as texts. */
 export const accountRow = z.object({
@@ -129,7 +138,7 @@ export function rowsFor(currencies: Currencies) {
   }));
 
   // Its columns are taken as they come: of a row of the feed, checking each took 2 of 6 µs, most of it for the copy that zod makes.
-  const transaction = z.custom<TransactionRow>().transform((row): Transaction => ({
+  const toTransaction = (row: TransactionRow): Transaction => ({
     id: row.id,
     userId: row.user_id,
     currency: row.currency,
@@ -154,9 +163,13 @@ export function rowsFor(currencies: Currencies) {
     traceId: row.trace_id ?? "",
     createdAt: row.created_at,
     hash: row.hash,
-  }));
+  });
+  const transaction = z.custom<TransactionRow>().transform(toTransaction);
+  // One of a list, of which so many were found, though only its first ones may have been read.
+  const listed = z.custom<TransactionRow & { readonly found: bigint }>().transform((row) => ({ transaction: toTransaction(row), found: row.found }));
 
-  return { currencies, minor, toAccount, account, lockedAccount, lockedAccountOf: lockedAccountReader(currencies), hold, transaction, job: jobRowFor(minor) };
+  const conversions = { account, lockedAccount, hold, transaction, listed, job: jobRowFor(minor) };
+  return { currencies, minor, toAccount, lockedAccountOf: lockedAccountReader(currencies), ...conversions };
 }
 
 /**
@@ -214,6 +227,11 @@ export function parseStored(text: string, digits: number): bigint {
   const [whole = "", fraction = ""] = text.split(".");
   if (/[1-9]/.test(fraction.slice(digits))) throw new Error(`the database holds ${text}, which has more than ${digits} fraction digits`);
   return BigInt(whole + fraction.slice(0, digits).padEnd(digits, "0"));
+}
+
+/** Rows of `listed` as what was found. */
+export function listedRows(found: readonly { readonly transaction: Transaction; readonly found: bigint }[]): Listed {
+  return { rows: found.map(({ transaction }) => transaction), isWhole: found.length === Number(found[0]?.found ?? 0n) };
 }
 
 /** A refusal or a job as the database keeps it in an outcome: JSON, its big integers as `{"integer": "…"}`. */

@@ -1,12 +1,14 @@
 // The end of the log, followed by one reader for all watchers of a process.
 
 import { sql, type DatabasePool } from "slonik";
-import type { Transaction } from "../domain/transaction.ts";
+import { charactersOf, type Transaction } from "../domain/transaction.ts";
 import { transactionColumns, type Rows } from "./rows.ts";
 import { settledId } from "./settled.ts";
 
 /** How many of the latest rows are kept for watchers that keep up. */
 const KEPT = 2000;
+/** With no more characters than this together: 2000 of the largest have 150 MB. */
+const KEPT_CHARACTERS = 8_000_000;
 
 /** One run of the reader. What it knows is its own, so that a run that is being stopped can't disturb the next one. */
 export class Tail {
@@ -103,7 +105,7 @@ export class Tail {
       LIMIT ${KEPT + 1}`);
     if (rows.length > KEPT) return this.#jump(settled, await this.#lastRow(settled));
     const kept = [...this.#kept, ...rows];
-    const surplus = kept.splice(0, Math.max(0, kept.length - KEPT));
+    const surplus = kept.splice(0, kept.length - latest(kept));
     this.#kept = kept;
     this.#keptFrom = surplus.at(-1)?.id ?? this.#keptFrom;
     this.#last = rows.at(-1) ?? this.#last;
@@ -127,4 +129,16 @@ export class Tail {
       LIMIT 1`);
     return last ?? undefined;
   }
+}
+
+/** How many of the last rows are kept. */
+function latest(rows: readonly Transaction[]): number {
+  let characters = 0;
+  let count = 0;
+  for (let place = rows.length - 1; place >= 0 && count < KEPT; place -= 1) {
+    characters += charactersOf(rows[place] as Transaction);
+    if (characters > KEPT_CHARACTERS) break;
+    count += 1;
+  }
+  return count;
 }

@@ -1,11 +1,11 @@
 // Reads single rows of the log, and what became of a key.
 
 import { sql, type DatabasePool } from "slonik";
+import { ANSWER_BYTES } from "../domain/answer-size.ts";
 import type { StoredOutcome } from "../domain/group.ts";
 import type { Transaction } from "../domain/transaction.ts";
 import { selectOutcomes } from "./journal/facts.ts";
-import { selectTransactions } from "./journal/write.ts";
-import { transactionColumns, type Rows } from "./rows.ts";
+import { listedRows, transactionBytes, transactionColumns, type Listed, type Rows } from "./rows.ts";
 
 /** Reads single rows. */
 export type Transactions = ReturnType<typeof transactionsOf>;
@@ -28,10 +28,24 @@ export function transactionsOf(pool: DatabasePool, rows: Rows) {
     return found ?? undefined;
   }
 
-  /** What is stored under a key, and the rows that it names. */
-  async function outcome(userId: bigint, key: string): Promise<{ stored: StoredOutcome; transactions: readonly Transaction[] } | undefined> {
+  /** What is stored under a key, and the rows that it names, behind the first ones; of large ones only as many as an answer holds. */
+  async function outcome(userId: bigint, key: string, behind: number): Promise<{ stored: StoredOutcome; found: Listed } | undefined> {
     const stored = await pool.maybeOne(selectOutcomes([{ userId, key }]));
     if (stored === null) return undefined;
-    return { stored, transactions: await pool.any(selectTransactions(rows, stored.transactionIds)) };
+    const found = await pool.any(sql.type(rows.listed)`
+      SELECT ${transactionColumns}, page.found
+      FROM (
+        SELECT named.id, sum(named.bytes) OVER (ORDER BY named.id) - named.bytes AS before, count(*) OVER () AS found
+        FROM (
+          SELECT t.id, ${transactionBytes} AS bytes
+          FROM ledgerd.transactions t
+          WHERE t.id = ANY(${sql.array(stored.transactionIds.slice(behind), "int8")})
+        ) AS named
+      ) AS page
+      JOIN ledgerd.transactions t ON t.id = page.id
+      WHERE page.before < ${ANSWER_BYTES}::int8
+      ORDER BY t.id
+      LIMIT 10000`);
+    return { stored, found: listedRows(found) };
   }
 }

@@ -1,10 +1,13 @@
 // AdminService: what operators ask for.
 
+import type { Account } from "../domain/account.ts";
+import { BalanceSchema } from "../gen/ledger/v1/account_pb.ts";
 import type { AdminService } from "../gen/ledger/v1/admin_service_pb.ts";
 import { ListBalancesRequestSchema, SetCreditLimitRequestSchema } from "../gen/ledger/v1/admin_service_pb.ts";
 import type { Proofs } from "../ops/proofs.ts";
 import type { Status } from "../postgres/status.ts";
 import type { Verifications } from "../postgres/proof/verifications.ts";
+import { sizeOf } from "./answer-size.ts";
 import type { Handlers } from "./handlers.ts";
 import { cursorOf, pageOf } from "./pages.ts";
 import { proofHandlers, verificationStatus } from "./proof-calls.ts";
@@ -20,6 +23,8 @@ export interface AdminParts extends WriteParts, Pick<ReadParts, "reads" | "balan
   readonly verifications: Verifications;
 }
 
+const balanceSize = sizeOf(BalanceSchema);
+
 /** The handlers of AdminService. */
 export function adminHandlers(parts: AdminParts): Handlers<typeof AdminService> {
   const { reads, writes, answers, balances, journal, status, version, proofs, verifications } = parts;
@@ -29,8 +34,9 @@ export function adminHandlers(parts: AdminParts): Handlers<typeof AdminService> 
       const args = ["balances", currency];
       const [afterUser = "0", afterCurrency = ""] = cursorOf(args, pageToken) ?? [];
       const found = await balances.list(currency, { userId: BigInt(afterUser), currency: afterCurrency }, pageSize + 1);
-      const { items, nextPageToken } = pageOf(found, pageSize, args, (last) => [last.userId, last.currency]);
-      return { balances: items.map(answers.balance), nextPageToken };
+      const cursor = (last: Account) => [last.userId, last.currency];
+      const { messages, nextPageToken } = pageOf(args, { found, size: pageSize, message: answers.balance, sizeOf: balanceSize, cursor });
+      return { balances: messages, nextPageToken };
     },
 
     setCreditLimit: (request, call) => write(parts, validate(writes.setCreditLimit, SetCreditLimitRequestSchema, request), call),

@@ -4,9 +4,10 @@
 
 import type { Timestamp } from "@bufbuild/protobuf/wkt";
 import { available, type Account, type Hold, type HoldState, type TransactionType } from "../domain/account.ts";
+import { LARGEST_ROW } from "../domain/answer-size.ts";
 import { currencyOf, type Currencies } from "../domain/currency.ts";
 import { formatAmount } from "../domain/money.ts";
-import { accountAfter, type Result, type Transaction } from "../domain/transaction.ts";
+import { accountAfter, charactersOf, type Result, type Transaction } from "../domain/transaction.ts";
 import {
   HoldState as HoldStateMessage,
   TransactionType as TypeMessage,
@@ -66,6 +67,11 @@ export function answersFor(currencies: Currencies) {
   }
 
   function transaction(row: Transaction): TransactionMessage {
+    const message = wholeTransaction(row);
+    return charactersOf(row) <= MOST_CHARACTERS ? message : shortened(message);
+  }
+
+  function wholeTransaction(row: Transaction): TransactionMessage {
     const { currency } = row;
     return {
       $typeName: "ledger.v1.Transaction",
@@ -104,6 +110,26 @@ export function answersFor(currencies: Currencies) {
       ...(moved === undefined ? {} : { hold: hold(moved) }),
     };
   }
+}
+
+/** About so many characters of its texts a row is answered whole with: they take three bytes each at most. Callers may give a third of it at most. */
+const MOST_CHARACTERS = LARGEST_ROW / 3 - 10_000;
+/** Characters that are left of a text where it is cut. */
+const CUT_TEXT = 1000;
+
+/**
+ * A transaction that no call has written: an answer that had it as it is would be larger than clients take. To leave it out would be wrong, and
+ * to fail would hide all the others of its list.
+ */
+function shortened(message: TransactionMessage): TransactionMessage {
+  const { description, reference, idempotencyKey, actor } = message;
+  const texts = { description: cut(description), reference: cut(reference), idempotencyKey: cut(idempotencyKey), actor: cut(actor) };
+  return { ...message, ...texts, metadata: { "ledgerd.cut": "larger than an answer: read it in the database" } };
+}
+
+/** A text, or its beginning with a mark that it isn't all. */
+export function cut(text: string): string {
+  return text.length <= CUT_TEXT ? text : `${text.slice(0, CUT_TEXT).toWellFormed()}… (${text.length} characters, larger than an answer)`;
 }
 
 /** The account as a transaction left it: it has the transaction's figures, which aren't written anew. */

@@ -23,8 +23,8 @@ const LARGEST_REST = 8;
 /** A request must have arrived after so long, whatever its caller's deadline. */
 const REQUEST_MS = 60_000;
 
-/** Of an error's text. It travels in headers, and twice. */
-const MOST_CHARACTERS = 2000;
+/** Of an error's text, as it is sent. It travels in headers, and twice; with its details there are less than the 8 KiB that all clients take. */
+const MOST_TEXT_BYTES = 1950;
 
 /** The units of `grpc-timeout`, in milliseconds. */
 const units: Readonly<Record<string, number>> = { H: 3_600_000, M: 60_000, S: 1000, m: 1, u: 1e-3, n: 1e-6 };
@@ -238,11 +238,24 @@ function statusOf(error: ConnectError): Readonly<Record<string, string>> {
   const details = error.details.map((detail) =>
     "desc" in detail ? anyPack(detail.desc, create(detail.desc, detail.value)) : { typeUrl: `type.googleapis.com/${detail.type}`, value: detail.value },
   );
-  const message = error.rawMessage.slice(0, MOST_CHARACTERS).toWellFormed();
+  const { message, encoded } = headerText(error.rawMessage.toWellFormed());
   const status = create(StatusSchema, { code: error.code, message, details });
   return {
     "grpc-status": `${error.code}`,
-    "grpc-message": encodeURI(message),
+    "grpc-message": encoded,
     "grpc-status-details-bin": Buffer.from(toBinary(StatusSchema, status)).toString("base64"),
   };
+}
+
+/** As much of a text as a header may have, and how it is written there: all but what ASCII prints as %XX for each of its bytes. */
+function headerText(text: string): { readonly message: string; readonly encoded: string } {
+  let message = "";
+  let encoded = "";
+  for (const character of text) {
+    const next = encoded + (/^[ -$&-~]$/.test(character) ? character : encodeURIComponent(character));
+    if (next.length > MOST_TEXT_BYTES) break;
+    message += character;
+    encoded = next;
+  }
+  return { message, encoded };
 }

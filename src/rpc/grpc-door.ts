@@ -9,6 +9,7 @@ import { fromBinary, type DescMethod } from "@bufbuild/protobuf";
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { HealthImplementation } from "grpc-health-check";
 import type { Address } from "../config.ts";
+import { ANSWER_BYTES } from "../domain/answer-size.ts";
 import { file_google_rpc_error_details } from "../gen/google/rpc/error_details_pb.ts";
 import { file_grpc_health_v1_health } from "../gen/grpc/health/v1/health_pb.ts";
 import { file_grpc_reflection_v1_reflection } from "../gen/grpc/reflection/v1/reflection_pb.ts";
@@ -134,7 +135,7 @@ function methodsOf({ service, unary, streams, exchanges }: Entries, options: Grp
 
 function unaryServed(method: DescMethod, entry: UnaryEntry): Serve {
   const waits = method.input.field["wait"] !== undefined;
-  const encode = encoderOf(method.output);
+  const encode = answerEncoder(method);
   const answer = async (call: GrpcCall, request: Buffer): Promise<void> => {
     let response: Uint8Array;
     try {
@@ -148,7 +149,7 @@ function unaryServed(method: DescMethod, entry: UnaryEntry): Serve {
 }
 
 function streamServed(method: DescMethod, entry: StreamEntry, options: GrpcDoorOptions): Serve {
-  const encode = encoderOf(method.output);
+  const encode = answerEncoder(method);
   const run = async (call: GrpcCall, request: Buffer): Promise<void> => {
     const { gone, ending } = endsOf(call, options);
     for await (const message of entry(decode(method, request), arrivalOf(call, gone))) {
@@ -161,7 +162,7 @@ function streamServed(method: DescMethod, entry: StreamEntry, options: GrpcDoorO
 }
 
 function exchangeServed(method: DescMethod, entry: ExchangeEntry, options: GrpcDoorOptions): Serve {
-  const encode = encoderOf(method.output);
+  const encode = answerEncoder(method);
   const run = async (call: GrpcCall): Promise<void> => {
     const { gone, ending } = endsOf(call, options);
     const requests = call.requests((request) => decode(method, request), ending);
@@ -171,6 +172,16 @@ function exchangeServed(method: DescMethod, entry: ExchangeEntry, options: GrpcD
     call.end();
   };
   return (call) => void run(call).catch((error: unknown) => call.fail(error));
+}
+
+/** What is larger than clients take is a bug, and no answer to a write that was applied: it becomes an error that doesn't say that nothing was done. */
+function answerEncoder({ output, name }: DescMethod): ReturnType<typeof encoderOf> {
+  const encode = encoderOf(output);
+  return (message) => {
+    const bytes = encode(message);
+    if (bytes.length > ANSWER_BYTES) throw new Error(`an answer of ${name} has ${bytes.length} bytes`);
+    return bytes;
+  };
 }
 
 /** Aborted when the call is over: its caller is gone, or was told that its deadline has passed. */

@@ -1,10 +1,12 @@
 // From jobs to the messages of the contract.
 
 import type { JsonObject } from "@bufbuild/protobuf";
+import { LARGEST_ROW } from "../domain/answer-size.ts";
 import type { Job, JobStatus } from "../domain/job.ts";
 import { accountAfter, type Result } from "../domain/transaction.ts";
-import { JobStatus as StatusMessage, type Job as JobMessage } from "../gen/ledger/v1/job_service_pb.ts";
-import { time, type Answers } from "./answers.ts";
+import { JobSchema, JobStatus as StatusMessage, type Job as JobMessage } from "../gen/ledger/v1/job_service_pb.ts";
+import { sizeOf } from "./answer-size.ts";
+import { cut, time, type Answers } from "./answers.ts";
 
 /** What the database's word for a status is in the contract. */
 export const statusMessages: Readonly<Record<JobStatus, StatusMessage>> = {
@@ -15,8 +17,27 @@ export const statusMessages: Readonly<Record<JobStatus, StatusMessage>> = {
   cancelled: StatusMessage.CANCELLED,
 };
 
+/** The most bytes of a job's message. */
+export const jobSize = sizeOf(JobSchema);
+
+/** Up to so many characters of its texts, a job's bytes need not be counted. */
+const SMALL_JOB = 100_000;
+
 /** A job as a message. */
-export function jobMessage({ money }: Answers, job: Job): JobMessage {
+export function jobMessage(answers: Answers, job: Job): JobMessage {
+  const message = wholeJob(answers, job);
+  const characters = job.prompt.length + job.parameters.length + job.errorMessage.length + job.resultUrl.length + job.idempotencyKey.length + job.workerId.length;
+  return characters <= SMALL_JOB || jobSize(message) <= LARGEST_ROW ? message : shortened(message);
+}
+
+/** A job that no call has created, larger than clients take: see `shortened` of transactions. No worker is given it. */
+function shortened({ parameters, ...message }: JobMessage): JobMessage {
+  const { prompt, resultUrl, errorMessage, idempotencyKey, workerId } = message;
+  const texts = { prompt: cut(prompt), resultUrl: cut(resultUrl), errorMessage: cut(errorMessage), idempotencyKey: cut(idempotencyKey), workerId: cut(workerId) };
+  return { ...message, ...texts, ...(parameters === undefined ? {} : { parameters: { "ledgerd.cut": "larger than an answer: read them in the database" } }) };
+}
+
+function wholeJob({ money }: Answers, job: Job): JobMessage {
   return {
     $typeName: "ledger.v1.Job",
     id: job.id,

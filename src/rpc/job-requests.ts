@@ -7,6 +7,7 @@ import type { Currencies } from "../domain/currency.ts";
 import type { JobAsk, JobStatus } from "../domain/job.ts";
 import type { Money } from "../gen/ledger/v1/money_pb.ts";
 import { statusMessages } from "./job-answers.ts";
+import { pageTokenText } from "./pages.ts";
 import { id, idempotencyKey, leaseIntervalOrDefault, money, name, pageSize, printableText, storable, text, timestamp, waitInterval } from "./validation.ts";
 
 const MAX_PARAMETERS = 100_000;
@@ -52,7 +53,7 @@ export function jobSchemas(currencies: Currencies, defaultCurrency: string) {
       startTime: timestamp.optional(),
       endTime: timestamp.optional(),
       pageSize,
-      pageToken: z.string().max(1000, "must be a next_page_token"),
+      pageToken: pageTokenText,
     }),
     updateJobStatus: z.object({
       jobId: id,

@@ -8,6 +8,7 @@ import {
   BatchGetJobsRequestSchema,
   CancelJobRequestSchema,
   ClaimJobsRequestSchema,
+  ClaimedJobSchema,
   CompleteJobRequestSchema,
   CreateJobRequestSchema,
   FailJobRequestSchema,
@@ -26,12 +27,13 @@ import type { JobWatch } from "../postgres/job-watch.ts";
 import type { Jobs } from "../postgres/jobs.ts";
 import type { Journal } from "../postgres/journal/journal.ts";
 import { time, type Answers } from "./answers.ts";
+import { fitting, listBytes, refuseTooLarge, sizeOf } from "./answer-size.ts";
 import { endOfWait, type Call, type Handlers } from "./handlers.ts";
-import { jobMessage, jobWritten } from "./job-answers.ts";
+import { jobMessage, jobSize, jobWritten } from "./job-answers.ts";
 import { jobCommand, type JobSchemas } from "./job-requests.ts";
-import { cursorOf, pageToken } from "./pages.ts";
+import { cursorOf, pageOf } from "./pages.ts";
 import type { Payers } from "./payers.ts";
-import { errorOf, errorOfRefusal } from "./status.ts";
+import { errorOfRefusal } from "./status.ts";
 import { leasedSubmissionOf, submissionOf } from "./submissions.ts";
 import { validate } from "./validation.ts";
 
@@ -48,6 +50,7 @@ export interface JobParts {
   readonly payers: Payers;
 }
 
+const claimedSize = sizeOf(ClaimedJobSchema);
 const MAX_ID = 2n ** 63n - 1n;
 
 /** The handlers of JobService. */
@@ -67,19 +70,21 @@ function reading({ jobRequests: requests, answers, jobs, jobWatch, currencies }:
 
     batchGetJobs: async (request) => {
       const { jobIds } = validate(requests.batchGetJobs, BatchGetJobsRequestSchema, request);
-      const bytes = await jobs.bytesOf(jobIds);
-      if (bytes > jobs.answerBytes) throw errorOf("MESSAGE_TOO_LARGE", `these jobs have ${bytes} bytes; ask for fewer at once`, { limit_bytes: `${jobs.answerBytes}` });
-      const found = new Map((await jobs.byIds(jobIds)).map((job) => [job.id, job]));
-      return { jobs: jobIds.flatMap((id) => found.get(id) ?? []).map(message) };
+      const fewer = "ask for fewer jobs at once";
+      refuseTooLarge((await jobs.sizes(jobIds)).reduce((sum, { bytes }) => sum + bytes, 0), fewer);
+      const found = new Map((await jobs.byIds(jobIds)).map((job) => [job.id, message(job)]));
+      const messages = jobIds.flatMap((id) => found.get(id) ?? []);
+      refuseTooLarge(listBytes(messages, jobSize), fewer);
+      return { jobs: messages };
     },
 
     listJobs: async (request) => {
       const { pageSize, pageToken: token, ...filter } = validate(requests.listJobs, ListJobsRequestSchema, request);
       const args = ["jobs", filter.userId, filter.modelId, filter.status, filter.startTime, filter.endTime];
       const [before = MAX_ID] = cursorOf(args, token)?.map(BigInt) ?? [];
-      const { jobs: found, isLast } = await jobs.list(filter, before, pageSize);
-      const last = found.at(-1);
-      return { jobs: found.map(message), nextPageToken: isLast || last === undefined ? "" : pageToken(args, [last.id]) };
+      const { jobs: found, isWhole } = await jobs.list(filter, before, pageSize + 1);
+      const { messages, nextPageToken } = pageOf(args, { found, isWhole, size: pageSize, message, sizeOf: jobSize, cursor: ({ id }) => [id] });
+      return { jobs: messages, nextPageToken };
     },
 
     watchJobs: async function* (request, { signal }) {
@@ -126,7 +131,8 @@ function working(parts: JobParts) {
     claimJobs: async (request, call) => {
       const { maxJobs: limit, leaseDuration: lease, wait, ...own } = validate(requests.claimJobs, ClaimJobsRequestSchema, request);
       const taken = await jobQueue.claim({ ...own, limit, lease }, endOfWait(call, wait));
-      return { jobs: taken.map((job) => claimedJob(answers, job)) };
+      // What is taken anew fits. What is told again may not: an earlier version gave more at once.
+      return { jobs: fitting(taken, (job) => claimedJob(answers, job), claimedSize, 0) };
     },
 
     heartbeatJob: async (request) => {

@@ -2,6 +2,7 @@
 
 import { z } from "zod";
 import { FIRST_KEY } from "../domain/lock.ts";
+import { pageTokenText } from "./pages.ts";
 import { id, leaseInterval, leaseIntervalOrDefault, name, pageSize, printableText, waitInterval } from "./validation.ts";
 
 const lockKey = z.bigint().refine((key) => key >= FIRST_KEY, "must not be below -2^62: those are ledgerd's own");
@@ -12,6 +13,6 @@ export const lockSchemas = {
   heartbeatLock: z.object({ lockKey, fencingToken: id, ttl: leaseInterval.optional() }),
   releaseLock: z.object({ lockKey, fencingToken: id }),
   getLock: z.object({ lockKey }),
-  listLocks: z.object({ pageSize, pageToken: z.string().max(1000, "must be a next_page_token") }),
+  listLocks: z.object({ pageSize, pageToken: pageTokenText }),
   watchLock: z.object({ lockKey }),
 };

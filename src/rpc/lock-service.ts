@@ -7,6 +7,7 @@ import {
   GetLockRequestSchema,
   HeartbeatLockRequestSchema,
   ListLocksRequestSchema,
+  LockSchema,
   ReleaseLockRequestSchema,
   WatchLockRequestSchema,
   type Lock as LockMessage,
@@ -15,6 +16,7 @@ import {
 import type { LockWaits } from "../postgres/lock-waits.ts";
 import type { Locks } from "../postgres/locks.ts";
 import { time } from "./answers.ts";
+import { sizeOf } from "./answer-size.ts";
 import { endOfWait, type Handlers } from "./handlers.ts";
 import { lockSchemas as requests } from "./lock-requests.ts";
 import { cursorOf, pageOf } from "./pages.ts";
@@ -29,6 +31,8 @@ export interface LockParts {
   /** Is told of each lock that was released. */
   readonly lockReleased: () => void;
 }
+
+const lockSize = sizeOf(LockSchema);
 
 /** The handlers of LockService. */
 export function lockHandlers({ locks, lockWaits, lockReleased, currencies }: LockParts): Handlers<typeof LockService> {
@@ -66,8 +70,8 @@ export function lockHandlers({ locks, lockWaits, lockReleased, currencies }: Loc
       const { pageSize, pageToken } = validate(requests.listLocks, ListLocksRequestSchema, request);
       const [after = FIRST_KEY - 1n] = cursorOf(["locks"], pageToken)?.map(BigInt) ?? [];
       const found = await locks.list(after, pageSize + 1);
-      const { items, nextPageToken } = pageOf(found, pageSize, ["locks"], ({ key }) => [key]);
-      return { locks: items.map(lockMessage), nextPageToken };
+      const { messages, nextPageToken } = pageOf(["locks"], { found, size: pageSize, message: lockMessage, sizeOf: lockSize, cursor: ({ key }) => [key] });
+      return { locks: messages, nextPageToken };
     },
 
     watchLock: async function* (request, { signal }) {

@@ -1,7 +1,15 @@
 // Page tokens: opaque, and bound to the arguments of the list that they continue.
 
 import { hash } from "node:crypto";
+import { z } from "zod";
+import { fitting } from "./answer-size.ts";
 import { errorOfViolations } from "./status.ts";
+
+/** A token as a request gives it. That of a user's transactions names a part of each of the user's accounts, of which there may be a thousand. */
+export const pageTokenText = z.string().max(100_000, "must be a next_page_token");
+
+/** More than a token has. */
+const TOKEN_BYTES = 100_000;
 
 /** The token for the page behind `cursor` of the list that `args` name. */
 export function pageToken(args: readonly unknown[], cursor: readonly (bigint | string)[]): string {
@@ -17,11 +25,29 @@ export function cursorOf(args: readonly unknown[], token: string): readonly stri
   throw errorOfViolations([{ field: "page_token", description: "must be the next_page_token of a page with the same other arguments" }]);
 }
 
-/** A page out of a list that was asked for one item more, and the token for the next one; empty exactly at the end. */
-export function pageOf<T>(found: readonly T[], size: number, args: readonly unknown[], cursor: (last: T) => readonly (bigint | string)[]) {
-  const items = found.slice(0, size);
+/** What a page is cut out of. */
+interface Cut<T, M> {
+  /** In the list's order, one more than the page is to have if there are so many. */
+  readonly found: readonly T[];
+  /** How many the page is to have at most. */
+  readonly size: number;
+  /** Whether there are none behind those that were found, unless they are more than the page is to have; not where large ones are found in parts. */
+  readonly isWhole?: boolean;
+  readonly message: (item: T) => M;
+  /** Of a message, in bytes at most. */
+  readonly sizeOf: (message: M) => number;
+  /** How many bytes the answer has beside the page. */
+  readonly beside?: number;
+  readonly cursor: (last: T, items: readonly T[]) => readonly (bigint | string)[];
+}
+
+/** The messages of a page, as many as were asked for and fit into an answer, and the token for the next one; empty exactly at the end. */
+export function pageOf<T, M>(args: readonly unknown[], { found, size, isWhole = true, message, sizeOf, beside = 0, cursor }: Cut<T, M>) {
+  const messages = fitting(found.slice(0, size), message, sizeOf, beside + TOKEN_BYTES);
+  const items = found.slice(0, messages.length);
   const last = items.at(-1);
-  return { items, nextPageToken: found.length > size && last !== undefined ? pageToken(args, cursor(last)) : "" };
+  const isLast = isWhole && found.length === items.length;
+  return { messages, nextPageToken: isLast || last === undefined ? "" : pageToken(args, cursor(last, items)) };
 }
 
 function digest(args: readonly unknown[], cursor: readonly string[]): string {

@@ -7,7 +7,7 @@ import type { Proofs } from "../ops/proofs.ts";
 import type { RebuildEvent } from "../ops/rebuild.ts";
 import type { VerifyEvent } from "../ops/verification.ts";
 import type { Verification } from "../postgres/proof/verifications.ts";
-import { time } from "./answers.ts";
+import { cut, time } from "./answers.ts";
 import type { StreamCall } from "./handlers.ts";
 import { errorOf } from "./status.ts";
 
@@ -63,7 +63,7 @@ function rebuildEvent(event: RebuildEvent): NonNullable<MessageInitShape<typeof 
       return { case: "left", value: difference(event.finding) };
     case "repaired": {
       const { columns, ...about } = event.repair;
-      return { case: "repaired", value: { ...about, columns: columns.map(({ what: name, before, after }) => ({ name, before, after })) } };
+      return { case: "repaired", value: { ...about, columns: columns.map(({ what: name, before, after }) => ({ name, before: cut(before), after: cut(after) })) } };
     }
     case "summary": {
       const { rows, accounts, repairedBalances, repairedHolds, left, seconds } = event.summary;
@@ -77,8 +77,10 @@ function progress({ phase, done, total }: { readonly phase: string; readonly don
   return { phase, done: BigInt(done), ...(total === undefined ? {} : { total: BigInt(total) }) };
 }
 
-function difference(finding: Finding): MessageInitShape<typeof DifferenceSchema> {
-  return finding;
+/** What is wrong may be that a text is endless. */
+function difference({ key, ...finding }: Finding): MessageInitShape<typeof DifferenceSchema> {
+  const { expected, actual } = finding;
+  return { ...finding, expected: cut(expected), actual: cut(actual), ...(key === undefined ? {} : { key: cut(key) }) };
 }
 
 function durationOf(seconds: number) {

@@ -8,6 +8,7 @@ import { ListOrder } from "../gen/ledger/v1/ledger_service_pb.ts";
 import type { AsOf } from "../postgres/balances.ts";
 import type { Position } from "../postgres/feed.ts";
 import { stateMessages, typeMessages } from "./answers.ts";
+import { pageTokenText } from "./pages.ts";
 import { currency, id, idempotencyKey, pageSize, printableText, sequence, timestamp } from "./validation.ts";
 
 /** The schemas of all reads. */
@@ -17,11 +18,11 @@ export type ReadSchemas = ReturnType<typeof readSchemas>;
 export function readSchemas(currencies: Currencies, defaultCurrency: string) {
   const account = { userId: id, currency: currency(currencies, defaultCurrency) };
   const anyCurrency = currency(currencies, "");
-  const page = { pageSize, pageToken: z.string().max(1000, "must be a next_page_token") };
+  const page = { pageSize, pageToken: pageTokenText };
   return {
     getBalance: z.object({ ...account, asOf }),
     batchGetBalances: z.object({ userIds: userIds, currency: account.currency, asOf }),
-    getOutcome: z.object({ userId: id, idempotencyKey }),
+    getOutcome: z.object({ userId: id, idempotencyKey, pageToken: pageTokenText }),
     getHold: z.object({ holdId: id }),
     listHolds: z.object({ userId: id, state: holdState, ...page }),
     getTransaction: transactionName(z.object({ ...account, sequence: sequence.refine((value) => value > 0n, "must be 1 or more") })),

@@ -3,12 +3,14 @@
 import { newAccount, type Account } from "../domain/account.ts";
 import type { Currencies } from "../domain/currency.ts";
 import type { Transaction } from "../domain/transaction.ts";
+import { BalanceSchema, HoldSchema, TransactionSchema } from "../gen/ledger/v1/account_pb.ts";
 import {
   BatchGetBalancesRequestSchema,
   GetBalanceRequestSchema,
   GetHoldRequestSchema,
   GetOutcomeRequestSchema,
   GetStatementRequestSchema,
+  GetStatementResponseSchema,
   GetTransactionRequestSchema,
   ListHoldsRequestSchema,
   ListTransactionsRequestSchema,
@@ -24,7 +26,9 @@ import {
 import type { AsOf, Balances } from "../postgres/balances.ts";
 import type { Holds } from "../postgres/holds.ts";
 import type { History, Range } from "../postgres/history.ts";
+import type { Listed } from "../postgres/rows.ts";
 import type { Transactions } from "../postgres/transactions.ts";
+import { listBytes, refuseTooLarge, sizeOf } from "./answer-size.ts";
 import { time, typeMessages, type Answers } from "./answers.ts";
 import { cursorOf, pageOf } from "./pages.ts";
 import type { ReadSchemas } from "./read-requests.ts";
@@ -48,6 +52,11 @@ const PROVISIONAL_MICROS = 10_000_000n;
 /** Beyond all ids. */
 const MAX_ID = 2n ** 63n - 1n;
 
+const transactionSize = sizeOf(TransactionSchema);
+const holdSize = sizeOf(HoldSchema);
+const balanceSize = sizeOf(BalanceSchema);
+const statementSize = sizeOf(GetStatementResponseSchema);
+
 /** The handlers of all reads. */
 export function readHandlers(parts: ReadParts) {
   const { reads, answers, transactions, history, holds } = parts;
@@ -61,26 +70,12 @@ export function readHandlers(parts: ReadParts) {
     batchGetBalances: async (request: BatchGetBalancesRequest) => {
       const { userIds, currency, asOf } = validate(reads.batchGetBalances, BatchGetBalancesRequestSchema, request);
       const { accounts, provisional } = await readAccounts(parts, userIds, currency, asOf);
-      return { balances: accounts.map(answers.balance), provisional };
+      const found = accounts.map(answers.balance);
+      refuseTooLarge(listBytes(found, balanceSize), "ask for fewer accounts at once");
+      return { balances: found, provisional };
     },
 
-    getOutcome: async (request: GetOutcomeRequest) => {
-      const { userId, idempotencyKey } = validate(reads.getOutcome, GetOutcomeRequestSchema, request);
-      const found = await transactions.outcome(userId, idempotencyKey);
-      if (found === undefined) {
-        throw errorOf("OUTCOME_NOT_FOUND", "nothing is stored under this user and key; a write under it may still be under way", {
-          user_id: `${userId}`,
-          idempotency_key: idempotencyKey,
-        });
-      }
-      const { stored } = found;
-      return {
-        transactions: found.transactions.map(answers.transaction),
-        ...(stored.refused === undefined ? {} : { refusal: refusalMessage(stored.refused.refusal, true, parts.currencies) }),
-        createTime: time(stored.createdAt),
-        jobId: stored.job?.id ?? 0n,
-      };
-    },
+    getOutcome: (request: GetOutcomeRequest) => outcome(parts, request),
 
     getHold: async (request: GetHoldRequest) => {
       const { holdId } = validate(reads.getHold, GetHoldRequestSchema, request);
@@ -94,8 +89,8 @@ export function readHandlers(parts: ReadParts) {
       const args = ["holds", userId, state];
       const [before = MAX_ID] = cursorOf(args, pageToken)?.map(BigInt) ?? [];
       const found = await holds.list(userId, state, before, pageSize + 1);
-      const { items, nextPageToken } = pageOf(found, pageSize, args, ({ id }) => [id]);
-      return { holds: items.map(answers.hold), nextPageToken };
+      const { messages, nextPageToken } = pageOf(args, { found, size: pageSize, message: answers.hold, sizeOf: holdSize, cursor: ({ id }) => [id] });
+      return { holds: messages, nextPageToken };
     },
 
     getTransaction: async (request: GetTransactionRequest) => {
@@ -111,13 +106,18 @@ export function readHandlers(parts: ReadParts) {
       const args = ["transactions", userId, currency, filter.types, startTime, endTime, filter.reference, order];
       const ranges = rangesFrom(cursorOf(args, pageToken)) ?? (await history.ranges(userId, currency, { startTime, endTime }));
       const found = await history.list(userId, ranges, order, filter, pageSize + 1);
-      const page = found.slice(0, pageSize);
-      const { items, nextPageToken } = pageOf(found, pageSize, args, () => cursorFrom(ranges.map((range) => behind(range, order, page))));
-      return { transactions: items.map(answers.transaction), nextPageToken };
+      const cursor = (_last: Transaction, items: readonly Transaction[]) => cursorFrom(ranges.map((range) => behind(range, order, items)));
+      const { messages, nextPageToken } = pageOf(args, { ...transactionsOf(parts, found), size: pageSize, cursor });
+      return { transactions: messages, nextPageToken };
     },
 
     getStatement: (request: GetStatementRequest) => statement(parts, request),
   };
+}
+
+/** Rows of the log as what a page is cut out of. */
+function transactionsOf({ answers }: ReadParts, { rows, isWhole }: Listed) {
+  return { found: rows, isWhole, message: answers.transaction, sizeOf: transactionSize };
 }
 
 async function readAccounts(
@@ -175,8 +175,34 @@ function rangesFrom(cursor: readonly string[] | undefined): readonly Range[] | u
   });
 }
 
+/** What a key became. An atomic batch may be larger than an answer: an earlier version took such. */
+async function outcome(parts: ReadParts, request: GetOutcomeRequest) {
+  const { reads, transactions } = parts;
+  const { userId, idempotencyKey, pageToken } = validate(reads.getOutcome, GetOutcomeRequestSchema, request);
+  const args = ["outcome", userId, idempotencyKey];
+  const told = Number(cursorOf(args, pageToken)?.[0] ?? 0);
+  const kept = await transactions.outcome(userId, idempotencyKey, told);
+  if (kept === undefined) {
+    throw errorOf("OUTCOME_NOT_FOUND", "nothing is stored under this user and key; a write under it may still be under way", {
+      user_id: `${userId}`,
+      idempotency_key: idempotencyKey,
+    });
+  }
+  const { stored, found } = kept;
+  const cursor = (_last: Transaction, items: readonly Transaction[]) => [BigInt(told + items.length)];
+  const page = pageOf(args, { ...transactionsOf(parts, found), size: found.rows.length, cursor });
+  return {
+    transactions: page.messages,
+    nextPageToken: page.nextPageToken,
+    ...(stored.refused === undefined ? {} : { refusal: refusalMessage(stored.refused.refusal, true, parts.currencies) }),
+    createTime: time(stored.createdAt),
+    jobId: stored.job?.id ?? 0n,
+  };
+}
+
 /** The figures follow from the first page's range of sequences, which the token keeps: the log doesn't change behind it. */
-async function statement({ balances, reads, answers, transactions, history }: ReadParts, request: GetStatementRequest) {
+async function statement(parts: ReadParts, request: GetStatementRequest) {
+  const { balances, reads, answers, transactions, history } = parts;
   const { userId, currency, startTime, endTime, pageSize, pageToken } = validate(reads.getStatement, GetStatementRequestSchema, request);
   const end = endTime ?? (await balances.now());
   const provisional = await isProvisional(balances, "end_time", end);
@@ -189,15 +215,15 @@ async function statement({ balances, reads, answers, transactions, history }: Re
     history.totals(userId, range),
     history.list(userId, [rest], "oldest", { types: [], reference: "" }, pageSize + 1),
   ]);
-  const { items, nextPageToken } = pageOf(found, pageSize, args, (last) => cursorFrom([range, behind(rest, "oldest", [last])]));
-  return {
+  const figures = {
     openingBalance: answers.money(before?.balanceAfter ?? 0n, currency),
     closingBalance: answers.money(closing?.balanceAfter ?? 0n, currency),
     totals: totals
       .map(({ type, count, amount }) => ({ type: typeMessages[type], count, amount: answers.money(amount, currency) }))
       .toSorted((a, b) => a.type - b.type),
-    transactions: items.map(answers.transaction),
-    nextPageToken,
     provisional,
   };
+  const cursor = (last: Transaction) => cursorFrom([range, behind(rest, "oldest", [last])]);
+  const page = pageOf(args, { ...transactionsOf(parts, found), size: pageSize, beside: statementSize(figures), cursor });
+  return { ...figures, transactions: page.messages, nextPageToken: page.nextPageToken };
 }

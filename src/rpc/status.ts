@@ -87,9 +87,13 @@ const failureTexts: Readonly<Record<FailureReason, string>> = {
   NOT_TRIED: "an earlier write of this batch or stream that shares a user with it has no outcome; nothing was changed, retry both in their order, with the same keys",
 };
 
+/** Of a value in an error's metadata: all that callers may choose is shorter. */
+const MOST_VALUE_BYTES = 600;
+
 /** The error of a call, with its ErrorInfo. */
 export function errorOf(reason: Reason, message: string, metadata: Metadata = {}, cause?: unknown): ConnectError {
-  const info = { desc: ErrorInfoSchema, value: { reason, domain: "ledgerd", metadata: { ...metadata } } };
+  const told = Object.fromEntries(Object.entries(metadata).map(([name, value]) => [name, cutTo(MOST_VALUE_BYTES, value)]));
+  const info = { desc: ErrorInfoSchema, value: { reason, domain: "ledgerd", metadata: told } };
   const retryMs = retryAfterMs[reason];
   const retry = retryMs === undefined ? [] : [{ desc: RetryInfoSchema, value: { retryDelay: { seconds: 0n, nanos: retryMs * 1_000_000 } } }];
   return new ConnectError(message, codes[reason], undefined, [info, ...retry], cause);
@@ -133,15 +137,31 @@ export function refusalOfError(error: ConnectError): RefusalMessage {
 
 /** An error travels in headers, of which many clients take 8 KiB: a batch of a thousand malformed writes would have the connection ended instead. */
 const MOST_VIOLATIONS = 16;
+const MOST_VIOLATION_BYTES = 2200;
+const MOST_FIELD_BYTES = 300;
+const MOST_DESCRIPTION_BYTES = 500;
+/** Of the tags and lengths of one. */
+const AROUND_VIOLATION = 9;
 
 /** The error of a malformed request: all that is wrong with it at once, up to a bound. */
 export function errorOfViolations(violations: readonly Violation[]): ConnectError {
-  const told = violations.slice(0, MOST_VIOLATIONS);
+  let bytes = 0;
+  const told = violations
+    .slice(0, MOST_VIOLATIONS)
+    .map(({ field, description }) => ({ field: cutTo(MOST_FIELD_BYTES, field), description: cutTo(MOST_DESCRIPTION_BYTES, description) }))
+    .filter(({ field, description }) => (bytes += AROUND_VIOLATION + Buffer.byteLength(field) + Buffer.byteLength(description)) <= MOST_VIOLATION_BYTES);
   const list = told.map(({ field, description }) => (field === "" ? description : `${field} ${description}`)).join("; ");
   const more = violations.length > told.length ? `; and ${violations.length - told.length} more` : "";
   const error = errorOf("INVALID_REQUEST", `the request is malformed: ${list}${more}`);
   error.details.push({ desc: BadRequestSchema, value: { fieldViolations: told } });
   return error;
+}
+
+/** A text, or as much of it as has so many bytes. */
+function cutTo(mostBytes: number, text: string): string {
+  if (Buffer.byteLength(text) <= mostBytes) return text;
+  // Cut within a character, it would end in U+FFFD.
+  return `${Buffer.from(text).subarray(0, mostBytes - 3).toString().replace(/\uFFFD$/, "")}…`;
 }
 
 /** The error of a refused write. */

@@ -3,13 +3,16 @@
 // One part reads and submits, another answers; between them lie the writes whose results have not left yet, in order, and that is all there is in memory.
 // Where those are too many, or the journal's queue is full, nothing more is read, and HTTP/2 lets the caller wait.
 
-import type { CommandKind } from "../domain/command.ts";
+import { ANSWER_BYTES } from "../domain/answer-size.ts";
+import type { ConnectError } from "@connectrpc/connect";
+import type { Command } from "../domain/command.ts";
 import { Failure } from "../domain/failure.ts";
 import { usersOf, type Submission } from "../domain/group.ts";
 import type { Outcome } from "../domain/transaction.ts";
 import { WriteSchema, type StreamWritesRequest, type Write } from "../gen/ledger/v1/ledger_service_pb.ts";
 import type { Source } from "../postgres/journal/order.ts";
 import type { Exchange, Requests } from "./handlers.ts";
+import { refusalBytes, resultBytes } from "./result-size.ts";
 import { errorOfViolations } from "./status.ts";
 import { submissionOf } from "./submissions.ts";
 import { validate } from "./validation.ts";
@@ -18,7 +21,7 @@ import { itemOf, itemOfError, type Result, type WriteParts } from "./writes.ts";
 
 /** Writes of a stream at most whose results have not left, long texts counted as several: two groups on each of two lanes. */
 const WINDOW = 1000;
-/** Results in one message at most, counted alike: with the longest texts it stays below the 4 MiB that clients take. */
+/** Results in one message at most, counted alike. */
 const MESSAGE_WINDOW = 250;
 
 /** The handler of `StreamWrites`. */
@@ -37,6 +40,8 @@ export function streamHandlers(parts: WriteParts) {
 /** A write whose result has not left yet. */
 interface Unanswered {
   readonly weight: number;
+  /** Of its result, at most. */
+  readonly bytes: number;
   /** Whose accounts it was about, if it was well-formed and ended without an outcome. */
   undecided: readonly bigint[];
   /** Once it is known. */
@@ -89,10 +94,12 @@ class WriteStream implements Source {
     while (!this.#ended || this.#unanswered.length > 0) {
       const results: Result[] = [];
       let weight = 0;
-      for (const { result, weight: own } of this.#unanswered) {
-        if (result === undefined || (results.length > 0 && weight + own > MESSAGE_WINDOW)) break;
+      let size = 0;
+      for (const { result, weight: own, bytes } of this.#unanswered) {
+        if (result === undefined || (results.length > 0 && (weight + own > MESSAGE_WINDOW || size + bytes > ANSWER_BYTES))) break;
         results.push(result);
         weight += own;
+        size += bytes;
       }
       if (results.length === 0) {
         await this.#changed.promise;
@@ -124,22 +131,23 @@ class WriteStream implements Source {
     this.inLine ||= write.write.case === "transfer";
     try {
       const { command, key } = validate(writes.item, WriteSchema, write);
-      this.#submit(submissionOf(command, key, this.#exchange), command.kind);
+      this.#submit(submissionOf(command, key, this.#exchange), command, key);
     } catch (error) {
-      this.#add(1, this.#itemOfError(error));
+      const told = this.#translate(error);
+      this.#add(1, refusalBytes(told.rawMessage), itemOfError(told));
       this.#notify();
     }
   }
 
-  #submit(submission: Submission, kind: CommandKind): void {
-    const place = this.#add(this.#parts.journal.weightOf(submission), undefined);
+  #submit(submission: Submission, command: Command, key: string): void {
+    const place = this.#add(this.#parts.journal.weightOf(submission), resultBytes(command, key), undefined);
     try {
-      const itemOfOutcome = (outcome: Outcome): Result => itemOf(this.#parts, kind, outcome);
+      const itemOfOutcome = (outcome: Outcome): Result => itemOf(this.#parts, command.kind, outcome);
       // The first to hear of it: nothing may be taken before it is known.
       const itemOfFailure = (error: unknown): Result => this.#withoutOutcome(place, submission, error);
       const outcome = this.#outcomeOf(submission).then(itemOfOutcome, itemOfFailure);
       this.#underWay += 1;
-      void outcome.catch((error: unknown) => this.#itemOfError(error)).then((result) => this.#settle(place, result));
+      void outcome.catch((error: unknown) => itemOfError(this.#translate(error))).then((result) => this.#settle(place, result));
     } catch (error) {
       place.result = this.#withoutOutcome(place, submission, error);
       this.#notify();
@@ -157,7 +165,7 @@ class WriteStream implements Source {
   #withoutOutcome(place: Unanswered, submission: Submission, error: unknown): Result {
     place.undecided = usersOf(submission);
     this.#count(place.undecided, 1);
-    return this.#itemOfError(error);
+    return itemOfError(this.#translate(error));
   }
 
   #count(users: readonly bigint[], change: 1 | -1): void {
@@ -168,10 +176,10 @@ class WriteStream implements Source {
     }
   }
 
-  #add(weight: number, result: Result | undefined): Unanswered {
-    const place: Unanswered = { weight, result, undecided: [] };
+  #add(weight: number, bytes: number, result: Result | undefined): Unanswered {
+    const place: Unanswered = { weight, bytes, result, undecided: [] };
     this.#unanswered.push(place);
-    this.#weight += weight;
+    this.#weight += place.weight;
     return place;
   }
 
@@ -181,8 +189,8 @@ class WriteStream implements Source {
     if (place === this.#unanswered[0] || this.#underWay === 0) this.#notify();
   }
 
-  #itemOfError(error: unknown): Result {
-    return itemOfError(this.#parts.translate(error, "StreamWrites"));
+  #translate(error: unknown): ConnectError {
+    return this.#parts.translate(error, "StreamWrites");
   }
 
   #notify(): void {

@@ -20,8 +20,10 @@ import {
   type WriteResult,
 } from "../gen/ledger/v1/ledger_service_pb.ts";
 import type { Journal } from "../postgres/journal/journal.ts";
+import { refuseTooLarge } from "./answer-size.ts";
 import type { Answers } from "./answers.ts";
 import type { Call } from "./handlers.ts";
+import { resultBytes, resultCases } from "./result-size.ts";
 import { errorOfRefusal, refusalMessage, refusalOfError, type Translate } from "./status.ts";
 import { batchSubmissionOf, submissionOf } from "./submissions.ts";
 import { validate } from "./validation.ts";
@@ -52,9 +54,20 @@ export function writeHandlers(parts: WriteParts) {
     adjust: handler(writes.adjust, AdjustRequestSchema),
     batchWrite: async (request: BatchWriteRequest, call: Call) => {
       const { commands, keys, atomic } = validate(writes.batch, BatchWriteRequestSchema, request);
+      refuseLargeAnswer(commands, atomic ? [] : keys);
       return { results: atomic ? await writeAtomic(parts, commands, keys[0] ?? "", call) : await writeEach(parts, commands, keys, call) };
     },
   };
+}
+
+/**
+ * Refuses a batch before it is executed whose answer clients might not take: once it is applied, no other answer would be true. The bound depends on the
+ * request alone, so that a batch is refused either at its first attempt or never.
+ */
+function refuseLargeAnswer(commands: readonly Command[], keys: readonly string[]): void {
+  let bytes = 0;
+  commands.forEach((command, index) => (bytes += resultBytes(command, keys[index] ?? "")));
+  refuseTooLarge(bytes, "send fewer writes at once, or shorter texts with them (what an earlier version did with such a batch, GetOutcome tells)");
 }
 
 /** Executes one write, or previews it. */
@@ -100,17 +113,6 @@ async function writeAtomic(parts: WriteParts, commands: readonly Command[], key:
   return commands.map((_command, index) => ({ result: { case: "refusal", value: index === culprit ? refused : notTried } }));
 }
 
-const cases = {
-  top_up: "topUp",
-  deduct: "deduct",
-  refund: "refund",
-  transfer: "transfer",
-  place_hold: "placeHold",
-  capture_hold: "captureHold",
-  release_hold: "releaseHold",
-  adjust: "adjust",
-} as const;
-
 /** What a write is answered that was not carried out, or of which nobody knows whether it was. */
 export function itemOfError(error: ConnectError): Result {
   return { result: { case: "refusal", value: refusalOfError(error) } };
@@ -120,6 +122,6 @@ export function itemOfError(error: ConnectError): Result {
 export function itemOf({ answers, currencies }: WriteParts, kind: CommandKind | undefined, outcome: Outcome): Result {
   if (outcome.kind === "refused") return { result: { case: "refusal", value: refusalMessage(outcome.refusal, outcome.stored, currencies) } };
   const [result] = outcome.results;
-  if (result === undefined || kind === undefined || !(kind in cases)) throw new Error("a write has no result of its kind");
-  return { result: { case: cases[kind as keyof typeof cases], value: answers.written(result, outcome.replayed) } as Result["result"] };
+  if (result === undefined || kind === undefined || !(kind in resultCases)) throw new Error("a write has no result of its kind");
+  return { result: { case: resultCases[kind as keyof typeof resultCases], value: answers.written(result, outcome.replayed) } as Result["result"] };
 }

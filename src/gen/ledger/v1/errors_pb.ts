@@ -86,6 +86,7 @@ export const ErrorReason = {
 
   /**
    * RESOURCE_EXHAUSTED. The message, or the answer that it asks for, is larger than `limit_bytes`. Send less, or ask for less, at once.
+   * Nothing was tried: a batch is refused by how large its answer could become, which follows from its request alone.
    *
    * @generated from enum value: ERROR_REASON_MESSAGE_TOO_LARGE = 2;
    */

@@ -459,7 +459,7 @@ export const ListJobsRequestSchema: GenMessage<ListJobsRequest> = /*@__PURE__*/
  */
 export type ListJobsResponse = Message<"ledger.v1.ListJobsResponse"> & {
   /**
-   * The newest first; fewer than asked for where their prompts and parameters pass 3 MiB.
+   * The newest first.
    *
    * @generated from field: repeated ledger.v1.Job jobs = 1;
    */
@@ -1208,7 +1208,7 @@ export const JobService: GenService<{
     output: typeof GetJobResponseSchema;
   },
   /**
-   * Reads up to 1,000 jobs, in the order asked for; those that don't exist are left out. Where their prompts and parameters have over 3 MiB together,
+   * Reads up to 1,000 jobs, in the order asked for; those that don't exist are left out. Where they have over 3.5 MiB together,
    * `MESSAGE_TOO_LARGE`: ask for fewer.
    *
    * @generated from rpc ledger.v1.JobService.BatchGetJobs
@@ -1219,7 +1219,7 @@ export const JobService: GenService<{
     output: typeof BatchGetJobsResponseSchema;
   },
   /**
-   * Lists a user's jobs, the newest first.
+   * Lists a user's jobs, the newest first. A page has fewer than were asked for where they are large.
    *
    * @generated from rpc ledger.v1.JobService.ListJobs
    */
@@ -1241,8 +1241,8 @@ export const JobService: GenService<{
   },
   /**
    * Takes up to `max_jobs` due jobs for a worker: larger priority first, then the earlier `run_time`, then the smaller id. Waits up to
-   * `wait` while there are none. Fewer at once where their prompts and parameters pass 3 MiB: clients take 4 MiB for one answer if they aren't told
-   * otherwise.
+   * `wait` while there are none. Fewer at once where they are large: only those are leased that are answered, and an answer has 3.5 MiB at most. A job that
+   * alone is larger, which no call can have created, fails with that as its reason.
    *
    * @generated from rpc ledger.v1.JobService.ClaimJobs
    */
