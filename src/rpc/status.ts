@@ -132,11 +132,11 @@ const MAX_ITEM_MESSAGE = 4000;
 export function refusalOfError(error: ConnectError): RefusalMessage {
   const [info] = error.findDetails(ErrorInfoSchema);
   const reason = ErrorReason[(info?.reason ?? "INTERNAL") as Reason];
-  return create(RefusalSchema, { reason, message: error.rawMessage.slice(0, MAX_ITEM_MESSAGE), stored: false, metadata: info?.metadata ?? {} });
+  return create(RefusalSchema, { reason, message: error.rawMessage.slice(0, MAX_ITEM_MESSAGE).toWellFormed(), stored: false, metadata: info?.metadata ?? {} });
 }
 
 /** An error travels in headers, of which many clients take 8 KiB: a batch of a thousand malformed writes would have the connection ended instead. */
-const MOST_VIOLATIONS = 16;
+export const MOST_VIOLATIONS = 16;
 const MOST_VIOLATION_BYTES = 2200;
 const MOST_FIELD_BYTES = 300;
 const MOST_DESCRIPTION_BYTES = 500;

@@ -28,7 +28,8 @@ function protoPath(desc: DescMessage, path: readonly PropertyKey[]): string {
     if (typeof step === "number") {
       named += `[${step}]`;
     } else if (field?.fieldKind === "map") {
-      named += `["${String(step)}"]`;
+      // It may have been cut within a character.
+      named += `["${String(step).toWellFormed()}"]`;
     } else {
       // A oneof has no name on the wire: what follows is the field of it that was given.
       if (index < path.length - 1 && message?.oneofs.some(({ localName }) => localName === step)) continue;
@@ -119,8 +120,7 @@ const metadataKey = /^[A-Za-z0-9_.\-/:]{1,64}$/;
 
 /** A map of the caller's, sorted by key. */
 export function readMetadata(map: Readonly<Record<string, string>>, say: Say): Note["metadata"] {
-  // That one has always been passed over, as zod's records do: to keep it now would change the fingerprint of a request that is repeated.
-  const keys = Object.keys(map).filter((key) => key !== "__proto__");
+  const keys = Object.keys(map);
   if (keys.length > MAX_ENTRIES) say([], `must have at most ${MAX_ENTRIES} entries`);
   const entries = keys.map((key) => {
     const value = map[key] ?? "";

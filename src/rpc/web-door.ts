@@ -5,17 +5,18 @@
 
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import { setTimeout as delay } from "node:timers/promises";
-import type { DescService } from "@bufbuild/protobuf";
-import { createConnectRouter, type HandlerContext, type ServiceImpl } from "@connectrpc/connect";
+import type { DescMethod } from "@bufbuild/protobuf";
+import { createConnectRouter, type HandlerContext, type MethodImpl } from "@connectrpc/connect";
 import type { UniversalHandler } from "@connectrpc/connect/protocol";
 import { compressionGzip, universalRequestFromNodeRequest, universalResponseToNodeResponse } from "@connectrpc/connect-node";
 import type { Address } from "../config.ts";
 import type { Door } from "./grpc-door.ts";
 import type { Arrival, Entries } from "./handlers.ts";
+import { jsonReaderOf } from "./json-requests.ts";
 import { errorOfViolations } from "./status.ts";
 import type { Listen, Listener } from "./listener.ts";
 import { METRICS_TYPE } from "./metrics.ts";
-import { withReason } from "./web-reasons.ts";
+import { refusalOf, withReason } from "./web-reasons.ts";
 
 /** What the door needs beside the handlers. */
 export interface WebDoorOptions {
@@ -33,6 +34,8 @@ export interface WebDoorOptions {
 
 /** For the last answers to leave after their handlers are done. */
 const LAST_WORDS_MS = 100;
+/** Of a request that was answered we still read so much, in limits of a message. */
+const LARGEST_REST = 8;
 /** Compressing less than this costs more than it saves. */
 const COMPRESS_MIN_BYTES = 16 * 1024;
 
@@ -59,15 +62,26 @@ function handlersOf({ entries, messageLimit }: WebDoorOptions): ReadonlyMap<stri
     readMaxBytes: messageLimit,
     acceptCompression: [compressionGzip],
     compressMinBytes: COMPRESS_MIN_BYTES,
-    // A field that was misspelt would otherwise be left out silently.
-    jsonOptions: { ignoreUnknownFields: false },
   });
   for (const { service, unary, streams, exchanges } of entries) {
     const answered = [...unary, ...streams].map(([name, entry]) => [name, (request: never, context: HandlerContext) => entry(request, arrivalOf(context))] as const);
     const refused = [...exchanges.keys()].map((name) => [name, refuseExchange] as const);
-    router.service(service, Object.fromEntries<unknown>([...answered, ...refused]) as Partial<ServiceImpl<DescService>>);
+    for (const [name, handler] of [...answered, ...refused]) {
+      const method = service.method[name];
+      if (method === undefined) throw new Error(`${service.typeName} has no method ${name}`);
+      router.rpc(method, handler as MethodImpl<DescMethod>, { jsonOptions: jsonOptionsOf(method) });
+    }
   }
   return new Map(router.handlers.map((handler) => [handler.requestPath, handler]));
+}
+
+/**
+ * How requests of a method are read as JSON: made to be what the router's own reader takes without loss, at the place
+ * where it would decode their bytes, and so with whatever encoding, envelope and limit they came.
+ */
+function jsonOptionsOf({ input }: DescMethod): object {
+  // A field that was misspelt would otherwise be left out silently.
+  return { ignoreUnknownFields: false, textDecoder: { decode: jsonReaderOf(input) } };
 }
 
 function refuseExchange(): never {
@@ -78,11 +92,22 @@ function arrivalOf(context: HandlerContext): Arrival {
   return { timeoutMs: context.timeoutMs(), traceparent: context.requestHeader.get("traceparent") ?? undefined, signal: context.signal };
 }
 
-function serve(handler: UniversalHandler, request: IncomingMessage, response: ServerResponse, { log, messageLimit }: WebDoorOptions): void {
+function serve(
+  handler: UniversalHandler,
+  request: IncomingMessage,
+  response: ServerResponse,
+  { log, messageLimit }: WebDoorOptions,
+): void {
+  response.once("finish", () => discardRest(request, messageLimit));
   const run = async (): Promise<void> => {
     const asked = universalRequestFromNodeRequest(request, response, undefined, undefined);
-    // The router looks at the version for streams in both directions alone, which it would answer with a bare 505; we refuse those with a reason.
-    const answered = await handler({ ...asked, httpVersion: "2.0" });
+    // A request that isn't read to its end would be destroyed, and its connection be stuck.
+    const body = request.iterator({ destroyOnReturn: false });
+    // The router looks at the version for streams in both directions alone, which it would answer with a bare 505; we
+    // refuse those with a reason.
+    const answered = isUtf8(request.url ?? "")
+      ? await handler({ ...asked, body, httpVersion: "2.0" })
+      : refusalOf(errorOfViolations([NOT_UTF8]));
     await universalResponseToNodeResponse(await withReason(answered, messageLimit), response);
   };
   run().catch((error: unknown) => {
@@ -90,6 +115,34 @@ function serve(handler: UniversalHandler, request: IncomingMessage, response: Se
     if (!request.destroyed && !response.destroyed) log(error);
     response.destroy();
   });
+}
+
+/**
+ * Reads and drops what still comes of a request that was answered before its end: the connection's next call would
+ * wait behind it. Who goes on and on is cut off.
+ */
+function discardRest(request: IncomingMessage, messageLimit: number): void {
+  let bytes = 0;
+  const read = (): void => {
+    for (let chunk = request.read() as Buffer | null; chunk !== null; chunk = request.read() as Buffer | null) {
+      bytes += chunk.length;
+      if (bytes > LARGEST_REST * messageLimit) return void request.socket.destroy();
+    }
+  };
+  request.on("readable", read);
+  read();
+}
+
+const NOT_UTF8 = { field: "", description: "the URL must be percent-encoded UTF-8" };
+
+/** Whether no two URLs become one when they are decoded: what isn't UTF-8 would be replaced. */
+function isUtf8(url: string): boolean {
+  try {
+    decodeURIComponent(url);
+  } catch {
+    return false;
+  }
+  return !/[\u0080-\uFFFF]/.test(url);
 }
 
 function answerHealth(response: ServerResponse, problem: string | undefined): void {

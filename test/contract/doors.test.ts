@@ -1,5 +1,7 @@
 // One implementation behind two doors: every protocol gives the same answers and the same errors, within the same limits.
 
+import { Agent, request, type ClientRequest } from "node:http";
+import { text } from "node:stream/consumers";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
 import { FileDescriptorProtoSchema } from "@bufbuild/protobuf/wkt";
@@ -139,6 +141,46 @@ describe("by curl with JSON", () => {
 
   test("a path that isn't there says where methods are", async () => {
     expect(await post("/ledger.v1.LedgerService/Nothing", "{}")).toMatchObject({ status: 404, text: expect.stringContaining("/ledger.v1.LedgerService/GetBalance") as string });
+  });
+});
+
+describe("a request at the web port that is refused before it has come", () => {
+  const path = "/ledger.v1.LedgerService/WatchTransactions";
+  const tooLong = Buffer.from([0, 0x7f, 0xff, 0xff, 0xff]);
+  let agent: Agent;
+  beforeAll(() => {
+    agent = new Agent({ keepAlive: true, maxSockets: 1 });
+  });
+  afterAll(() => agent.destroy());
+
+  const begin = (headers: Readonly<Record<string, string>>) => {
+    const [host = "", port = ""] = service.httpAddress.split(":");
+    return request({ agent, host, port, method: "POST", path, headers: { "content-type": "application/connect+json", ...headers } });
+  };
+  const answerTo = (call: ClientRequest) =>
+    new Promise<string>((resolve, reject) => {
+      call.once("error", reject);
+      call.once("response", (response) => void text(response).then(resolve, reject));
+    });
+
+  test("doesn't hold up the next one on its connection", async () => {
+    for (const bytes of [110_000, 400_000]) {
+      const call = begin({ "content-length": `${bytes}` });
+      call.end(Buffer.concat([tooLong, Buffer.alloc(bytes - tooLong.length)]));
+      expect(await answerTo(call)).toContain("MESSAGE_TOO_LARGE");
+      expect(call.reusedSocket || bytes === 110_000, "the connection is the same").toBe(true);
+    }
+  });
+
+  test("is cut off where it goes on and on", async () => {
+    const call = begin({});
+    call.write(tooLong);
+    const cut = new Promise((resolve) => call.once("close", resolve));
+    expect(await answerTo(call)).toContain("MESSAGE_TOO_LARGE");
+    const pump = (): void => void (call.destroyed || call.write(Buffer.alloc(100_000), (error) => error ?? setImmediate(pump)));
+    call.on("error", () => undefined);
+    pump();
+    await cut;
   });
 });
 

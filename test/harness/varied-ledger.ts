@@ -7,10 +7,13 @@ const rub = (amount: string) => ({ currency: "RUB", amount });
 /** Texts that a format by lines, columns and escapes may stumble over. */
 const oddTexts: readonly string[] = ["tab\there", "two\nlines\r\n", "back\\slash \\N \\.", "\\.", '"quoted", \'quoted\'', "наличные €  ", " ", "\u0001\u007F", "x".repeat(500)];
 
+/** Names that a plain object has, or takes for something else. */
+export const oddNames = { ["__proto__"]: "p", constructor: "c", hasOwnProperty: "h", toString: "t" };
+
 /** A top-up with one of the odd texts in it. */
 export function oddTopUp(index: number, idempotencyKey: string) {
   const text = oddTexts[index] ?? "";
-  return { userId: 1n, amount: rub("100"), idempotencyKey, description: text, reference: `reference ${index}`, metadata: { text, plain: "x" } };
+  return { userId: 1n, amount: rub("100"), idempotencyKey, description: text, reference: `reference ${index}`, metadata: { text, plain: "x", ...oddNames } };
 }
 
 /** Writes it; answers the keys of the odd top-ups in their order, each with the id of its transaction. */
@@ -32,7 +35,7 @@ export async function writeVariedLedger({ ledger, admin, jobs, locks }: Clients)
   await admin.setCreditLimit({ userId: 1n, creditLimit: rub("50"), idempotencyKey: newKey() });
   await ledger.topUp({ userId: 2n, amount: rub("1"), idempotencyKey: newKey(), reference: "only once", uniqueReference: true });
   await ledger.deduct({ userId: 3n, amount: rub("1"), idempotencyKey: "refused" }).catch(() => undefined);
-  for (const prompt of oddTexts) await jobs.createJob({ userId: 1n, modelId: "m", prompt, parameters: { text: prompt, n: 1.5, list: [null, true] }, cost: rub("1"), idempotencyKey: newKey() });
+  for (const prompt of oddTexts) await jobs.createJob({ userId: 1n, modelId: "m", prompt, parameters: { text: prompt, n: 1.5, list: [null, true], names: oddNames }, cost: rub("1"), idempotencyKey: newKey() });
   const claimed = await jobs.claimJobs({ workerId: "w", modelIds: ["m"], maxJobs: 3, leaseDuration: { seconds: 600n } });
   const [first, second] = claimed.jobs;
   await jobs.completeJob({ jobId: first?.job?.id ?? 0n, fencingToken: first?.fencingToken ?? 0n, resultUrl: "https://results/1" });

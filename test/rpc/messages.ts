@@ -38,25 +38,32 @@ export const texts = fc.oneof(
 const int64s = fc.oneof(fc.bigInt({ min: -(2n ** 63n), max: 2n ** 63n - 1n }), fc.bigInt({ min: -(2n ** 33n), max: 2n ** 33n }), fc.constantFrom(0n, 127n, 128n, -1n));
 const int32s = fc.oneof(fc.integer(), fc.constantFrom(0, 127, 128, -1));
 
+/** The values of those fields for which there are others than for all fields of their type. */
+type Special = (field: DescField) => fc.Arbitrary<unknown> | undefined;
+
 /** An arbitrary message of a type. */
-export function messagesOf(desc: DescMessage): fc.Arbitrary<Init> {
-  return fc.record(Object.fromEntries(desc.members.map((member) => [member.localName, member.kind === "oneof" ? choicesOf(member) : fieldsOf(member)])), { requiredKeys: [] });
+export function messagesOf(desc: DescMessage, special: Special = () => undefined): fc.Arbitrary<Init> {
+  const members = desc.members.map((member) => [member.localName, member.kind === "oneof" ? choicesOf(member, special) : fieldsOf(member, special)]);
+  return fc.record(Object.fromEntries(members), { requiredKeys: [] });
 }
 
-function choicesOf({ fields }: DescOneof): fc.Arbitrary<unknown> {
-  const choices = fields.map((field) => fc.record({ case: fc.constant(field.localName), value: valuesOf(field) }));
+function choicesOf({ fields }: DescOneof, special: Special): fc.Arbitrary<unknown> {
+  const choices = fields.map((field) => fc.record({ case: fc.constant(field.localName), value: valuesOf(field, special) }));
   return fc.oneof(fc.constant({ case: undefined }), fc.constant(undefined), ...choices);
 }
 
-function fieldsOf(field: DescField): fc.Arbitrary<unknown> {
-  if (field.fieldKind === "list") return fc.option(fc.array(valuesOf(field), { maxLength: 5 }), { nil: undefined });
-  if (field.fieldKind === "map") return fc.option(fc.dictionary(texts, valuesOf(field), { maxKeys: 5 }), { nil: undefined });
-  return fc.option(valuesOf(field), { nil: undefined });
+function fieldsOf(field: DescField, special: Special): fc.Arbitrary<unknown> {
+  const values = valuesOf(field, special);
+  if (field.fieldKind === "list") return fc.option(fc.array(values, { maxLength: 5 }), { nil: undefined });
+  if (field.fieldKind === "map") return fc.option(fc.dictionary(special(field) === undefined ? texts : (special(field) as typeof texts), values, { maxKeys: 5 }), { nil: undefined });
+  return fc.option(values, { nil: undefined });
 }
 
-function valuesOf(field: DescField): fc.Arbitrary<unknown> {
+function valuesOf(field: DescField, special: Special): fc.Arbitrary<unknown> {
+  const own = special(field);
+  if (own !== undefined) return own;
   if (field.message === StructSchema) return fc.dictionary(fc.string(), fc.jsonValue({ maxDepth: 2 }), { maxKeys: 3 });
-  if (field.message !== undefined) return messagesOf(field.message);
+  if (field.message !== undefined) return messagesOf(field.message, special);
   if (field.enum !== undefined) return fc.oneof(fc.constantFrom(...field.enum.values.map(({ number }) => number)), int32s);
   switch (field.scalar) {
     case ScalarType.STRING:
