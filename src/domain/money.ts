@@ -1,6 +1,7 @@
 // Exact amounts: a count of minor units as a bigint, a decimal number as text outside. Never a float.
 
 import { MAX_DIGITS } from "./currency.ts";
+import { isLonger } from "./text.ts";
 
 /** An amount of one currency, in minor units. */
 export interface Money {
@@ -24,7 +25,7 @@ export type ParsedAmount = { readonly minor: bigint } | { readonly problem: stri
 /** Reads a decimal number of a currency with this many fraction digits. */
 export function parseAmount(text: string, digits: number): ParsedAmount {
   // Longer than any amount within bounds: said before a number of a million digits is looked at.
-  if (text.length > 40) return { problem: "must have at most 40 characters" };
+  if (isLonger(text, 40)) return { problem: "must have at most 40 characters" };
   const match = decimal.exec(text);
   if (match === null) return { problem: 'must be a decimal number such as "12.50", without exponent, "+", spaces or leading zeros' };
   const [, sign, whole, fraction = ""] = match;

@@ -5,10 +5,11 @@ import { z } from "zod";
 import type { Command } from "../domain/command.ts";
 import type { Currencies } from "../domain/currency.ts";
 import type { JobAsk, JobStatus } from "../domain/job.ts";
+import { isLonger } from "../domain/text.ts";
 import type { Money } from "../gen/ledger/v1/money_pb.ts";
 import { statusMessages } from "./job-answers.ts";
 import { pageTokenText } from "./pages.ts";
-import { id, idempotencyKey, leaseIntervalOrDefault, money, name, pageSize, printableText, storable, text, timestamp, waitInterval } from "./validation.ts";
+import { id, idempotencyKey, leaseIntervalOrDefault, money, name, pageSize, printableText, report, storable, text, timestamp, waitInterval } from "./validation.ts";
 
 const MAX_PARAMETERS = 100_000;
 const MAX_DEPTH = 32;
@@ -59,7 +60,7 @@ export function jobSchemas(currencies: Currencies, defaultCurrency: string) {
       jobId: id,
       status: jobStatus.refine((status) => status !== undefined, "is required"),
       resultUrl: text(2000),
-      errorMessage: text(2000),
+      errorMessage: report(2000),
       finalCost,
       idempotencyKey: printableText,
     })
@@ -78,7 +79,7 @@ export function jobSchemas(currencies: Currencies, defaultCurrency: string) {
       progressPercent: z.int().refine((percent) => percent >= 0 && percent <= 100, "must be from 0 to 100").optional(),
     }),
     completeJob: z.object({ ...leased, resultUrl: text(2000), finalCost }),
-    failJob: z.object({ ...leased, errorMessage: text(2000), final: z.boolean() }),
+    failJob: z.object({ ...leased, errorMessage: report(2000), final: z.boolean() }),
     cancelJob: z.object({ jobId: id, idempotencyKey: printableText }),
     retryJob: z.object({ jobId: id, idempotencyKey }),
     watchJobs: z
@@ -122,7 +123,7 @@ const parameters = z.custom<JsonObject>().optional().transform((given, context):
   if (given === undefined) return "";
   const problem = problemIn(given, 0);
   const written = problem === undefined ? JSON.stringify(sorted(given)) : "";
-  if (problem !== undefined || written.length > MAX_PARAMETERS) {
+  if (problem !== undefined || isLonger(written, MAX_PARAMETERS)) {
     context.addIssue({ code: "custom", message: problem ?? `must have at most ${MAX_PARAMETERS} characters as JSON` });
     return z.NEVER;
   }

@@ -7,6 +7,7 @@ import { currencyOf, type Currencies } from "../domain/currency.ts";
 import type { Failure, FailureReason } from "../domain/failure.ts";
 import { formatAmount, type Money } from "../domain/money.ts";
 import type { Refusal } from "../domain/refusal.ts";
+import { firstOf } from "../domain/text.ts";
 import { BadRequestSchema, ErrorInfoSchema, RetryInfoSchema } from "../gen/google/rpc/error_details_pb.ts";
 import { ErrorReason, RefusalSchema, type Refusal as RefusalMessage } from "../gen/ledger/v1/errors_pb.ts";
 
@@ -132,7 +133,7 @@ const MAX_ITEM_MESSAGE = 4000;
 export function refusalOfError(error: ConnectError): RefusalMessage {
   const [info] = error.findDetails(ErrorInfoSchema);
   const reason = ErrorReason[(info?.reason ?? "INTERNAL") as Reason];
-  return create(RefusalSchema, { reason, message: error.rawMessage.slice(0, MAX_ITEM_MESSAGE).toWellFormed(), stored: false, metadata: info?.metadata ?? {} });
+  return create(RefusalSchema, { reason, message: firstOf(error.rawMessage, MAX_ITEM_MESSAGE).toWellFormed(), stored: false, metadata: info?.metadata ?? {} });
 }
 
 /** An error travels in headers, of which many clients take 8 KiB: a batch of a thousand malformed writes would have the connection ended instead. */

@@ -9,6 +9,7 @@ import { z } from "zod";
 import type { Note } from "../domain/command.ts";
 import type { Currencies } from "../domain/currency.ts";
 import { parseAmount } from "../domain/money.ts";
+import { isLonger, reportOf } from "../domain/text.ts";
 import type { Money } from "../gen/ledger/v1/money_pb.ts";
 import { errorOfViolations } from "./status.ts";
 
@@ -80,7 +81,7 @@ export function storable(value: string): boolean {
 
 /** What is wrong with any text of up to so many characters. */
 export function textProblem(value: string, maxLength: number): string | undefined {
-  if (value.length > maxLength) return `must have at most ${maxLength} characters`;
+  if (isLonger(value, maxLength)) return `must have at most ${maxLength} characters`;
   return storable(value) ? undefined : "must not contain U+0000 or half a surrogate pair";
 }
 
@@ -89,11 +90,16 @@ export function text(maxLength: number) {
   return without(z.string(), (value) => textProblem(value, maxLength));
 }
 
+/** Any text that says what went wrong; see `reportOf`. */
+export function report(maxLength: number) {
+  return z.string().transform((given) => reportOf(given, maxLength));
+}
+
 const printable = /^[\p{L}\p{M}\p{N}\p{P}\p{S}\p{Zs}]*$/u;
 
 /** What is wrong with a key or a reference. */
 export const printableProblem: ProblemOf<string> = (value) => {
-  if (value.length > 128) return "must have at most 128 characters";
+  if (isLonger(value, 128)) return "must have at most 128 characters";
   return value.isWellFormed() && printable.test(value) ? undefined : "must consist of printable characters";
 };
 
@@ -102,7 +108,7 @@ export const printableText = without(z.string(), printableProblem);
 
 /** What a caller calls something: printable characters, at least one. */
 export function name(maxLength: number) {
-  return printableText.refine((value) => value !== "" && value.length <= maxLength, `must have 1 to ${maxLength} characters`);
+  return printableText.refine((value) => value !== "" && !isLonger(value, maxLength), `must have 1 to ${maxLength} characters`);
 }
 
 /** Said where a key is missing. */
@@ -124,9 +130,9 @@ export function readMetadata(map: Readonly<Record<string, string>>, say: Say): N
   if (keys.length > MAX_ENTRIES) say([], `must have at most ${MAX_ENTRIES} entries`);
   const entries = keys.map((key) => {
     const value = map[key] ?? "";
-    if (!metadataKey.test(key)) say([key.slice(0, 64)], "must have a key of 1 to 64 letters, digits and _ . - / :");
+    if (!metadataKey.test(key)) say([key.slice(0, 64).toWellFormed()], "must have a key of 1 to 64 letters, digits and _ . - / :");
     const problem = textProblem(value, MAX_VALUE);
-    if (problem !== undefined) say([key.slice(0, 64)], problem);
+    if (problem !== undefined) say([key.slice(0, 64).toWellFormed()], problem);
     return [key, value] as const;
   });
   return entries.toSorted(([a], [b]) => (a < b ? -1 : 1));

@@ -7,7 +7,7 @@ import { createServer, type IncomingMessage, type Server, type ServerResponse } 
 import { setTimeout as delay } from "node:timers/promises";
 import type { DescMethod } from "@bufbuild/protobuf";
 import { createConnectRouter, type HandlerContext, type MethodImpl } from "@connectrpc/connect";
-import type { UniversalHandler } from "@connectrpc/connect/protocol";
+import type { UniversalHandler, UniversalServerResponse } from "@connectrpc/connect/protocol";
 import { compressionGzip, universalRequestFromNodeRequest, universalResponseToNodeResponse } from "@connectrpc/connect-node";
 import type { Address } from "../config.ts";
 import type { Door } from "./grpc-door.ts";
@@ -16,7 +16,7 @@ import { jsonReaderOf } from "./json-requests.ts";
 import { errorOfViolations } from "./status.ts";
 import type { Listen, Listener } from "./listener.ts";
 import { METRICS_TYPE } from "./metrics.ts";
-import { refusalOf, withReason } from "./web-reasons.ts";
+import { withReason } from "./web-reasons.ts";
 
 /** What the door needs beside the handlers. */
 export interface WebDoorOptions {
@@ -92,6 +92,9 @@ function arrivalOf(context: HandlerContext): Arrival {
   return { timeoutMs: context.timeoutMs(), traceparent: context.requestHeader.get("traceparent") ?? undefined, signal: context.signal };
 }
 
+/** The router would take reads by GET as well, with their requests in the address. */
+const byPostOnly: UniversalServerResponse = { status: 405, header: new Headers({ allow: "POST" }) };
+
 function serve(
   handler: UniversalHandler,
   request: IncomingMessage,
@@ -105,9 +108,7 @@ function serve(
     const body = request.iterator({ destroyOnReturn: false });
     // The router looks at the version for streams in both directions alone, which it would answer with a bare 505; we
     // refuse those with a reason.
-    const answered = isUtf8(request.url ?? "")
-      ? await handler({ ...asked, body, httpVersion: "2.0" })
-      : refusalOf(errorOfViolations([NOT_UTF8]));
+    const answered = request.method === "POST" ? await handler({ ...asked, body, httpVersion: "2.0" }) : byPostOnly;
     await universalResponseToNodeResponse(await withReason(answered, messageLimit), response);
   };
   run().catch((error: unknown) => {
@@ -131,18 +132,6 @@ function discardRest(request: IncomingMessage, messageLimit: number): void {
   };
   request.on("readable", read);
   read();
-}
-
-const NOT_UTF8 = { field: "", description: "the URL must be percent-encoded UTF-8" };
-
-/** Whether no two URLs become one when they are decoded: what isn't UTF-8 would be replaced. */
-function isUtf8(url: string): boolean {
-  try {
-    decodeURIComponent(url);
-  } catch {
-    return false;
-  }
-  return !/[\u0080-\uFFFF]/.test(url);
 }
 
 function answerHealth(response: ServerResponse, problem: string | undefined): void {

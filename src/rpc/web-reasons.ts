@@ -33,11 +33,6 @@ const misaddressed: Readonly<Record<number, string>> = {
   415: 'the content type must be "application/json" for a call, "application/connect+json" for a stream, or one of gRPC-Web',
 };
 
-/** The answer to a call that isn't handed to the router. */
-export function refusalOf(error: ConnectError): UniversalServerResponse {
-  return answerOf(codeToHttpStatus(error.code), undefined, error);
-}
-
 function answerOf(status: number, header: Headers | undefined, error: ConnectError): UniversalServerResponse {
   const bytes = errorToJsonBytes(error, undefined);
   const headers = new Headers(header);

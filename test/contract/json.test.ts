@@ -212,26 +212,6 @@ describe("two texts stay two", () => {
     const { transaction } = await service.ledger.topUp({ ...request, idempotencyKey: newKey() });
     expect(transaction).toMatchObject({ description: request.description, metadata: request.metadata });
   });
-
-  test.each([
-    "/ledger.v1.LedgerService/GetOutcome?message=%E9",
-    "/ledger.v1.LedgerService/GetOutcome?message=%",
-    "/ledger.v1.LedgerService/TopUp?%ED%A0%80",
-  ])("in a URL: %s", async (url) => {
-    for (const method of ["GET", "POST"]) {
-      const response = await fetch(`http://${service.httpAddress}${url}`, {
-        method,
-        headers: { "content-type": "application/json" },
-        ...(method === "POST" ? { body: "{}" } : {}),
-      });
-      const error = errorFromJson((await response.json()) as never, undefined, unknown);
-      expect([response.status, describeFailure(error).reason, error.rawMessage]).toEqual([
-        400,
-        "INVALID_REQUEST",
-        expect.stringContaining("percent-encoded UTF-8"),
-      ]);
-    }
-  });
 });
 
 describe("any legal name comes back as it was sent", () => {

@@ -49,6 +49,7 @@ describe("a top-up is refused for", () => {
     ["a description with U+0000", { description: "a\0b" }, "description"],
     ["metadata with too many entries", { metadata: Object.fromEntries(Array.from({ length: 33 }, (_, n) => [`k${n}`, ""])) }, "metadata"],
     ["a metadata key with a space", { metadata: { "a b": "" } }, 'metadata["a b"]'],
+    ["a metadata key of 65 letters", { metadata: { ["k".repeat(65)]: "" } }, `metadata["${"k".repeat(64)}"]`],
     ["a metadata value that is too long", { metadata: { a: "v".repeat(513) } }, 'metadata["a"]'],
     ["a negative expected sequence", { expectedSequence: -1n }, "expected_sequence"],
     ["a unique reference without a reference", { uniqueReference: true }, "reference"],

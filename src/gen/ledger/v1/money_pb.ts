@@ -10,7 +10,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file ledger/v1/money.proto.
  */
 export const file_ledger_v1_money: GenFile = /*@__PURE__*/
-  fileDesc("ChVsZWRnZXIvdjEvbW9uZXkucHJvdG8SCWxlZGdlci52MSIpCgVNb25leRIQCghjdXJyZW5jeRgBIAEoCRIOCgZhbW91bnQYAiABKAlCFFoSbGVkZ2VyL3YxO2xlZGdlcnYxYgZwcm90bzM");
+  fileDesc("ChVsZWRnZXIvdjEvbW9uZXkucHJvdG8SCWxlZGdlci52MSIpCgVNb25leRIQCghjdXJyZW5jeRgBIAEoCRIOCgZhbW91bnQYAiABKAlCcwoOZGV2LmxlZGdlcmQudjFCCk1vbmV5UHJvdG9QAVolbGVkZ2VyZC5kZXYvZ2VuL2dvL2xlZGdlci92MTtsZWRnZXJ2MaICA0xER6oCCkxlZGdlcmQuVjHKAgpMZWRnZXJkXFYx6gILTGVkZ2VyZDo6VjFiBnByb3RvMw");
 
 /**
  * An exact amount of one currency. Never a float, on no side of the wire.
