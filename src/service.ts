@@ -25,12 +25,13 @@ import { holdsOf } from "./postgres/holds.ts";
 import { JobQueue } from "./postgres/job-queue.ts";
 import { JobWatch } from "./postgres/job-watch.ts";
 import { jobsOf } from "./postgres/jobs.ts";
-import { openJournal } from "./postgres/journal/journal.ts";
+import { openJournal, type Journal } from "./postgres/journal/journal.ts";
 import { Leadership } from "./postgres/leadership.ts";
 import { LockWaits } from "./postgres/lock-waits.ts";
 import { locksOf } from "./postgres/locks.ts";
 import { knownMigrations } from "./postgres/migrate.ts";
 import { openPool, RUNTIME_ROLE, withSession } from "./postgres/pool.ts";
+import { readableClaims } from "./postgres/readable-claims.ts";
 import { rowsFor } from "./postgres/rows.ts";
 import { safetyProblems } from "./postgres/safety.ts";
 import { ledgerOf } from "./postgres/snapshot.ts";
@@ -169,7 +170,7 @@ async function openStorage(config: Config, log: Logger, opened: AsyncDisposableS
   const feed = new Feed(background, rows, config.LEDGERD_FEED_POLL);
   const jobs = jobsOf(pool, rows);
   const locks = locksOf(pool);
-  const jobQueue = new JobQueue(claimsOf(background, rows), config.LEDGERD_WAIT_POLL);
+  const jobQueue = new JobQueue(readableClaims(claimsOf(background, rows), () => journal), config.LEDGERD_WAIT_POLL);
   const jobWatch = new JobWatch(jobsOf(background, rows), config.LEDGERD_WAIT_POLL);
   const lockWaits = new LockWaits(locks, config.LEDGERD_WAIT_POLL);
   const wake = {
@@ -185,7 +186,7 @@ async function openStorage(config: Config, log: Logger, opened: AsyncDisposableS
     wake[news]();
     tell(news);
   };
-  const journal = openJournal(
+  const journal: Journal = openJournal(
     {
       url: database.url,
       rows,

@@ -1,16 +1,40 @@
 // What a job of the old application becomes: its work goes on, its money is not touched again.
 //
-// Whether the old application was paid for a job, nobody can tell from its row. So an adopted job costs nothing: it holds nothing, and charges
-// nothing when it ends. What it cost, and whatever else couldn't stay, is kept beside it.
+// Whether the old application was paid for a job, nobody can tell from its row. So an adopted job costs nothing: it
+// holds nothing, and charges nothing when it ends. What it cost, and whatever else couldn't stay, is kept beside it. A
+// job that couldn't be handed to a worker as it was is failed, rather than handed over as something else.
 
-import { unitOf, type AdoptionRules } from "./adoption.ts";
+import { beginningOf, unitOf, type AdoptionRules } from "./adoption.ts";
+import { decimalOf } from "./decimal.ts";
 import type { Job, JobStatus } from "./job.ts";
+import { problemIn, sizeProblem, structBytes, type Json, type JsonObject } from "./parameters.ts";
 import type { Tally } from "./tally.ts";
 
 /** What kinds of old jobs a report counts. */
 export type JobKind =
-  | "adopted" | "pending" | "processing" | "completed" | "failed" | "cancelled" | "interrupted" | "status_spelled" | "status_unknown" | "cost_dropped"
-  | "cost_missing" | "end_missing" | "time_missing" | "model_missing" | "parameters_wrapped" | "texts_cut" | "vanished" | "id_below_1";
+  | "adopted"
+  | "pending"
+  | "processing"
+  | "completed"
+  | "failed"
+  | "cancelled"
+  | "interrupted"
+  | "status_spelled"
+  | "status_unknown"
+  | "cost_dropped"
+  | "cost_missing"
+  | "end_missing"
+  | "time_missing"
+  | "model_missing"
+  | "model_cut"
+  | "parameters_wrapped"
+  | "parameters_no_json"
+  | "parameters_unreadable"
+  | "numbers_rounded"
+  | "names_doubled"
+  | "texts_cut"
+  | "vanished"
+  | "id_below_1";
 
 /** A row of the old table `jobs`; times in microseconds. */
 export interface OldJob {
@@ -20,9 +44,8 @@ export interface OldJob {
   readonly currency: string | null;
   readonly modelId: string;
   readonly prompt: string;
-  /** JSON as text; empty: none. */
+  /** As the old column has them, JSON or not; empty: none. */
   readonly parameters: string;
-  readonly parametersAreObject: boolean;
   readonly status: string | null;
   readonly resultUrl: string;
   readonly errorMessage: string;
@@ -53,10 +76,29 @@ const statuses: ReadonlyMap<string, JobStatus> = new Map([
   ["canceled", "cancelled"],
 ]);
 
+/** Characters of a model's name. */
+const MODEL_LIMIT = 100;
+/** Characters of an old status that a message has. */
+const STATUS_LIMIT = 100;
+
+/** What of an old job goes over, and why that isn't all of it. */
+interface Contents {
+  readonly modelId: string;
+  readonly parameters: string;
+  /** Why a worker can't be given it. */
+  readonly problem: string | undefined;
+  /** What couldn't stay. */
+  readonly lost: Readonly<Record<string, string>>;
+  readonly bytes: number;
+}
+
+type Count = (kind: JobKind) => void;
+
 /** Adopts a job. */
 export function adoptJob(rules: AdoptionRules, old: OldJob, tally: Tally<JobKind>): AdoptedJob {
-  const count = (kind: JobKind): void => tally.add(kind, old.id);
-  const { status, errorMessage } = stateOf(old, count);
+  const count: Count = (kind) => tally.add(kind, old.id);
+  const { modelId, parameters, problem, lost, bytes } = contentsOf(old, count);
+  const { status, errorMessage } = stateOf(old, problem, count);
   const createdAt = usable(rules, old.createdAt);
   if (createdAt === undefined) count("time_missing");
   const created = createdAt ?? rules.now;
@@ -64,34 +106,155 @@ export function adoptJob(rules: AdoptionRules, old: OldJob, tally: Tally<JobKind
   const ended = usable(rules, old.completedAt);
   if (isFinal && ended === undefined) count("end_missing");
   if (old.cost === null) count("cost_missing");
-  else if (/[1-9]/.test(old.cost) || !/^[\d.]+$/.test(old.cost)) count("cost_dropped");
-  if (old.modelId === "") count("model_missing");
-  if (old.parameters !== "" && !old.parametersAreObject) count("parameters_wrapped");
-  if (old.isCut) count("texts_cut");
+  else if (/[1-9]/.test(old.cost) || decimalOf(old.cost) === undefined) count("cost_dropped");
   if (old.id < 1n) count("id_below_1");
   count("adopted");
   count(status);
   const job: Job = {
-    id: old.id, userId: old.userId, currency: unitOf(rules, old.currency)?.currency.code ?? rules.fallback, modelId: old.modelId === "" ? "unknown" : old.modelId,
-    prompt: old.prompt, parameters: old.parameters === "" || old.parametersAreObject ? old.parameters : `{"value": ${old.parameters}}`,
-    cost: 0n, idempotencyKey: "", maxAttempts: 3, priority: 0, createdAt: created, status, holdId: undefined,
-    finalCost: status === "completed" ? 0n : undefined, resultUrl: old.resultUrl, errorMessage, runAt: created,
-    attempt: status === "pending" && statuses.get(plain(old.status)) === "pending" ? 0 : 1, workerId: "", fencingToken: 0n, leaseExpiresAt: undefined,
-    progress: status === "completed" ? 100 : 0, cancelRequested: false,
+    id: old.id,
+    userId: old.userId,
+    currency: unitOf(rules, old.currency)?.currency.code ?? rules.fallback,
+    modelId,
+    prompt: old.prompt,
+    parameters,
+    cost: 0n,
+    idempotencyKey: "",
+    maxAttempts: 3,
+    priority: 0,
+    createdAt: created,
+    status,
+    holdId: undefined,
+    finalCost: status === "completed" ? 0n : undefined,
+    resultUrl: old.resultUrl,
+    errorMessage,
+    runAt: created,
+    attempt: status === "pending" && statuses.get(plain(old.status)) === "pending" ? 0 : 1,
+    workerId: "",
+    fencingToken: 0n,
+    leaseExpiresAt: undefined,
+    progress: status === "completed" ? 100 : 0,
+    cancelRequested: false,
     completedAt: isFinal ? later(created, ended ?? created) : undefined,
   };
-  return { job, bytes: old.isCut ? JOB_BYTES : old.bytes, old: { status: old.status, cost: old.cost, ...(old.isCut ? { bytes: `${old.bytes}` } : {}) } };
+  const replaced =
+    errorMessage === old.errorMessage || old.errorMessage === "" ? {} : { error_message: old.errorMessage };
+  return { job, bytes, old: { status: old.status, cost: old.cost, ...replaced, ...lost } };
+}
+
+function contentsOf(old: OldJob, count: Count): Contents {
+  const modelId = old.modelId === "" ? "unknown" : beginningOf(old.modelId, MODEL_LIMIT);
+  const isModelCut = old.modelId !== "" && modelId !== old.modelId;
+  const { text, struct, problem, lost } = parametersOf(old.parameters, count);
+  if (old.modelId === "") count("model_missing");
+  if (isModelCut) count("model_cut");
+  if (old.isCut) count("texts_cut");
+  const others = [old.prompt, old.resultUrl, old.errorMessage].reduce((sum, one) => sum + Buffer.byteLength(one), 0);
+  return {
+    modelId,
+    parameters: text,
+    problem: old.isCut
+      ? "its prompt and parameters were too long to be adopted whole"
+      : isModelCut
+        ? `the name of its model has more than ${MODEL_LIMIT} characters`
+        : problem,
+    lost: {
+      ...lost,
+      ...(isModelCut ? { model_id: old.modelId } : {}),
+      ...(old.isCut ? { bytes: `${old.bytes}` } : {}),
+    },
+    bytes: struct + others,
+  };
+}
+
+/**
+ * Parameters for the ledger: written as every reader will read them, the old ones beside them where that isn't the
+ * same.
+ */
+function parametersOf(
+  given: string,
+  count: Count,
+): Pick<Contents, "problem" | "lost"> & { readonly text: string; readonly struct: number } {
+  const nothing = { text: "", struct: 0, problem: undefined, lost: {} };
+  const value = jsonOf(given);
+  if (given === "" || value === null) return nothing;
+  const isObject = typeof value === "object" && !Array.isArray(value);
+  if (value === undefined) count("parameters_no_json");
+  else if (!isObject) count("parameters_wrapped");
+  const object = isObject ? (value as JsonObject) : { value: value ?? given };
+  const problem = problemIn(object) ?? sizeProblem(object);
+  if (problem !== undefined) {
+    count("parameters_unreadable");
+    return { ...nothing, problem: `its parameters can't be handed over: they ${problem}`, lost: { parameters: given } };
+  }
+  const changes = value === undefined ? [] : changesIn(given, value);
+  changes.forEach(count);
+  return {
+    text: JSON.stringify(object),
+    struct: structBytes(object),
+    problem: undefined,
+    lost: changes.length === 0 ? {} : { parameters: given },
+  };
+}
+
+function jsonOf(text: string): Json | undefined {
+  try {
+    return JSON.parse(text) as Json;
+  } catch {
+    return undefined;
+  }
+}
+
+/** Texts, those that are names with the colon behind them, and numbers of a JSON text. */
+const tokens = /"[^"\\]*(?:\\.[^"\\]*)*"(\s*:)?|-?\d[\d.eE+-]*/g;
+
+/**
+ * What of a JSON text its reader doesn't get: figures that a double has no room for, and all but the last member of a
+ * name.
+ */
+function changesIn(text: string, value: Json): readonly JobKind[] {
+  let names = 0;
+  let isRounded = false;
+  for (const [token, colon] of text.matchAll(tokens)) {
+    if (colon !== undefined) names += 1;
+    else if (!token.startsWith('"')) isRounded ||= figuresOf(token) !== figuresOf(String(Number(token)));
+  }
+  const changes: JobKind[] = isRounded ? ["numbers_rounded"] : [];
+  return names === namesIn(value) ? changes : [...changes, "names_doubled"];
+}
+
+/** A number, written in one way. */
+function figuresOf(text: string): string {
+  const { whole, fraction } = decimalOf(text.toLowerCase()) ?? { whole: text, fraction: "" };
+  const written = `${whole.replace(/^(-?)0+(?=\d)/, "$1")}.${fraction.replace(/0+$/, "")}`;
+  return written === "-0." ? "0." : written;
+}
+
+/** How many members there are in a value, and in all values in it. */
+function namesIn(value: Json): number {
+  if (typeof value !== "object" || value === null) return 0;
+  const inner = Object.values(value) as readonly Json[];
+  return inner.reduce((sum: number, one) => sum + namesIn(one), Array.isArray(value) ? 0 : inner.length);
 }
 
 /** Where an adopted job stands. Nobody works on it any more: one that was being worked on waits again. */
-function stateOf(old: OldJob, count: (kind: JobKind) => void): { readonly status: JobStatus; readonly errorMessage: string } {
+function stateOf(
+  old: OldJob,
+  problem: string | undefined,
+  count: Count,
+): { readonly status: JobStatus; readonly errorMessage: string } {
   const { errorMessage } = old;
   const known = statuses.get(plain(old.status));
-  if (known === undefined) count("status_unknown");
-  else if (known !== old.status) count("status_spelled");
-  if (known === undefined) return { status: "failed", errorMessage: errorMessage === "" ? `adopted with the status ${JSON.stringify(old.status)}` : errorMessage };
+  if (known === undefined) {
+    count("status_unknown");
+    const status = old.status === null ? null : beginningOf(old.status, STATUS_LIMIT);
+    return {
+      status: "failed",
+      errorMessage: errorMessage === "" ? `adopted with the status ${JSON.stringify(status)}` : errorMessage,
+    };
+  }
+  if (known !== old.status) count("status_spelled");
   if (known !== "pending" && known !== "processing") return { status: known, errorMessage };
-  if (old.isCut) return { status: "failed", errorMessage: "its prompt and parameters were too long to be adopted whole" };
+  if (problem !== undefined) return { status: "failed", errorMessage: problem };
   if (known === "processing") count("interrupted");
   return { status: "pending", errorMessage };
 }

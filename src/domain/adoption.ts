@@ -5,7 +5,8 @@
 
 import { evolve, newAccount, type Account, type Entry, type TransactionType } from "./account.ts";
 import { currencyOf, type Currencies, type Currency } from "./currency.ts";
-import { formatAmount, withinBounds } from "./money.ts";
+import { decimalOf } from "./decimal.ts";
+import { formatAmount, MAX_MINOR, withinBounds } from "./money.ts";
 import type { Tally } from "./tally.ts";
 import type { Posting } from "./transaction.ts";
 
@@ -16,13 +17,20 @@ export const ADOPTER = "ledgerd adopt";
 export type TransactionKind =
   | "adopted" | "currency_missing" | "currency_spelled" | "currency_renamed" | "currency_not_of_balance" | "type_spelled" | "type_unknown"
   | "sign_against_type" | "below_floor" | "amount_zero" | "amount_cut" | "amount_not_a_number" | "time_missing" | "time_before_1970"
-  | "time_in_future" | "time_out_of_order" | "description_cut";
+  | "time_in_future" | "time_out_of_order" | "description_cut" | "old_value_cut";
 export type UserKind =
   | "adopted" | "without_transactions" | "with_nothing" | "without_balance_row" | "balance_missing" | "balance_negative" | "balance_currency_missing"
   | "balance_currency_spelled" | "balance_currency_renamed" | "with_opening" | "corrected" | "vanished" | "id_below_1";
 
 /** The old application's data can't be taken over as it is. */
 export class AdoptionProblem extends Error {}
+
+/** Something that the ledger can't hold, wherever it is. */
+export interface Obstacle {
+  /** Names rows, such as `balances in USD that are NaN`. */
+  readonly what: string;
+  readonly remedy: string;
+}
 
 /** What was decided for the whole adoption. */
 export interface AdoptionRules {
@@ -33,16 +41,21 @@ export interface AdoptionRules {
   readonly renamed: ReadonlyMap<string, string>;
   /** When it began, in microseconds: nothing adopted is later. */
   readonly now: bigint;
+  /**
+   * Is told of each row that the ledger can't hold. Either it throws, or what follows is of no account: a rehearsal
+   * goes on to find the others.
+   */
+  readonly refuse: (obstacle: Obstacle, row: string) => void;
 }
 
 /** A row of the old table `transactions`; times in microseconds, null where there is none that can be one. */
 export interface OldTransaction {
   readonly userId: bigint;
   readonly id: bigint;
-  readonly amount: string;
+  readonly amount: string | null;
   readonly currency: string | null;
-  readonly type: string;
-  /** At most one character more than are kept. */
+  readonly type: string | null;
+  /** At least one character more than are kept, if it has more. */
   readonly description: string | null;
   readonly time: bigint | null;
   /** As the old application would have shown it. */
@@ -101,6 +114,10 @@ export const BEFORE_ALL = -(2n ** 63n);
 
 /** Characters of a description that are kept: as many as a request may have. */
 export const DESCRIPTION_LIMIT = 2000;
+/** Characters of an old value that are kept beside what it became: as many as a value of metadata may have. */
+const OLD_VALUE_LIMIT = 512;
+/** Characters of a currency that can be named in a message, and on a command line. */
+const LONGEST_NAME = 40;
 
 /** Which currency an old column means; undefined if none that the ledger has. */
 export function unitOf({ currencies, fallback, renamed }: AdoptionRules, text: string | null): Unit | undefined {
@@ -113,17 +130,34 @@ export function unitOf({ currencies, fallback, renamed }: AdoptionRules, text: s
   return { currency, kind };
 }
 
-function mustUnit(rules: AdoptionRules, text: string | null): Unit {
+function mustUnit(rules: AdoptionRules, text: string | null, row: string): Unit {
   const unit = unitOf(rules, text);
-  // The survey before the first row found none.
-  if (unit === undefined) throw new AdoptionProblem(`the currency ${JSON.stringify(text)} appeared while the old database was being adopted: stop the old application, and run it again`);
-  return unit;
+  if (unit !== undefined) return unit;
+  rules.refuse(unknownCurrency(text ?? ""), row);
+  return { currency: currencyOf(rules.currencies, rules.fallback), kind: undefined };
 }
 
-/** An old amount in minor units; toward zero where the currency has fewer digits. */
-export function amountOf(text: string, digits: number): { readonly minor: bigint; readonly kind: "amount_cut" | "amount_not_a_number" | undefined } {
-  if (!/^-?\d+(\.\d+)?$/.test(text)) return { minor: 0n, kind: "amount_not_a_number" };
-  const [whole = "", fraction = ""] = text.split(".");
+function unknownCurrency(text: string): Obstacle {
+  const code = text.trim().toUpperCase();
+  const name = JSON.stringify(text.length > LONGEST_NAME ? `${text.slice(0, LONGEST_NAME)}…` : text);
+  const what = `money in ${name}, which is no currency of the ledger`;
+  if (text.length > LONGEST_NAME || !/^[\p{L}\p{N}\p{P}\p{S} ]+$/u.test(code)) return { what, remedy: "correct it" };
+  const rename = /^[A-Z0-9]+$/.test(code) ? `${code}=RUB` : `'${code.replaceAll("'", "'\\''")}=RUB'`;
+  const unit = /^[A-Z]{3}$/.test(code) ? `, or make it a unit with LEDGERD_UNITS=${code}:2` : "";
+  return { what, remedy: `say which one it is with --rename-currency ${rename}${unit}` };
+}
+
+/** An old amount in minor units, and what had to be done to it. */
+export interface Amount {
+  readonly minor: bigint;
+  readonly kind: "amount_cut" | "amount_not_a_number" | undefined;
+}
+
+/** Reads an old amount; toward zero where the currency has fewer digits. */
+export function amountOf(text: string | null, digits: number): Amount {
+  const decimal = decimalOf(text ?? "");
+  if (decimal === undefined) return { minor: 0n, kind: "amount_not_a_number" };
+  const { whole, fraction } = decimal;
   const minor = BigInt(whole + fraction.slice(0, digits).padEnd(digits, "0"));
   return { minor, kind: /[1-9]/.test(fraction.slice(digits)) ? "amount_cut" : undefined };
 }
@@ -131,7 +165,10 @@ export function amountOf(text: string, digits: number): { readonly minor: bigint
 /** What rows come to by currency, added to those at hand. */
 export function addTotals(rules: AdoptionRules, rows: readonly OldTransaction[], totals = new Map<string, Total>()): Map<string, Total> {
   for (const { amount, currency, time } of rows) {
-    const { code, digits } = mustUnit(rules, currency).currency;
+    const unit = unitOf(rules, currency);
+    // It is refused with the row.
+    if (unit === undefined) continue;
+    const { code, digits } = unit.currency;
     const before = totals.get(code);
     totals.set(code, { sum: (before?.sum ?? 0n) + amountOf(amount, digits).minor, time: before?.time ?? usableTime(rules, time) });
   }
@@ -189,10 +226,17 @@ class UserAdoption {
   #readBalance(): { code: string; minor: bigint } | undefined {
     const { balance } = this.#user;
     if (balance === undefined) return undefined;
-    const { currency } = mustUnit(this.#rules, balance.currency);
-    const { minor, kind } = amountOf(balance.balance ?? "0", currency.digits);
-    if (kind !== undefined) throw new AdoptionProblem(`the balance of user ${balance.userId}, ${balance.balance}, can't be one of ${currency.code}: correct it`);
-    return { code: currency.code, minor };
+    const row = `user ${balance.userId}`;
+    const { code, digits } = mustUnit(this.#rules, balance.currency, row).currency;
+    const { minor, kind } = amountOf(balance.balance ?? "0", digits);
+    if (kind === "amount_not_a_number") {
+      this.#rules.refuse({ what: `balances in ${code} that are NaN or Infinity`, remedy: "correct them" }, row);
+    }
+    if (kind === "amount_cut") {
+      const what = `balances in ${code} with more fraction digits than the ${digits} that it has`;
+      this.#rules.refuse({ what, remedy: "round them, or say with --rename-currency which currency they are in" }, row);
+    }
+    return { code, minor };
   }
 
   #owedIn(code: string): bigint {
@@ -223,7 +267,7 @@ class UserAdoption {
   }
 
   #add(row: OldTransaction): void {
-    const { currency, kind } = mustUnit(this.#rules, row.currency);
+    const { currency, kind } = mustUnit(this.#rules, row.currency, `transaction ${row.id}`);
     const { code, digits } = currency;
     if (row.id <= (this.#known.get(code)?.lastOldId ?? BEFORE_ALL)) return;
     const account = this.#open(code);
@@ -236,17 +280,23 @@ class UserAdoption {
     const { time, kind: timeKind } = this.#timeOf(row, account);
     if (timeKind !== undefined) found.push(timeKind);
     const description = row.description ?? "";
-    const isCut = description.length > DESCRIPTION_LIMIT && Array.from(description).length > DESCRIPTION_LIMIT;
+    const kept = beginningOf(description, DESCRIPTION_LIMIT);
+    const isCut = kept !== description;
     if (isCut) found.push("description_cut");
     const metadata: [string, string][] = [];
-    if (amount.kind !== undefined) metadata.push(["adopted.amount", row.amount]);
-    if (row.currency !== code) metadata.push(["adopted.currency", row.currency ?? "null"]);
-    if (isCut) metadata.push(["adopted.description", "cut"]);
-    if (timeKind !== undefined) metadata.push(["adopted.time", row.timeText ?? "null"]);
-    if (row.type !== type) metadata.push(["adopted.type", row.type]);
+    const keep = (name: string, value: string | null): void => {
+      const kept = beginningOf(value ?? "null", OLD_VALUE_LIMIT);
+      if (kept !== (value ?? "null") && !found.includes("old_value_cut")) found.push("old_value_cut");
+      metadata.push([`adopted.${name}`, kept]);
+    };
+    if (amount.kind !== undefined) keep("amount", row.amount);
+    if (row.currency !== code) keep("currency", row.currency);
+    if (isCut) keep("description", "cut");
+    if (timeKind !== undefined) keep("time", row.timeText);
+    if (row.type !== type) keep("type", row.type);
     for (const one of found) this.#transactions.add(one, row.id);
     const entry: Entry = { type, userId: row.userId, currency: code, amount: amount.minor, heldChange: 0n };
-    this.#write(entry, time, `transactions/${row.id}`, isCut ? Array.from(description).slice(0, DESCRIPTION_LIMIT).join("") : description, metadata);
+    this.#write(entry, time, `transactions/${row.id}`, kept, metadata);
   }
 
   /** Within an account times never go back, and nothing is later than now. */
@@ -272,7 +322,7 @@ class UserAdoption {
     if (balance === undefined) return this.#users.add("without_balance_row", userId);
     if (balance.balance === null) this.#users.add("balance_missing", userId);
     if ((this.#owed?.minor ?? 0n) < 0n) this.#users.add("balance_negative", userId);
-    const { kind } = mustUnit(this.#rules, balance.currency);
+    const kind = unitOf(this.#rules, balance.currency)?.kind;
     if (kind !== undefined) this.#users.add(`balance_${kind}`, userId);
   }
 
@@ -280,8 +330,9 @@ class UserAdoption {
     const { currency, userId } = entry;
     const after = evolve(this.#accounts.get(currency) ?? newAccount(userId, currency), entry, time);
     if (!withinBounds(after.balance) || !withinBounds(entry.amount)) {
-      const { digits } = currencyOf(this.#rules.currencies, currency);
-      throw new AdoptionProblem(`user ${userId} would have ${formatAmount(after.balance, digits)} ${currency} at some point, more than the ledger holds: correct it`);
+      const most = formatAmount(MAX_MINOR, currencyOf(this.#rules.currencies, currency).digits);
+      const what = `accounts in ${currency} that would at some point be beyond what the ledger holds, ${most}`;
+      this.#rules.refuse({ what, remedy: "correct their balances or transactions" }, `user ${userId}`);
     }
     this.#accounts.set(currency, after);
     this.#postings.push({
@@ -293,12 +344,23 @@ class UserAdoption {
 }
 
 /** The type of a row that changed its account by `amount` to `after`: the old one where it obeys that type's law, else an adjustment. */
-function typeOf(old: string, amount: bigint, after: bigint): { readonly type: TransactionType; readonly kinds: readonly TransactionKind[] } {
-  const word = old.trim().toLowerCase();
+function typeOf(
+  old: string | null,
+  amount: bigint,
+  after: bigint,
+): { readonly type: TransactionType; readonly kinds: readonly TransactionKind[] } {
+  const word = (old ?? "").trim().toLowerCase();
   if (word !== "topup" && word !== "deduction" && word !== "refund") return { type: "adjustment", kinds: ["type_unknown"] };
   const kinds: TransactionKind[] = word === old ? [] : ["type_spelled"];
   if (amount === 0n) return { type: "adjustment", kinds: [...kinds, "amount_zero"] };
   if (amount > 0n === (word === "deduction")) return { type: "adjustment", kinds: [...kinds, "sign_against_type"] };
   if (word === "deduction" && after < 0n) return { type: "adjustment", kinds: [...kinds, "below_floor"] };
   return { type: word, kinds };
+}
+
+/** The first so many characters of a text, of Unicode: no emoji is cut in two. */
+export function beginningOf(text: string, limit: number): string {
+  if (text.length <= limit) return text;
+  const characters = Array.from(text.slice(0, 2 * limit + 1));
+  return characters.length <= limit ? text : characters.slice(0, limit).join("");
 }

@@ -16,7 +16,7 @@ export class Tally<Kind extends string> {
     this.#counts = new Map(Object.entries(counted).map(([kind, { count, examples }]) => [kind, { count, examples: [...examples] }]));
   }
 
-  add(kind: Kind, example: bigint): void {
+  add(kind: Kind, example: bigint | string): void {
     const found = this.#counts.get(kind);
     if (found === undefined) {
       this.#counts.set(kind, { count: 1, examples: [example.toString()] });

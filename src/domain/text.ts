@@ -1,4 +1,4 @@
-// Lengths of texts, in characters: Unicode code points, as the contract and PostgreSQL count them. JavaScript's own
+// Which texts are kept. Their lengths are in characters: Unicode code points, as the contract and PostgreSQL count them. JavaScript's own
 // `length` counts an emoji twice.
 
 /** Whether a text has more than so many characters. */
@@ -21,13 +21,18 @@ function unitsOf(text: string, characters: number): number {
   return units;
 }
 
+/** Whether PostgreSQL can store it as text, and protobuf carry it. */
+export function isStorable(text: string): boolean {
+  return !text.includes("\0") && text.isWellFormed();
+}
+
 /**
  * A report that something failed, as it can be kept: it must not be refused for its wording, or the failure itself
  * would be lost. What PostgreSQL can't store is replaced by U+FFFD; what is too long is cut, and says so at its end.
  */
 export function reportOf(text: string, most: number): string {
-  const storable = text.toWellFormed().replaceAll("\0", "\uFFFD");
-  if (!isLonger(storable, most)) return storable;
+  const mended = text.toWellFormed().replaceAll("\0", "\uFFFD");
+  if (!isLonger(mended, most)) return mended;
   const mark = `… (cut at ${most.toLocaleString("en")} characters)`;
-  return firstOf(storable, most - mark.length) + mark;
+  return firstOf(mended, most - mark.length) + mark;
 }

@@ -4,14 +4,19 @@ import { writeFileSync } from "node:fs";
 import type { DatabasePool } from "slonik";
 import { AdoptionProblem } from "../domain/adoption.ts";
 import type { Currencies } from "../domain/currency.ts";
-import { adopt, rehearse, type AdoptOptions, type AdoptReport } from "./adopt.ts";
+import { adopt } from "./adopt.ts";
+import { rehearse } from "./adopt-rehearsal.ts";
 import { describeAdoption } from "./adopt-report.ts";
+import type { AdoptOptions, AdoptReport } from "./adopt-terms.ts";
 import { describe } from "./finding.ts";
 import { toJson, type Progress } from "./progress.ts";
 import { verifyLedger } from "./verify.ts";
 
 /** Rows in a batch: a few megabytes, some tenths of a second. */
 const BATCH = 5000;
+
+/** An old code, whatever is in it, and ours. */
+const rename = /^(.+)=([A-Z]{3})$/s;
 
 /** The options of the command line, as they were given. */
 export interface AdoptFlags {
@@ -45,7 +50,7 @@ export interface AdoptTarget {
 export function problemOfFlags({ from, "rename-currency": renames = [] }: AdoptFlags): string | undefined {
   if (from === undefined) return "adopt needs --from, the old application's database, such as --from postgres://user:password@host:5432/database";
   if (!URL.canParse(from) || !/^postgres(ql)?:$/.test(new URL(from).protocol)) return "--from must be a URL such as postgres://user:password@host:5432/database";
-  const wrong = renames.find((pair) => !/^[^=]{1,3}=[A-Z]{3}$/.test(pair));
+  const wrong = renames.find((pair) => !rename.test(pair));
   return wrong === undefined ? undefined : `--rename-currency must be an old code and ours, such as RUR=RUB; it is ${JSON.stringify(wrong)}`;
 }
 
@@ -66,7 +71,11 @@ export async function runAdoption(flags: AdoptFlags, settings: AdoptSettings, op
 }
 
 function optionsOf(flags: AdoptFlags, { currencies, defaultCurrency, connectTimeoutMs, queryTimeoutMs }: AdoptSettings, tell: AdoptOptions["tell"]): AdoptOptions {
-  const renamed = new Map((flags["rename-currency"] ?? []).map((pair): [string, string] => [pair.slice(0, pair.indexOf("=")).trim().toUpperCase(), pair.slice(pair.indexOf("=") + 1)]));
+  const pairs = (flags["rename-currency"] ?? []).map((pair): [string, string] => {
+    const [, old = "", ours = ""] = rename.exec(pair) ?? [];
+    return [old.trim().toUpperCase(), ours];
+  });
+  const renamed = new Map(pairs);
   const fallback = flags.currency ?? defaultCurrency;
   const unknown = [fallback, ...renamed.values()].find((code) => !currencies.has(code));
   if (unknown !== undefined) throw new AdoptionProblem(`${unknown} is no currency of ISO 4217, nor in LEDGERD_UNITS`);

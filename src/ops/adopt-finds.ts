@@ -19,6 +19,14 @@ export interface Seen {
   readonly jobs: bigint;
 }
 
+/** What of the rows that there are wasn't seen; undefined: nothing. */
+export function missingRows(seen: Seen, there: Seen): string | undefined {
+  const table = (["balances", "transactions", "jobs"] as const).find((one) => seen[one] !== there[one]);
+  if (table === undefined) return undefined;
+  const found = `of which ${seen[table]} were found in the order of their ids`;
+  return `the old database has ${there[table]} ${table}, ${found}: REINDEX its tables, and run this again`;
+}
+
 const nothingSeen: Seen = { balances: 0n, transactions: 0n, jobs: 0n };
 
 /** What was found so far, as it is stored with the adoption. */

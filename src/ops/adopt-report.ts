@@ -3,7 +3,7 @@
 import type { JobKind } from "../domain/adopted-job.ts";
 import type { TransactionKind, UserKind } from "../domain/adoption.ts";
 import type { Count } from "../domain/tally.ts";
-import type { AdoptReport } from "./adopt.ts";
+import type { AdoptReport } from "./adopt-terms.ts";
 import type { Found } from "./adopt-finds.ts";
 
 const users: Readonly<Record<UserKind, string>> = {
@@ -34,12 +34,13 @@ const transactions: Readonly<Record<TransactionKind, string>> = {
   below_floor: "deductions that passed zero: adjustments",
   amount_zero: "of nothing: adjustments",
   amount_cut: "with more digits than their currency has: cut toward zero, the opening makes it good",
-  amount_not_a_number: "of NaN: adjustments of nothing",
+  amount_not_a_number: "of NULL, NaN or Infinity: adjustments of nothing",
   time_missing: "without a time: that of the row before",
   time_before_1970: "from before 1970: the time of the row before",
   time_in_future: "from the future: the time of the adoption",
   time_out_of_order: "older than the row before them: that one's time",
   description_cut: "with more than 2,000 characters of description: cut",
+  old_value_cut: "whose old values, kept beside them, have more than 512 characters: cut",
 };
 
 const jobs: Readonly<Record<JobKind, string>> = {
@@ -57,7 +58,12 @@ const jobs: Readonly<Record<JobKind, string>> = {
   end_missing: "were final without an end: they ended when they were created",
   time_missing: "had no time of creation: that of the adoption",
   model_missing: "named no model: unknown",
+  model_cut: "named a model in more than 100 characters: cut, and failed unless they were final",
   parameters_wrapped: "had parameters that were no object: {\"value\": …}",
+  parameters_no_json: "had parameters that were no JSON: {\"value\": \"…\"}",
+  parameters_unreadable: "had parameters that no client could read: kept beside them, and failed unless they were final",
+  numbers_rounded: "had numbers in their parameters that no double is: the nearest one, the old text is kept beside it",
+  names_doubled: "had a name twice in an object of their parameters: the last one counts, the old text is kept beside it",
   vanished: "were deleted in the old database after an earlier pass had adopted them: cancelled",
   texts_cut: "had more than a megabyte of texts: cut, and failed unless they were final",
   id_below_1: "have an id below 1, which no call can name",

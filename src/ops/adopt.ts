@@ -1,6 +1,7 @@
 // Takes over a database of the old application: docs/adoption.md says what becomes of what.
 //
-//   survey    every old row is looked at: what the ledger can't hold is refused before anything is written, and the tables get a fingerprint
+//   survey    the old rows are counted, and the tables get a fingerprint
+//   rehearsal every old row is read: what the ledger can't hold is refused before anything is written
 //   proof     the ledger holds as it is, and has none of the old users: else nobody could serve from it until it is mended
 //   users     balances and transactions, user by user, in batches of one transaction each
 //   jobs      in the order of their ids
@@ -11,75 +12,23 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { isDeepStrictEqual } from "node:util";
 import { adoptJob, JOB_BYTES, type OldJob } from "../domain/adopted-job.ts";
-import { adoptUser, AdoptionProblem, BEFORE_ALL, unitOf, type AdoptionRules, type KnownAccount, type MovedAccount, type OldUser } from "../domain/adoption.ts";
-import type { Currencies } from "../domain/currency.ts";
-import { accountId } from "../domain/group.ts";
-import { Source, type Contents, type SourceOptions } from "../postgres/adoption/source.ts";
+import { AdoptionProblem, BEFORE_ALL, type AdoptionRules } from "../domain/adoption.ts";
+import { Source, type Contents } from "../postgres/adoption/source.ts";
 import { Target, type Adoption, type Progress } from "../postgres/adoption/target.ts";
 import { rowsFor } from "../postgres/rows.ts";
-import { Finds, type Found, type Seen } from "./adopt-finds.ts";
+import { Finds, missingRows } from "./adopt-finds.ts";
 import { chunksOf } from "./adopt-reading.ts";
-
-/** What to adopt, and how. */
-export interface AdoptOptions {
-  readonly source: SourceOptions;
-  readonly currencies: Currencies;
-  /** What a missing currency stands for. */
-  readonly fallback: string;
-  readonly renamed: ReadonlyMap<string, string>;
-  /** Whether others may be connected to the old database. */
-  readonly ignoreSessions: boolean;
-  /** Rows in a batch, and users. */
-  readonly batch: number;
-  /** Is told how far it is. */
-  readonly tell: (phase: string, done: number, total: number) => void;
-}
-
-/** How an adoption ended. */
-export interface AdoptReport extends Found {
-  readonly outcome: "adopted" | "already_adopted" | "rehearsed";
-  /** How often the old tables were gone through. */
-  readonly passes: number;
-  /** Old transactions less adopted ones: 0 unless rows came late or went away between two passes. */
-  readonly unmatched: number;
-  readonly source: string;
-}
+import { rehearseOn, survey } from "./adopt-rehearsal.ts";
+import { adoptChunk, JOBS, rulesOf, type AdoptOptions, type AdoptReport } from "./adopt-terms.ts";
 
 /** Proves the ledger; throws if it doesn't hold. */
 export type Proof = () => Promise<void>;
 
-/** Jobs that are read at once: each may have a megabyte of texts. */
-const JOBS = 100;
 /** Bytes of jobs' texts in one transaction. */
 const PART_BYTES = 8_000_000;
 const SERVED_PAUSES_MS = [100, 400, 1500];
 /** Batches after which the log gets further partitions. */
 const PARTITIONS_EACH = 500;
-
-/** Looks at the old database as an adoption would, and writes nothing. */
-export async function rehearse(options: AdoptOptions): Promise<AdoptReport> {
-  const source = await Source.open(options.source);
-  try {
-    const contents = await survey(source, options);
-    const rules = rulesOf(options, BigInt(Date.now()) * 1000n);
-    const finds = new Finds();
-    let known: ReadonlyMap<string, KnownAccount> = new Map();
-    for await (const { users } of chunksOf(source, rules, { userId: BEFORE_ALL, transactionId: BEFORE_ALL }, options.batch)) {
-      known = carried(users, known, adoptChunk(rules, users, known, finds).accounts);
-      options.tell("users", Number(finds.seen.transactions), totalOf(contents.transactions));
-    }
-    for (let after = BEFORE_ALL; ; ) {
-      const jobs = await source.jobs(after, JOBS);
-      const last = jobs.at(-1);
-      if (last === undefined) break;
-      for (const job of jobs) adoptJob(rules, job, finds.jobs);
-      after = last.id;
-    }
-    return { outcome: "rehearsed", passes: 1, unmatched: finds.unmatched(), source: await source.identity(), ...finds.found() };
-  } finally {
-    await source.close();
-  }
-}
 
 /** Adopts the old database into the ledger at `url`, whose schema is up to date; goes on where an earlier run was cut off. */
 export async function adopt(url: string, options: AdoptOptions, proof: Proof): Promise<AdoptReport> {
@@ -95,57 +44,6 @@ export async function adopt(url: string, options: AdoptOptions, proof: Proof): P
   } finally {
     await source.close();
   }
-}
-
-/** Looks at everything before anything is written. Throws what must be mended first, all of it at once. */
-async function survey(source: Source, options: AdoptOptions): Promise<Contents> {
-  const strangers = options.ignoreSessions ? [] : await source.strangers();
-  const contents = await source.contents();
-  const rules = rulesOf(options, 0n);
-  const problems = [...problemsWith(contents, rules)];
-  if (strangers.length > 0) {
-    const names = strangers.map(({ pid, user, application, address }) => `pid ${pid} (${[user, application, address].filter((part) => part !== "").join(", ")})`);
-    problems.push(`others are connected to the old database, ${names.join("; ")}: stop the old application and disconnect them, or say --ignore-sessions if they only read`);
-  }
-  if (problems.length > 0) throw new AdoptionProblem(problems.join("; "));
-  return contents;
-}
-
-function* problemsWith({ balances, transactions }: Contents, rules: AdoptionRules): Generator<string> {
-  const unknown = new Map<string, string>();
-  for (const { currency, example } of transactions) if (unitOf(rules, currency) === undefined) unknown.set(currency ?? "", `transaction ${example}`);
-  for (const { currency, example } of balances) if (unitOf(rules, currency) === undefined) unknown.set(currency ?? "", `user ${example}`);
-  for (const [currency, example] of unknown) {
-    yield `the old database has money in ${JSON.stringify(currency)} (${example}), which is no currency of the ledger: say which one it is with --rename-currency ${currency}=RUB, or make it a unit with LEDGERD_UNITS=${currency}:2`;
-  }
-  for (const { currency, example, digits, notNumbers } of balances) {
-    const unit = unitOf(rules, currency)?.currency;
-    if (notNumbers > 0n) yield `${notNumbers} balances in ${JSON.stringify(currency)} are NaN or Infinity: correct them`;
-    if (unit !== undefined && digits > unit.digits) {
-      yield `balances in ${unit.code} (user ${example} has one) have ${digits} fraction digits, but ${unit.code} has ${unit.digits}: correct them, or say with --rename-currency which currency they are in`;
-    }
-  }
-}
-
-function rulesOf({ currencies, fallback, renamed }: AdoptOptions, now: bigint): AdoptionRules {
-  return { currencies, fallback, renamed, now };
-}
-
-function totalOf(surveys: Contents["transactions"]): number {
-  return Number(surveys.reduce((sum, { count }) => sum + count, 0n));
-}
-
-/** What the users of a chunk become. */
-function adoptChunk(rules: AdoptionRules, users: readonly OldUser[], stored: ReadonlyMap<string, KnownAccount>, finds: Finds) {
-  const codes = Map.groupBy(stored.values(), ({ account }) => account.userId);
-  const adopted = users.map((user) => {
-    const known = new Map((codes.get(user.userId) ?? []).map((one): [string, KnownAccount] => [one.account.currency, one]));
-    return adoptUser(rules, user, known, finds.transactions, finds.users);
-  });
-  const rows = users.reduce((sum, user) => sum + user.rows.length, 0);
-  const balances = users.filter(({ balance, isLast }) => balance !== undefined && isLast).length;
-  finds.seen = { ...finds.seen, balances: finds.seen.balances + BigInt(balances), transactions: finds.seen.transactions + BigInt(rows) };
-  return { postings: adopted.flatMap(({ postings }) => postings), accounts: adopted.flatMap(({ accounts }) => accounts) };
 }
 
 /** Jobs in parts that one transaction writes: of so many bytes, or of one job. */
@@ -164,15 +62,6 @@ function partsOf(jobs: readonly OldJob[]): readonly (readonly OldJob[])[] {
     bytes += own;
   }
   return parts;
-}
-
-/** The accounts of the last of these users, if the next chunk goes on with that one: in a dry run no ledger has them. */
-function carried(users: readonly OldUser[], before: ReadonlyMap<string, KnownAccount>, moved: readonly MovedAccount[]): ReadonlyMap<string, KnownAccount> {
-  const last = users.at(-1);
-  const lastOldId = last?.rows.at(-1)?.id;
-  if (last === undefined || last.isLast || lastOldId === undefined) return new Map();
-  const accounts = [...[...before.values()].map(({ account }) => account), ...moved.map(({ after }) => after)].filter(({ userId }) => userId === last.userId);
-  return new Map(accounts.map((account) => [accountId(account.userId, account.currency), { account, lastOldId }]));
 }
 
 /** One run of an adoption. */
@@ -194,10 +83,18 @@ class Run {
     const found = await this.#target.adoption(source);
     if (found?.phase === "done") return this.#again(found, contents);
     await this.#refuseServed();
+    await this.#rehearse(found, contents);
     const adoption = await this.#current(found, source, contents);
     if (adoption.step === 0n) await this.#checkTarget(adoption, contents);
     else await this.#target.reserveJobs(adoption, contents.lastJobId);
     return this.#checked(await this.#jobs(await this.#users(adoption, contents), contents), contents);
+  }
+
+  /** Finds what the run would stumble over before it writes: at its beginning, and where the old database has changed. */
+  async #rehearse(found: Adoption | undefined, contents: Contents): Promise<void> {
+    if (found !== undefined && found.step > 0n && found.fingerprint === contents.fingerprint) return;
+    const tell: AdoptOptions["tell"] = (phase, done, total) => this.#options.tell(`rehearse ${phase}`, done, total);
+    await rehearseOn(this.#source, this.#options, contents, tell);
   }
 
   /** It was adopted before: nothing is to be done, unless the old database has changed since. */
@@ -255,14 +152,21 @@ class Run {
     throw new AdoptionProblem("a ledgerd works on this ledger: stop it first, so that nothing half adopted is served");
   }
 
+  #rulesOf({ startedAt }: Adoption): AdoptionRules {
+    return rulesOf(this.#options, startedAt, ({ what, remedy }, row) => {
+      const found = `the old database has changed since it was looked at, and now has ${what} (${row})`;
+      throw new AdoptionProblem(`${found}: ${remedy}, and run this again`);
+    });
+  }
+
   #start(finds: Finds): Progress {
     return { phase: "users", userId: BEFORE_ALL, transactionId: BEFORE_ALL, jobId: BEFORE_ALL, report: finds.stored() };
   }
 
   async #users(begun: Adoption, contents: Contents): Promise<Adoption> {
     if (begun.phase !== "users") return begun;
-    const rules = rulesOf(this.#options, begun.startedAt);
-    const total = totalOf(contents.transactions);
+    const rules = this.#rulesOf(begun);
+    const total = Number(contents.transactions);
     const finds = new Finds(begun.report);
     let adoption = begun;
     let batches = 0;
@@ -280,7 +184,7 @@ class Run {
 
   async #jobs(begun: Adoption, { jobs: total }: Contents): Promise<Adoption> {
     if (begun.phase !== "jobs") return begun;
-    const rules = rulesOf(this.#options, begun.startedAt);
+    const rules = this.#rulesOf(begun);
     const finds = new Finds(begun.report);
     let adoption = begun;
     for (;;) {
@@ -335,12 +239,8 @@ class Run {
     if (after.fingerprint !== adoption.fingerprint) {
       throw new AdoptionProblem("the old database changed while it was being adopted: stop the old application, and run this again; it takes over what has changed");
     }
-    const { seen } = new Finds(adoption.report);
-    const expected: Seen = { balances: BigInt(totalOf(before.balances)), transactions: BigInt(totalOf(before.transactions)), jobs: before.jobs };
-    for (const table of ["balances", "transactions", "jobs"] as const) {
-      if (seen[table] === expected[table]) continue;
-      throw new AdoptionProblem(`the old database has ${expected[table]} ${table}, of which ${seen[table]} were found in the order of their ids: are there some with the same id?`);
-    }
+    const missing = missingRows(new Finds(adoption.report).seen, before);
+    if (missing !== undefined) throw new AdoptionProblem(missing);
     await this.#proof();
     const { pass, source, report } = await this.#target.move(adoption, { ...adoption, phase: "done" });
     const finds = new Finds(report);

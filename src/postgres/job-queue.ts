@@ -2,7 +2,8 @@
 
 import { setTimeout as delay } from "node:timers/promises";
 import type { Job } from "../domain/job.ts";
-import type { Claim, Claims } from "./claims.ts";
+import type { Claim } from "./claims.ts";
+import type { ReadableClaims } from "./readable-claims.ts";
 
 interface Waiting {
   readonly claim: Claim;
@@ -13,14 +14,14 @@ interface Waiting {
 
 /** The workers of one process. */
 export class JobQueue {
-  readonly #claims: Claims;
+  readonly #claims: ReadableClaims;
   readonly #pollMs: number;
   /** By what they want: only the first in each line asks the database, and the next one when it got something. */
   readonly #lines = new Map<string, Waiting[]>();
   #looking = false;
   #wake = Promise.withResolvers<void>();
 
-  constructor(claims: Claims, pollMs: number) {
+  constructor(claims: ReadableClaims, pollMs: number) {
     this.#claims = claims;
     this.#pollMs = pollMs;
   }

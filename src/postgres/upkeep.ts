@@ -5,6 +5,7 @@ import { sql, type DatabasePool } from "slonik";
 import { z } from "zod";
 import type { Command, Note } from "../domain/command.ts";
 import type { Submission } from "../domain/group.ts";
+import type { Job } from "../domain/job.ts";
 import type { Claims } from "./claims.ts";
 import type { Holds } from "./holds.ts";
 import type { Payer } from "./jobs.ts";
@@ -57,6 +58,11 @@ export function rescueJobs(claims: Claims, journal: Journal): Promise<void> {
   return sweep(() => claims.lost(SWEEP_SIZE), rescueOf, journal);
 }
 
+/** Fails a job for good, under the lease that it has. */
+export async function failForGood(job: Job, problem: string, journal: Journal): Promise<void> {
+  await Promise.all(journal.submit([failureOf(job, problem)], performance.now() + SWEEP_LIMIT_MS));
+}
+
 /** Finds what is due and submits it, until nothing is. */
 async function sweep<T>(find: () => Promise<readonly T[]>, submissionOf: (found: T) => Submission, journal: Journal): Promise<void> {
   for (;;) {
@@ -84,6 +90,11 @@ function expiryOf({ userId, currency }: { readonly userId: bigint; readonly curr
 
 function rescueOf({ jobId, userId, currency }: Payer): Submission {
   return ownWork({ kind: "rescue_job", jobId, userId, currency, expectedSequence: undefined, note });
+}
+
+function failureOf({ id: jobId, userId, currency, fencingToken }: Job, problem: string): Submission {
+  const what = { kind: "fail_job", jobId, fencingToken, errorMessage: problem, final: true, jitter: 0 } as const;
+  return ownWork({ ...what, userId, currency, expectedSequence: undefined, note });
 }
 
 function ownWork(command: Command): Submission {

@@ -3,6 +3,7 @@
 import type { JsonObject } from "@bufbuild/protobuf";
 import { LARGEST_ROW } from "../domain/answer-size.ts";
 import type { Job, JobStatus } from "../domain/job.ts";
+import { readParameters } from "../domain/parameters.ts";
 import { accountAfter, type Result } from "../domain/transaction.ts";
 import { JobSchema, JobStatus as StatusMessage, type Job as JobMessage } from "../gen/ledger/v1/job_service_pb.ts";
 import { sizeOf } from "./answer-size.ts";
@@ -58,11 +59,17 @@ function wholeJob({ money }: Answers, job: Job): JobMessage {
     cancelRequested: job.cancelRequested,
     idempotencyKey: job.idempotencyKey,
     createTime: time(job.createdAt),
-    ...(job.parameters === "" ? {} : { parameters: JSON.parse(job.parameters) as JsonObject }),
+    ...parametersOf(job),
     ...(job.finalCost === undefined ? {} : { finalCost: money(job.finalCost, job.currency) }),
     ...(job.leaseExpiresAt === undefined ? {} : { leaseExpireTime: time(job.leaseExpiresAt) }),
     ...(job.completedAt === undefined ? {} : { completeTime: time(job.completedAt) }),
   };
+}
+
+/** Its parameters; none where no client could read them, nor the answer that had them: nobody is given such a job. */
+function parametersOf({ parameters }: Job): { readonly parameters?: JsonObject } {
+  const read = readParameters(parameters);
+  return "problem" in read || read.object === undefined ? {} : { parameters: read.object as JsonObject };
 }
 
 /** What every call that may move a job's money answers. */

@@ -5,14 +5,14 @@ import { z } from "zod";
 import type { Command } from "../domain/command.ts";
 import type { Currencies } from "../domain/currency.ts";
 import type { JobAsk, JobStatus } from "../domain/job.ts";
+import { problemIn } from "../domain/parameters.ts";
 import { isLonger } from "../domain/text.ts";
 import type { Money } from "../gen/ledger/v1/money_pb.ts";
 import { statusMessages } from "./job-answers.ts";
 import { pageTokenText } from "./pages.ts";
-import { id, idempotencyKey, leaseIntervalOrDefault, money, name, pageSize, printableText, report, storable, text, timestamp, waitInterval } from "./validation.ts";
+import { id, idempotencyKey, leaseIntervalOrDefault, money, name, pageSize, printableText, report, text, timestamp, waitInterval } from "./validation.ts";
 
 const MAX_PARAMETERS = 100_000;
-const MAX_DEPTH = 32;
 const DEFAULT_ATTEMPTS = 3;
 
 /** The schemas of requests about jobs. */
@@ -121,7 +121,7 @@ function refuseUnfitting(
 /** A JSON object as text, the same for all orders of its names; empty if there is none. */
 const parameters = z.custom<JsonObject>().optional().transform((given, context): string => {
   if (given === undefined) return "";
-  const problem = problemIn(given, 0);
+  const problem = problemIn(given);
   const written = problem === undefined ? JSON.stringify(sorted(given)) : "";
   if (problem !== undefined || isLonger(written, MAX_PARAMETERS)) {
     context.addIssue({ code: "custom", message: problem ?? `must have at most ${MAX_PARAMETERS} characters as JSON` });
@@ -129,15 +129,6 @@ const parameters = z.custom<JsonObject>().optional().transform((given, context):
   }
   return written;
 });
-
-function problemIn(value: JsonValue, depth: number): string | undefined {
-  if (depth > MAX_DEPTH) return `must be nested at most ${MAX_DEPTH} deep`;
-  if (typeof value === "number" && !Number.isFinite(value)) return "must not contain NaN or infinity";
-  if (typeof value === "string" && !storable(value)) return "must not contain U+0000 or half a surrogate pair";
-  if (typeof value !== "object" || value === null) return undefined;
-  const inner = Array.isArray(value) ? value : Object.entries(value).flat();
-  return inner.map((one) => problemIn(one, depth + 1)).find((problem) => problem !== undefined);
-}
 
 function sorted(value: JsonValue): JsonValue {
   if (Array.isArray(value)) return value.map(sorted);

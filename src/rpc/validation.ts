@@ -9,7 +9,7 @@ import { z } from "zod";
 import type { Note } from "../domain/command.ts";
 import type { Currencies } from "../domain/currency.ts";
 import { parseAmount } from "../domain/money.ts";
-import { isLonger, reportOf } from "../domain/text.ts";
+import { isLonger, isStorable, reportOf } from "../domain/text.ts";
 import type { Money } from "../gen/ledger/v1/money_pb.ts";
 import { errorOfViolations } from "./status.ts";
 
@@ -74,15 +74,10 @@ export const sequenceProblem: ProblemOf<bigint> = (value) => (value >= 0n ? unde
 /** A sequence; 0 is before the first transaction. */
 export const sequence = without(z.bigint(), sequenceProblem);
 
-/** Whether PostgreSQL can store it as text. */
-export function storable(value: string): boolean {
-  return !value.includes("\0") && value.isWellFormed();
-}
-
 /** What is wrong with any text of up to so many characters. */
 export function textProblem(value: string, maxLength: number): string | undefined {
   if (isLonger(value, maxLength)) return `must have at most ${maxLength} characters`;
-  return storable(value) ? undefined : "must not contain U+0000 or half a surrogate pair";
+  return isStorable(value) ? undefined : "must not contain U+0000 or half a surrogate pair";
 }
 
 /** Any text, up to a length in characters. */

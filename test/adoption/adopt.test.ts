@@ -168,7 +168,7 @@ describe("currencies", () => {
     await oldBalance(9, "NaN", "USD");
     await old.query("ALTER TABLE user_balances ALTER COLUMN balance TYPE NUMERIC");
     await oldBalance(10, "-Infinity", "USD");
-    await expect(adoptDatabase(old, ledger)).rejects.toThrow(/"RUR" \(transaction 1\).*--rename-currency RUR=RUB.*2 balances in "USD" are NaN or Infinity.*balances in JPY \(user 8 has one\) have 1 fraction digits/);
+    await expect(adoptDatabase(old, ledger)).rejects.toThrow(/"RUR".* \(transaction 1\): .*--rename-currency RUR=RUB.*balances in JPY with more fraction digits than the 0 that it has \(user 8\): .*balances in USD that are NaN or Infinity \(user 9, user 10\)/);
     expect(await ledger.query("SELECT FROM ledgerd.adoptions")).toEqual([]);
   });
 
@@ -224,8 +224,8 @@ describe("what the old application does meanwhile", () => {
       await oldBalance(9, "1");
     };
     let meddled = Promise.resolve();
-    const tell = (): void => {
-      if (told++ === 1) meddled = meddle();
+    const tell = (phase: string): void => {
+      if (phase === "users" && told++ === 1) meddled = meddle();
     };
     await old.query("INSERT INTO jobs (user_id, model_id) SELECT 7, 'm' FROM generate_series(1, 300)");
     await expect(adoptDatabase(old, ledger, { tell })).rejects.toThrow(/changed while it was being adopted: stop the old application, and run this again/);
@@ -265,8 +265,8 @@ describe("what the old application does meanwhile", () => {
       await service.ledger.topUp({ userId: 8n, amount: { currency: "RUB", amount: "1" }, idempotencyKey: newKey() });
     });
     await oldBalance(7, "10");
-    const cut = (): never => {
-      throw new Error("cut off");
+    const cut = (phase: string): void => {
+      if (phase === "users") throw new Error("cut off");
     };
     await expect(adoptDatabase(old, ledger, { tell: cut })).rejects.toThrow("cut off");
     expect(await ledger.query("SELECT step::int FROM ledgerd.adoptions")).toEqual([{ step: 0 }]);
@@ -284,10 +284,24 @@ describe("what the old application does meanwhile", () => {
     await expect(adoptDatabase(old, ledger, { surveyBlocks: 1 })).rejects.toThrow(/has changed since it was adopted/);
   });
 
-  test("is found where it gave two transactions of a user one id, and a page ended between them", async () => {
+  test("is found where it gave two transactions of a user one id, before anything is written", async () => {
     await old.query("ALTER TABLE transactions DROP CONSTRAINT transactions_pkey");
     for (const amount of [1, 2]) await old.query("INSERT INTO transactions (id, user_id, amount, type) VALUES (1, 7, $1, 'topup')", [amount]);
-    await expect(adoptDatabase(old, ledger, { batch: 1 })).rejects.toThrow(/has 2 transactions, of which 1 were found in the order of their ids/);
+    await expect(adoptDatabase(old, ledger, { batch: 1 })).rejects.toThrow("transactions has several rows of the same user_id and id (such as 7 1): give them ids of their own");
+    expect(await ledger.query("SELECT FROM ledgerd.adoptions")).toEqual([]);
+  });
+
+  test("and a connection that breaks, are told in one sentence; it goes on when it is run again", async () => {
+    await oldTransaction(7, "10", "topup");
+    await old.query("INSERT INTO jobs (user_id, model_id) SELECT 7, 'm' FROM generate_series(1, 250)");
+    let broken: Promise<unknown> = Promise.resolve();
+    const breakOff = (phase: string): void => {
+      if (phase === "jobs") broken = old.query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'ledgerd adopt' AND datname = current_database()");
+    };
+    await expect(adoptDatabase(old, ledger, { tell: breakOff })).rejects.toThrow(/^(the connection to the old database broke|the old database can't be read \(57P01).*run it again/);
+    await broken;
+    expect((await adoptDatabase(old, ledger)).outcome).toBe("adopted");
+    await checkAdopted(old, ledger);
   });
 
   test("after it was adopted is refused: the ledger may have moved on", async () => {
@@ -481,6 +495,17 @@ test.each([
   const ended = await runLedgerd(["adopt", ...given], { DATABASE_URL: ledger.url, LEDGERD_LOG_LEVEL: "error" });
   expect(ended).toEqual({ code, stdout: "", stderr: expect.stringMatching(problem) as string });
   expect(ended.stderr.split("\n")[1]).toMatch(/^(ledgerd: see `ledgerd help`)?$/);
+});
+
+test("what the ledger can't hold ends a dry run and a run alike, with one line and a remedy that works", async () => {
+  await oldBalance(7, "1", "₽");
+  const remedy = "--rename-currency '₽=RUB'";
+  for (const more of [["--dry-run"], []]) {
+    const { code, stderr } = await runLedgerd(["adopt", "--from", old.url, "--ignore-sessions", ...more], { DATABASE_URL: ledger.url, LEDGERD_LOG_LEVEL: "error" });
+    expect([code, stderr]).toEqual([1, `ledgerd: money in "₽", which is no currency of the ledger (user 7): say which one it is with ${remedy}\n`]);
+  }
+  const mended = await runLedgerd(["adopt", "--from", old.url, "--ignore-sessions", "--rename-currency", "₽=RUB"], { DATABASE_URL: ledger.url, LEDGERD_LOG_LEVEL: "error" });
+  expect([mended.code, mended.stderr, await historyOf(7)]).toEqual([0, "", ["1 opening 1.00 1.00"]]);
 });
 
 describe("once it is adopted", () => {

@@ -2,8 +2,10 @@
 
 import { expect } from "vitest";
 import { currenciesWith } from "../../src/domain/currency.ts";
-import { ADOPTER } from "../../src/domain/adoption.ts";
-import { adopt, rehearse, type AdoptOptions, type AdoptReport } from "../../src/ops/adopt.ts";
+import { ADOPTER, AdoptionProblem } from "../../src/domain/adoption.ts";
+import { adopt } from "../../src/ops/adopt.ts";
+import { rehearse } from "../../src/ops/adopt-rehearsal.ts";
+import type { AdoptOptions, AdoptReport } from "../../src/ops/adopt-terms.ts";
 import type { TestDatabase } from "../harness/database.ts";
 import { checkDatabase, type StoredLedger } from "../harness/inspect.ts";
 import { verify } from "../harness/verification.ts";
@@ -37,6 +39,31 @@ export function rehearseDatabase(old: Pick<TestDatabase, "url">, variation: Vari
   return rehearse(optionsOf(old, variation));
 }
 
+/** What became of an adoption: its report, but for the outcome, or the sentence that it was refused with. */
+export type Became = { readonly report: Omit<AdoptReport, "outcome"> } | { readonly refused: string };
+
+/** Rehearses and adopts: both must come to the same. */
+export async function adoptRehearsed(old: Pick<TestDatabase, "url">, ledger: TestDatabase, variation: Variation = {}): Promise<Became> {
+  const before = await ledger.query("SELECT count(*) FROM ledgerd.adoptions");
+  const rehearsed = await becameOf(rehearseDatabase(old, variation));
+  const adopted = await becameOf(adoptDatabase(old, ledger, variation));
+  expect(adopted, "the run comes to what the rehearsal came to").toEqual(rehearsed);
+  if ("refused" in adopted) expect(await ledger.query("SELECT count(*) FROM ledgerd.adoptions"), "nothing was written").toEqual(before);
+  return adopted;
+}
+
+async function becameOf(adoption: Promise<AdoptReport>): Promise<Became> {
+  try {
+    const { outcome: _outcome, ...report } = await adoption;
+    return { report };
+  } catch (error) {
+    // Anything else would be printed with its stack trace.
+    if (!(error instanceof AdoptionProblem)) throw error;
+    expect(error.message, "one sentence").not.toMatch(/\n/);
+    return { refused: error.message };
+  }
+}
+
 /** Checks everything that must hold after an adoption. */
 export async function checkAdopted(old: Database, ledger: Database): Promise<StoredLedger> {
   const stored = await checkDatabase(ledger);
@@ -55,10 +82,13 @@ export async function checkAdopted(old: Database, ledger: Database): Promise<Sto
 
 /** What the old application would have answered for each user is what they have, and nothing beside it. */
 async function checkBalances(old: Database, { accounts }: StoredLedger): Promise<void> {
-  const rows = await old.query<{ user_id: bigint; balance: string | null; currency: string | null }>("SELECT user_id, balance, currency FROM user_balances");
-  const expected = rows.flatMap(({ user_id: userId, balance, currency }) => {
+  // PostgreSQL's own arithmetic, on the number as it prints it.
+  const rows = await old.query<{ user_id: bigint; minor: string; currency: string | null }>(
+    "SELECT user_id::int8, trim_scale(coalesce(balance::text, '0')::numeric * 10000)::text AS minor, currency::text FROM user_balances",
+  );
+  const expected = rows.flatMap(({ user_id: userId, minor: tenThousandths, currency }) => {
     const code = (currency ?? "").trim().toUpperCase() || "RUB";
-    const minor = BigInt(Math.round(Number(balance ?? 0) * 10 ** (currencies.get(code)?.digits ?? 2)));
+    const minor = BigInt(tenThousandths) / 10n ** BigInt(4 - (currencies.get(code)?.digits ?? 2));
     return minor === 0n ? [] : [`${userId} ${code} ${minor}`];
   });
   const found = accounts.flatMap(({ userId, currency, balance }) => (balance === 0n ? [] : [`${userId} ${currency} ${balance}`]));

@@ -1,13 +1,22 @@
 // The database of the old application, read only: its tables `user_balances`, `transactions` and `jobs`, page by page.
 //
-// Statements by Slonik's tag, run by pg, rows as arrays of texts: a million of them would spend most of their time in Slonik's and zod's hands.
-// The tables are named without a schema: the session's search path says where they are. Nothing here is one long transaction.
+// Statements by Slonik's tag, run by pg, rows as arrays of texts: a million of them would spend most of their time in
+// Slonik's and zod's hands. The tables are named without a schema: the session's search path says where they are.
+// Nothing here is one long transaction. Whatever PostgreSQL won't answer is told in one sentence.
 
 import pg from "pg";
 import { sql, type QuerySqlToken } from "slonik";
-import { AdoptionProblem, DESCRIPTION_LIMIT, type OldBalance, type OldTransaction } from "../../domain/adoption.ts";
+import {
+  AdoptionProblem,
+  BEFORE_ALL,
+  DESCRIPTION_LIMIT,
+  type OldBalance,
+  type OldTransaction,
+} from "../../domain/adoption.ts";
 import { JOB_BYTES, type OldJob } from "../../domain/adopted-job.ts";
 import { noColumns } from "../rows.ts";
+import { columnOf, columnsQuery, keyQuery, shapeProblems, tables, tablesIn, type TableName } from "./shape.ts";
+import { unreadable } from "./unreadable.ts";
 
 /** How to read the old database. */
 export interface SourceOptions {
@@ -29,51 +38,68 @@ export interface Stranger {
   readonly address: string;
 }
 
-/** All rows of a table in one of its currencies. */
-export interface Survey {
-  readonly currency: string | null;
-  readonly count: bigint;
-  /** The smallest id, or user. */
-  readonly example: string;
-  /** Of its amounts. */
-  readonly digits: number;
-  /** How many amounts are no numbers. */
-  readonly notNumbers: bigint;
-}
-
-/** What the tables hold, and a text that is another one if any row of theirs is. */
-export interface Contents {
-  readonly balances: readonly Survey[];
-  readonly transactions: readonly Survey[];
-  readonly jobs: bigint;
+/** How many rows the tables have, and a text that is another one if any row of theirs is. */
+export interface Contents extends Readonly<Record<"balances" | "transactions" | "jobs", bigint>> {
   readonly lastJobId: bigint;
   readonly fingerprint: string;
+  /** What keeps rows from being told from each other, each with its remedy. */
+  readonly problems: readonly string[];
+}
+
+/** What a look at a table found. */
+interface Survey {
+  readonly count: bigint;
+  readonly hash: bigint;
+  /** Rows that have no id, or the smallest one that there is. */
+  readonly nameless: bigint;
+  readonly lastId: bigint;
 }
 
 type Fields = readonly (string | null)[];
 
-const transactionColumns = sql.fragment`
-  t.user_id, t.id, t.amount, t.currency, t.type, left(t.description, ${DESCRIPTION_LIMIT + 1}),
-  CASE WHEN isfinite(t.created_at) THEN (extract(epoch FROM t.created_at::timestamptz) * 1000000)::int8 END, t.created_at`;
+/** Times that no text stands for: before all that can be kept, and behind. */
+const LONG_AGO = -1n;
+const FAR_AHEAD = 253_402_300_800_000_000n;
 
 const APPLICATION = "ledgerd adopt";
+const OLDEST_VERSION = 120_000;
 const SURVEY_BLOCKS = 100_000;
 /** What a job of the longest texts keeps of its prompt, in characters. */
 const CUT_PROMPT = 100_000;
 const CUT_TEXT = 2000;
+/** Ids of jobs beyond it would leave the ledger too few for new ones. */
+const LAST_JOB_ID = 2n ** 62n;
+/** Examples of rows in a sentence. */
+const EXAMPLES = 5;
+const LONGEST_TEXT = 2 ** 30;
 
-const columnsNeeded = {
-  user_balances: ["user_id", "balance", "currency", "created_at"],
-  transactions: ["id", "user_id", "amount", "currency", "type", "description", "created_at"],
-  jobs: ["id", "user_id", "model_id", "prompt", "parameters", "status", "result_url", "error_message", "cost", "created_at", "completed_at"],
-} as const;
+/**
+ * A column's time in microseconds since 1970; NULL where there is none, or an infinite one. A time far away isn't computed with: not all that
+ * PostgreSQL has fit into another zone, or into a number of microseconds.
+ */
+function micros(table: string, column: string) {
+  const time = sql.identifier([table, column]);
+  return sql.fragment`
+    CASE WHEN NOT isfinite(${time}) THEN NULL
+         WHEN ${time} > '9999-12-30' THEN ${FAR_AHEAD}::int8
+         WHEN ${time} < '1969-12-30' THEN ${LONG_AGO}::int8
+         ELSE (extract(epoch FROM ${time}::timestamptz) * 1000000)::int8 END`;
+}
+
+/** The columns of `transactions t`, with so many characters of the description. */
+function transactionColumns(characters: number) {
+  return sql.fragment`
+    t.user_id, t.id, t.amount, t.currency::text, t.type::text, left(t.description::text, ${characters}),
+    ${micros("t", "created_at")}, t.created_at`;
+}
 
 /** One session in the old database. */
 export class Source {
   readonly #client: pg.Client;
   readonly #options: SourceOptions;
-  /** Whether there is a table `jobs` at all. */
-  #hasJobs = false;
+  #tables: readonly TableName[] = [];
+  /** In SQL_ASCII a text is bytes to PostgreSQL: where it would cut one, half a character might be left. */
+  #cutsBytes = false;
   /** The end of the statement before. */
   #last = Promise.resolve();
 
@@ -92,13 +118,13 @@ export class Source {
     });
     // A connection that breaks makes the statement at hand fail, which says it.
     client.on("error", () => undefined);
-    await client.connect();
     const source = new Source(client, options);
     try {
+      await client.connect();
       await source.#prepare();
     } catch (error) {
       await source.close();
-      throw error;
+      throw error instanceof AdoptionProblem ? error : unreadable(error);
     }
     return source;
   }
@@ -107,42 +133,81 @@ export class Source {
     await this.#client.end();
   }
 
+  /** Whatever the database or the login sets for its sessions, this one reads as it needs to. */
   async #prepare(): Promise<void> {
     const { schema, timeZone, queryTimeoutMs } = this.#options;
-    const zone = await this.#zone(timeZone);
+    const settings = {
+      lock_timeout: "0",
+      transaction_timeout: "0",
+      idle_session_timeout: "0",
+      idle_in_transaction_session_timeout: "0",
+      default_transaction_read_only: "on",
+      row_security: "off",
+      DateStyle: "ISO, YMD",
+      IntervalStyle: "postgres",
+      bytea_output: "hex",
+      extra_float_digits: "3",
+      jit: "off",
+      max_parallel_workers_per_gather: "0",
+      enable_seqscan: "off",
+      enable_bitmapscan: "off",
+    };
+    // Before the search path is set, names are found in pg_catalog first as well, unless it says otherwise. Older
+    // versions lack some of the settings.
     await this.#ask(sql.type(noColumns)`
-      SELECT set_config('search_path', quote_ident(${schema}) || ', pg_catalog', FALSE), set_config('TimeZone', ${zone}, FALSE),
-             set_config('DateStyle', 'ISO, YMD', FALSE), set_config('statement_timeout', ${queryTimeoutMs.toString()}, FALSE),
-             set_config('default_transaction_read_only', 'on', FALSE), set_config('enable_seqscan', 'off', FALSE),
-             set_config('enable_bitmapscan', 'off', FALSE), set_config('jit', 'off', FALSE), set_config('max_parallel_workers_per_gather', '0', FALSE)`);
+      SELECT set_config('search_path', 'pg_catalog, ' || quote_ident(${schema}), FALSE),
+             set_config('statement_timeout', ${queryTimeoutMs.toString()}, FALSE)`);
+    const [found] = await this.#ask(sql.type(noColumns)`
+      SELECT current_setting('server_version_num'), current_setting('server_encoding'),
+             current_setting('server_version')`);
+    const [version, encoding, versionName] = found ?? [];
+    if (Number(version) < OLDEST_VERSION)
+      throw new AdoptionProblem(
+        `the old database is in PostgreSQL ${versionName}: restore a dump of it into one of version 12 or later, and adopt that`,
+      );
+    this.#cutsBytes = encoding === "SQL_ASCII";
+    await this.#ask(sql.type(noColumns)`
+      SELECT set_config(s.name, s.value, FALSE)
+      FROM unnest(
+        ${sql.array(Object.keys(settings), "text")}, ${sql.array(Object.values(settings), "text")}
+      ) AS s (name, value)
+      WHERE current_setting(s.name, TRUE) IS NOT NULL
+      LIMIT 100`);
+    const zone = await this.#zone(timeZone);
+    await this.#ask(sql.type(noColumns)`SELECT set_config('TimeZone', ${zone}, FALSE)`);
     await this.#checkTables();
   }
 
-  /** The zone's name as PostgreSQL writes it. Setting it wouldn't tell: any letters with a number are a zone as well, in the POSIX way. */
+  /**
+   * The zone's name as PostgreSQL writes it. Setting it wouldn't tell: any letters with a number are a zone as well, in
+   * the POSIX way.
+   */
   async #zone(name: string): Promise<string> {
     // The view reads a thousand files.
     if (name === "UTC") return name;
-    const [found] = await this.#ask(sql.type(noColumns)`SELECT z.name FROM pg_timezone_names z WHERE lower(z.name) = lower(${name}) LIMIT 1`);
+    const [found] = await this.#ask(
+      sql.type(noColumns)`SELECT z.name FROM pg_timezone_names z WHERE lower(z.name) = lower(${name}) LIMIT 1`,
+    );
     if (typeof found?.[0] === "string") return found[0];
-    throw new AdoptionProblem(`--time-zone must be a name that PostgreSQL knows, such as Europe/Moscow; it is ${JSON.stringify(name)}`);
+    throw new AdoptionProblem(
+      `--time-zone must be a name that PostgreSQL knows, such as Europe/Moscow; it is ${JSON.stringify(name)}`,
+    );
   }
 
   async #checkTables(): Promise<void> {
     const { schema } = this.#options;
-    const found = await this.#ask(sql.type(noColumns)`
-      SELECT c.table_name, c.column_name
-      FROM information_schema.columns c
-      WHERE c.table_schema = ${schema} AND c.table_name = ANY(${sql.array(Object.keys(columnsNeeded), "text")})
-      LIMIT 10000`);
-    const there = new Set(found.map(([table, column]) => `${table}.${column}`));
-    if (there.has("transactions.hash") && there.has("transactions.sequence")) {
-      throw new AdoptionProblem(`the tables of schema ${schema} are ledgerd's own: --from must name the old application's database, and --schema its schema there`);
+    const columns = (await this.#ask(columnsQuery(schema))).map(columnOf);
+    const isLedger = ["hash", "sequence"].every((name) =>
+      columns.some((column) => column.table === "transactions" && column.name === name),
+    );
+    if (isLedger) {
+      throw new AdoptionProblem(
+        `the tables of schema ${schema} are ledgerd's own: --from must name the old application's database, and --schema its schema there`,
+      );
     }
-    this.#hasJobs = found.some(([table]) => table === "jobs");
-    const missing = Object.entries(columnsNeeded)
-      .filter(([table]) => table !== "jobs" || this.#hasJobs)
-      .flatMap(([table, columns]) => columns.map((column) => `${table}.${column}`).filter((column) => !there.has(column)));
-    if (missing.length > 0) throw new AdoptionProblem(`schema ${schema} of the old database lacks ${missing.join(", ")}: is it the right one (--from, --schema), and may this login read it?`);
+    const problems = shapeProblems(schema, columns);
+    if (problems.length > 0) throw new AdoptionProblem(problems.join("; "));
+    this.#tables = tablesIn(columns);
   }
 
   /** Which database this is, whatever way leads to it. */
@@ -152,7 +217,10 @@ export class Source {
     return found?.[0] ?? "";
   }
 
-  /** Who else is connected to the old database; the first of them. What kind of session another login's is may be hidden. */
+  /**
+   * Who else is connected to the old database; the first of them. What kind of session another login's is may be
+   * hidden.
+   */
   async strangers(): Promise<readonly Stranger[]> {
     const found = await this.#ask(sql.type(noColumns)`
       SELECT a.pid, coalesce(a.usename, ''), coalesce(a.application_name, ''), coalesce(a.client_addr::text, 'local')
@@ -161,59 +229,118 @@ export class Source {
         AND coalesce(a.backend_type, 'client backend') = 'client backend' AND a.application_name IS DISTINCT FROM ${APPLICATION}
       ORDER BY a.pid
       LIMIT 10`);
-    return found.map(([pid, user, application, address]) => ({ pid: pid ?? "", user: user ?? "", application: application ?? "", address: address ?? "" }));
+    return found.map(([pid, user, application, address]) => ({
+      pid: pid ?? "",
+      user: user ?? "",
+      application: application ?? "",
+      address: address ?? "",
+    }));
   }
 
   /** Looks at every row, some blocks at a time. */
   async contents(): Promise<Contents> {
-    const balances = await this.#survey("user_balances", (from, to) => sql.type(noColumns)`
-      SELECT t.currency, count(*), min(t.user_id), sum(hashtextextended(t.user_id::text || ':' || t.xmin::text, 0)),
-             max(length(rtrim(split_part(t.balance::text, '.', 2), '0'))), count(*) FILTER (WHERE t.balance::text IN ('NaN', 'Infinity', '-Infinity'))
+    const balances = await this.#survey(
+      "user_balances",
+      (from, to) => sql.type(noColumns)`
+      SELECT count(*), sum(hashtextextended(t.user_id::text || ':' || t.xmin::text, 0)),
+             count(*) FILTER (WHERE t.user_id > ${BEFORE_ALL}::int8), 0
       FROM user_balances t
-      WHERE t.ctid >= ${from}::tid AND t.ctid < ${to}::tid
-      GROUP BY t.currency
-      LIMIT 10000`);
-    const transactions = await this.#survey("transactions", (from, to) => sql.type(noColumns)`
-      SELECT t.currency, count(*), min(t.id), sum(hashtextextended(t.id::text || ':' || t.xmin::text, 0)), 0, count(*) FILTER (WHERE t.amount = 'NaN')
+      WHERE t.ctid >= ${from}::tid AND t.ctid < ${to}::tid`,
+    );
+    const transactions = await this.#survey(
+      "transactions",
+      (from, to) => sql.type(noColumns)`
+      SELECT count(*), sum(hashtextextended(t.id::text || ':' || t.xmin::text, 0)),
+             count(*) FILTER (WHERE t.user_id > ${BEFORE_ALL}::int8 AND t.id > ${BEFORE_ALL}::int8), 0
       FROM transactions t
-      WHERE t.ctid >= ${from}::tid AND t.ctid < ${to}::tid
-      GROUP BY t.currency
-      LIMIT 10000`);
-    const jobs = !this.#hasJobs ? { surveys: [], hash: 0n, last: 0n } : await this.#survey("jobs", (from, to) => sql.type(noColumns)`
-      SELECT '', count(*), max(t.id), sum(hashtextextended(t.id::text || ':' || t.xmin::text, 0)), 0, 0
+      WHERE t.ctid >= ${from}::tid AND t.ctid < ${to}::tid`,
+    );
+    const jobs = await this.#survey(
+      "jobs",
+      (from, to) => sql.type(noColumns)`
+      SELECT count(*), sum(hashtextextended(t.id::text || ':' || t.xmin::text, 0)),
+             count(*) FILTER (WHERE t.user_id > ${BEFORE_ALL}::int8 AND t.id > ${BEFORE_ALL}::int8), max(t.id)
       FROM jobs t
-      WHERE t.ctid >= ${from}::tid AND t.ctid < ${to}::tid
-      HAVING count(*) > 0`);
-    const count = (surveys: readonly Survey[]): bigint => surveys.reduce((sum, one) => sum + one.count, 0n);
-    const parts = [balances, transactions, jobs].map(({ surveys, hash }) => `${count(surveys)}:${hash}`);
-    return { balances: balances.surveys, transactions: transactions.surveys, jobs: count(jobs.surveys), lastJobId: jobs.last, fingerprint: parts.join(" ") };
+      WHERE t.ctid >= ${from}::tid AND t.ctid < ${to}::tid`,
+    );
+    const surveys = { user_balances: balances, transactions, jobs };
+    const problems: string[] = [];
+    for (const table of this.#tables) {
+      const { nameless } = surveys[table];
+      if (nameless > 0n)
+        problems.push(
+          `${nameless} rows of ${table} have a NULL (or ${BEFORE_ALL}) as user_id or id: correct or delete them`,
+        );
+      problems.push(...(await this.#duplicates(table)));
+    }
+    if (jobs.lastId > LAST_JOB_ID)
+      problems.push(
+        `jobs.id goes up to ${jobs.lastId}, and jobs keep their ids, behind which new ones need room: give those above ${LAST_JOB_ID} others`,
+      );
+    return {
+      balances: balances.count,
+      transactions: transactions.count,
+      jobs: jobs.count,
+      lastJobId: jobs.lastId,
+      problems,
+      fingerprint: [balances, transactions, jobs].map(({ count, hash }) => `${count}:${hash}`).join(" "),
+    };
   }
 
-  async #survey(table: string, statement: (from: string, to: string) => QuerySqlToken): Promise<{ surveys: readonly Survey[]; hash: bigint; last: bigint }> {
+  async #survey(table: TableName, statement: (from: string, to: string) => QuerySqlToken): Promise<Survey> {
+    let survey: Survey = { count: 0n, hash: 0n, nameless: 0n, lastId: 0n };
+    if (!this.#tables.includes(table)) return survey;
+    // A partitioned table has no blocks of its own, and rows of a table that inherits from another one are that one's
+    // as well.
     const [size] = await this.#ask(sql.type(noColumns)`
-      SELECT greatest(pg_relation_size(t.oid), (SELECT max(pg_relation_size(p.relid)) FROM pg_partition_tree(t.oid) p)) / current_setting('block_size')::int
-      FROM (SELECT ${table}::regclass AS oid) t`);
+      WITH RECURSIVE tree (oid) AS (
+        SELECT ${table}::regclass::oid
+        UNION
+        SELECT h.inhrelid FROM tree t JOIN pg_inherits h ON h.inhparent = t.oid
+      )
+      SELECT max(pg_relation_size(t.oid)) / current_setting('block_size')::int FROM tree t`);
     const { surveyBlocks = SURVEY_BLOCKS } = this.#options;
     const blocks = Number(size?.[0] ?? 0);
-    const surveys = new Map<string | null, Survey>();
-    let hash = 0n;
-    let last = 0n;
-    // An ordinary table has no tree of partitions, and a partitioned one no blocks of its own. One range more than there are blocks: rows may be added meanwhile.
+    // One range more than there are blocks: rows may be added meanwhile.
     for (let from = 0; from <= blocks; from += surveyBlocks) {
-      for (const [currency = null, count, example, sum, digits, notNumbers] of await this.#ask(statement(`(${from},0)`, `(${from + surveyBlocks},0)`))) {
-        const before = surveys.get(currency);
-        hash += BigInt(sum ?? 0);
-        last = BigInt(example ?? 0) > last ? BigInt(example ?? 0) : last;
-        surveys.set(currency, {
-          currency,
-          count: BigInt(count ?? 0) + (before?.count ?? 0n),
-          example: before?.example ?? example ?? "",
-          digits: Math.max(Number(digits ?? 0), before?.digits ?? 0),
-          notNumbers: BigInt(notNumbers ?? 0) + (before?.notNumbers ?? 0n),
-        });
-      }
+      const [found] = await this.#ask(statement(`(${from},0)`, `(${from + surveyBlocks},0)`));
+      const [count = 0n, hash = 0n, named = 0n, lastId = 0n] = (found ?? []).map((figure) => BigInt(figure ?? 0));
+      const { count: before, nameless } = survey;
+      survey = {
+        count: before + count,
+        hash: survey.hash + hash,
+        nameless: nameless + count - named,
+        lastId: lastId > survey.lastId ? lastId : survey.lastId,
+      };
     }
-    return { surveys: [...surveys.values()], hash, last };
+    return survey;
+  }
+
+  /** Rows that can't be told from each other: what no unique key forbids is looked for. */
+  async #duplicates(table: TableName): Promise<readonly string[]> {
+    const [key] = await this.#ask(keyQuery(this.#options.schema, table));
+    if (key?.[0] === "t") return [];
+    const names = sql.join(
+      tables[table].key.map((name) => sql.identifier(["t", name])),
+      sql.fragment`, `,
+    );
+    const found = await this.#ask(sql.type(noColumns)`
+      SELECT concat_ws(' ', ${names})
+      FROM ${sql.identifier([table])} t
+      GROUP BY ${names}
+      HAVING count(*) > 1
+      ORDER BY ${names}
+      LIMIT ${EXAMPLES}`);
+    if (found.length === 0) return [];
+    const examples = found.map(([example]) => example).join(", ");
+    const remedy = {
+      user_balances: "leave the right one of each",
+      transactions: "give them ids of their own",
+      jobs: "give them ids of their own",
+    }[table];
+    return [
+      `${table} has several rows of the same ${tables[table].key.join(" and ")} (such as ${examples}): ${remedy}`,
+    ];
   }
 
   /** Those of these users of whom there is no row. */
@@ -228,7 +355,7 @@ export class Source {
 
   /** Those of these jobs that aren't there. */
   async lackingJobs(ids: readonly bigint[]): Promise<readonly bigint[]> {
-    if (!this.#hasJobs) return ids;
+    if (!this.#tables.includes("jobs")) return ids;
     const found = await this.#ask(sql.type(noColumns)`
       SELECT g.id FROM unnest(${sql.array([...ids], "int8")}) AS g (id) WHERE NOT EXISTS (SELECT FROM jobs j WHERE j.id = g.id) LIMIT ${ids.length}`);
     return found.map(([id]) => BigInt(id ?? 0));
@@ -237,26 +364,34 @@ export class Source {
   /** Balances of users behind one, in their order. */
   async balances(after: bigint, limit: number): Promise<readonly OldBalance[]> {
     const found = await this.#ask(sql.type(noColumns)`
-      SELECT b.user_id, b.balance, b.currency,
-             CASE WHEN isfinite(b.created_at) THEN (extract(epoch FROM b.created_at::timestamptz) * 1000000)::int8 END
+      SELECT b.user_id, b.balance, b.currency::text, ${micros("b", "created_at")}
       FROM user_balances b
       WHERE b.user_id > ${after}::int8
       ORDER BY b.user_id
       LIMIT ${limit}`);
-    return found.map(([userId, balance = null, currency = null, time]) => ({ userId: BigInt(userId ?? 0), balance, currency, time: optional(time) }));
+    return found.map(([userId, balance = null, currency = null, time]) => ({
+      userId: BigInt(userId ?? 0),
+      balance,
+      currency,
+      time: optional(time),
+    }));
   }
 
   /** Transactions behind one of a user, in the order of users and of ids: what is left of that user first. */
   async transactions(userId: bigint, id: bigint, limit: number): Promise<readonly OldTransaction[]> {
+    const characters = this.#cutsBytes ? LONGEST_TEXT : DESCRIPTION_LIMIT + 1;
     const ofUser = await this.#ask(sql.type(noColumns)`
-      SELECT ${transactionColumns}
+      SELECT ${transactionColumns(characters)}
       FROM transactions t
-      WHERE t.user_id = ${userId} AND t.id > ${id}::int8::int8
+      WHERE t.user_id = ${userId} AND t.id > ${id}::int8
       ORDER BY t.id
       LIMIT ${limit}`);
     // A statement of its own, or else each page of a user with a million rows would sort all of them.
-    const ofNext = ofUser.length === limit ? [] : await this.#ask(sql.type(noColumns)`
-      SELECT ${transactionColumns}
+    const ofNext =
+      ofUser.length === limit
+        ? []
+        : await this.#ask(sql.type(noColumns)`
+      SELECT ${transactionColumns(characters)}
       FROM transactions t
       WHERE t.user_id > ${userId}
       ORDER BY t.user_id, t.id
@@ -266,29 +401,26 @@ export class Source {
 
   /** Jobs behind one, in the order of ids; of those with very long texts, the beginnings. */
   async jobs(after: bigint, limit: number): Promise<readonly OldJob[]> {
-    if (!this.#hasJobs) return [];
+    if (!this.#tables.includes("jobs")) return [];
+    const [prompt, text] = this.#cutsBytes ? [0, 0] : [CUT_PROMPT, CUT_TEXT];
     const found = await this.#ask(sql.type(noColumns)`
-      SELECT j.id, j.user_id, b.currency, j.model_id, CASE WHEN s.bytes > ${JOB_BYTES} THEN left(j.prompt, ${CUT_PROMPT}) ELSE j.prompt END,
-             CASE WHEN s.bytes <= ${JOB_BYTES} THEN j.parameters::text END, jsonb_typeof(j.parameters::jsonb), j.status,
-             CASE WHEN s.bytes > ${JOB_BYTES} THEN left(j.result_url, ${CUT_TEXT}) ELSE j.result_url END,
-             CASE WHEN s.bytes > ${JOB_BYTES} THEN left(j.error_message, ${CUT_TEXT}) ELSE j.error_message END, j.cost,
-             CASE WHEN isfinite(j.created_at) THEN (extract(epoch FROM j.created_at::timestamptz) * 1000000)::int8 END,
-             CASE WHEN isfinite(j.completed_at) THEN (extract(epoch FROM j.completed_at::timestamptz) * 1000000)::int8 END, s.bytes
+      SELECT j.id, j.user_id, b.currency::text, left(j.model_id::text, ${CUT_TEXT}),
+             CASE WHEN s.bytes > ${JOB_BYTES} THEN left(j.prompt::text, ${prompt}) ELSE j.prompt::text END,
+             CASE WHEN s.bytes <= ${JOB_BYTES} THEN j.parameters::text END,
+             left(j.status::text, ${CUT_TEXT}),
+             CASE WHEN s.bytes > ${JOB_BYTES} THEN left(j.result_url::text, ${text}) ELSE j.result_url::text END,
+             CASE WHEN s.bytes > ${JOB_BYTES} THEN left(j.error_message::text, ${text}) ELSE j.error_message::text END,
+             j.cost, ${micros("j", "created_at")}, ${micros("j", "completed_at")}, s.bytes
       FROM jobs j
       LEFT JOIN user_balances b ON b.user_id = j.user_id
       CROSS JOIN LATERAL (
-        SELECT coalesce(octet_length(j.prompt), 0) + coalesce(octet_length(j.parameters::text), 0) + coalesce(octet_length(j.result_url), 0)
-               + coalesce(octet_length(j.error_message), 0) AS bytes
+        SELECT coalesce(octet_length(j.prompt::text), 0) + coalesce(octet_length(j.parameters::text), 0)
+               + coalesce(octet_length(j.result_url::text), 0) + coalesce(octet_length(j.error_message::text), 0) AS bytes
       ) AS s
       WHERE j.id > ${after}::int8
       ORDER BY j.id
       LIMIT ${limit}`);
-    return found.map(([id, userId, currency = null, modelId, prompt, parameters, kind, status = null, resultUrl, errorMessage, cost = null, createdAt, completedAt, bytes]) => ({
-      id: BigInt(id ?? 0), userId: BigInt(userId ?? 0), currency, modelId: modelId ?? "", prompt: prompt ?? "",
-      parameters: kind === "null" ? "" : (parameters ?? ""), parametersAreObject: kind === "object", status,
-      resultUrl: resultUrl ?? "", errorMessage: errorMessage ?? "", cost, createdAt: optional(createdAt), completedAt: optional(completedAt),
-      bytes: Number(bytes ?? 0), isCut: Number(bytes ?? 0) > JOB_BYTES,
-    }));
+    return found.map(oldJob);
   }
 
   /** One statement at a time, in the order in which they are asked for. */
@@ -299,16 +431,74 @@ export class Source {
     await before;
     try {
       const text = statement.sql.replaceAll("$slonik_", "$");
-      const { rows } = await this.#client.query<(string | null)[]>({ text, values: [...statement.values], rowMode: "array" });
+      const { rows } = await this.#client.query<(string | null)[]>({
+        text,
+        values: [...statement.values],
+        rowMode: "array",
+      });
       return rows;
+    } catch (error) {
+      throw unreadable(error);
     } finally {
       resolve();
     }
   }
 }
 
-function oldTransaction([userId, id, amount, currency = null, type, description = null, time, timeText = null]: Fields): OldTransaction {
-  return { userId: BigInt(userId ?? 0), id: BigInt(id ?? 0), amount: amount ?? "", currency, type: type ?? "", description, time: optional(time), timeText };
+function oldTransaction([
+  userId,
+  id,
+  amount = null,
+  currency = null,
+  type = null,
+  description = null,
+  time,
+  timeText = null,
+]: Fields): OldTransaction {
+  return {
+    userId: BigInt(userId ?? 0),
+    id: BigInt(id ?? 0),
+    amount,
+    currency,
+    type,
+    description,
+    time: optional(time),
+    timeText,
+  };
+}
+
+function oldJob(fields: Fields): OldJob {
+  const [
+    id,
+    userId,
+    currency = null,
+    modelId,
+    prompt,
+    parameters,
+    status = null,
+    resultUrl,
+    errorMessage,
+    cost = null,
+    createdAt,
+    completedAt,
+    bytes,
+  ] = fields;
+  return {
+    id: BigInt(id ?? 0),
+    userId: BigInt(userId ?? 0),
+    currency,
+    modelId: modelId ?? "",
+    prompt: prompt ?? "",
+    parameters: parameters ?? "",
+    status,
+    resultUrl: resultUrl ?? "",
+    errorMessage: errorMessage ?? "",
+    cost,
+    createdAt: optional(createdAt),
+    completedAt: optional(completedAt),
+    bytes: Number(bytes ?? 0),
+    isCut: Number(bytes ?? 0) > JOB_BYTES,
+  };
 }
 
 function optional(text: string | null | undefined): bigint | null {

@@ -53,7 +53,9 @@ export type Job = Message<"ledger.v1.Job"> & {
   prompt: string;
 
   /**
-   * The caller's parameters, as they were sent.
+   * The caller's parameters, as they were sent. Absent, whatever is stored, where no client could read them: a ledger
+   * may have adopted such a job from another application. It isn't given to workers; the first claim that finds it fails
+   * it, and `error_message` says why.
    *
    * @generated from field: google.protobuf.Struct parameters = 5;
    */
@@ -214,7 +216,7 @@ export type CreateJobRequest = Message<"ledger.v1.CreateJobRequest"> & {
   prompt: string;
 
   /**
-   * Further input, up to 100,000 characters as JSON, nested at most 32 deep.
+   * Further input, up to 100,000 characters as JSON, nested up to 32 deep.
    *
    * @generated from field: google.protobuf.Struct parameters = 4;
    */

@@ -1,0 +1,41 @@
+// Claims whose jobs can all be handed over.
+//
+// A ledger may hold jobs with parameters that no client could read (earlier adoptions took whatever the old database
+// had). One of them in an answer would keep the worker from all jobs in it, until their attempts were gone. So it is
+// failed for good under the lease that it was just given, as its worker would do it, and the worker gets the others.
+
+import type { Job } from "../domain/job.ts";
+import { readParameters } from "../domain/parameters.ts";
+import type { Claim, Claims } from "./claims.ts";
+import type { Journal } from "./journal/journal.ts";
+import { failForGood } from "./upkeep.ts";
+
+/** What a queue of workers asks of claims. */
+export type ReadableClaims = Pick<Claims, "makeReady" | "claim">;
+
+/** The same claims, without jobs that nobody could read. */
+export function readableClaims({ makeReady, claim }: ReadableClaims, journal: () => Journal): ReadableClaims {
+  return { makeReady, claim: claimReadable };
+
+  async function claimReadable(wanted: Claim): Promise<readonly Job[]> {
+    for (;;) {
+      const taken = await claim(wanted);
+      const problems = new Map(taken.map((job) => [job, problemOf(job)]));
+      const readable = taken.filter((job) => problems.get(job) === undefined);
+      if (readable.length === taken.length) return taken;
+      const failures = [...problems].map(
+        async ([job, problem]) => problem === undefined || failForGood(job, problem, journal()),
+      );
+      const ended = await Promise.allSettled(failures);
+      if (readable.length > 0) return readable;
+      // It is tried again when the lease is over. Until then a claim that is repeated would find the same jobs, again
+      // and again.
+      for (const one of ended) if (one.status === "rejected") throw one.reason;
+    }
+  }
+}
+
+function problemOf({ parameters }: Job): string | undefined {
+  const read = readParameters(parameters);
+  return "problem" in read ? `its parameters can't be handed over: they ${read.problem}` : undefined;
+}
