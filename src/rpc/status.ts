@@ -133,7 +133,8 @@ const MAX_ITEM_MESSAGE = 4000;
 export function refusalOfError(error: ConnectError): RefusalMessage {
   const [info] = error.findDetails(ErrorInfoSchema);
   const reason = ErrorReason[(info?.reason ?? "INTERNAL") as Reason];
-  return create(RefusalSchema, { reason, message: firstOf(error.rawMessage, MAX_ITEM_MESSAGE).toWellFormed(), stored: false, metadata: info?.metadata ?? {} });
+  const message = firstOf(error.rawMessage, MAX_ITEM_MESSAGE).toWellFormed();
+  return create(RefusalSchema, { reason, message, stored: false, metadata: info?.metadata ?? {} });
 }
 
 /** An error travels in headers, of which many clients take 8 KiB: a batch of a thousand malformed writes would have the connection ended instead. */

@@ -1,7 +1,7 @@
 // One implementation behind two doors: every protocol gives the same answers and the same errors, within the same limits.
 
-import { Agent, request, type ClientRequest } from "node:http";
-import { text } from "node:stream/consumers";
+import { Agent, request as beginRequest, type ClientRequest } from "node:http";
+import { text as textOf } from "node:stream/consumers";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
 import { FileDescriptorProtoSchema } from "@bufbuild/protobuf/wkt";
@@ -64,6 +64,12 @@ describe.each(Object.keys(transports))("by %s", (protocol) => {
       reason: "INVALID_REQUEST",
       fields: ["user_id", "amount.amount", "idempotency_key"],
     });
+  });
+
+  test("a field is named also where its name had to be cut within a character", async () => {
+    const metadata = { [`${"x".repeat(63)}😀`]: "" };
+    const topUp = clients.ledger.topUp({ userId: 1n, amount: { amount: "1" }, idempotencyKey: newKey(), metadata });
+    expect((await failureOf(topUp)).fields).toEqual([`metadata["${"x".repeat(63)}\uFFFD"]`]);
   });
 
   test("a message over the limit is refused with the limit", async () => {
@@ -156,12 +162,13 @@ describe("a request at the web port that is refused before it has come", () => {
 
   const begin = (headers: Readonly<Record<string, string>>) => {
     const [host = "", port = ""] = service.httpAddress.split(":");
-    return request({ agent, host, port, method: "POST", path, headers: { "content-type": "application/connect+json", ...headers } });
+    const type = { "content-type": "application/connect+json" };
+    return beginRequest({ agent, host, port, method: "POST", path, headers: { ...type, ...headers } });
   };
   const answerTo = (call: ClientRequest) =>
     new Promise<string>((resolve, reject) => {
       call.once("error", reject);
-      call.once("response", (response) => void text(response).then(resolve, reject));
+      call.once("response", (response) => void textOf(response).then(resolve, reject));
     });
 
   test("doesn't hold up the next one on its connection", async () => {
@@ -178,7 +185,9 @@ describe("a request at the web port that is refused before it has come", () => {
     call.write(tooLong);
     const cut = new Promise((resolve) => call.once("close", resolve));
     expect(await answerTo(call)).toContain("MESSAGE_TOO_LARGE");
-    const pump = (): void => void (call.destroyed || call.write(Buffer.alloc(100_000), (error) => error ?? setImmediate(pump)));
+    const pump = (): void => {
+      if (!call.destroyed) call.write(Buffer.alloc(100_000), (error) => error ?? setImmediate(pump));
+    };
     call.on("error", () => undefined);
     pump();
     await cut;

@@ -38,7 +38,7 @@ function restyled(desc: DescMessage, json: JsonValue, integers: Style["integers"
     const field = desc.fields.find((one) => one.name === name || one.jsonName === name);
     const restyle = (one: JsonValue): Raw => {
       if (field?.message !== undefined && field.fieldKind !== "map") return restyled(field.message, one, integers);
-      return isInteger(field?.scalar) ? integerText(String(one), integers) : one;
+      return isInteger(field?.scalar) ? integerText(JSON.stringify(one).replaceAll('"', ""), integers) : one;
     };
     return [name, Array.isArray(value) ? value.map(restyle) : restyle(value)] as const;
   });

@@ -157,7 +157,8 @@ describe("an integer", () => {
     expect(
       read(
         numbers,
-        `{"many":[${max},"${max}"],"by_name":{"a":${max}},"chosen":${max},"inner":{"inner":{"int64":${max}}},"wrapped":${max},"unsigned_wrapped":${2n ** 64n - 1n}}`,
+        `{"many":[${max},"${max}"],"by_name":{"a":${max}},"chosen":${max},"inner":{"inner":{"int64":${max}}},` +
+          `"wrapped":${max},"unsigned_wrapped":${2n ** 64n - 1n}}`,
       ),
     ).toMatchObject({
       many: [max, max],
@@ -171,7 +172,8 @@ describe("an integer", () => {
       Object.keys(
         problemsOf(
           numbers,
-          `{"many":[1,1.5],"byName":{"a b":1e99},"chosen":"x","inner":{"inner":{"int64":true}},"wrapped":{},"unsignedWrapped":-1}`,
+          '{"many":[1,1.5],"byName":{"a b":1e99},"chosen":"x","inner":{"inner":{"int64":true}},' +
+            '"wrapped":{},"unsignedWrapped":-1}',
         ),
       ),
     ).toEqual(["many[1]", 'by_name["a b"]', "chosen", "inner.inner.int64", "wrapped", "unsigned_wrapped"]);
@@ -311,6 +313,12 @@ describe("a body that isn't JSON in UTF-8 is refused as a whole", () => {
   ])("%s", (_name, body) => {
     for (const desc of [TopUpRequestSchema, CreateJobRequestSchema])
       expect(Object.keys(problemsOf(desc, body))).toEqual([""]);
+  });
+
+  test("and it is told that there was a byte order mark, which can't be seen", () => {
+    expect(problemsOf(TopUpRequestSchema, "\uFEFF{}")).toEqual({
+      "": expect.stringContaining("byte order mark") as string,
+    });
   });
 
   test("and one that is may have space around, and the mark within a text", () => {

@@ -43,19 +43,26 @@ type Special = (field: DescField) => fc.Arbitrary<unknown> | undefined;
 
 /** An arbitrary message of a type. */
 export function messagesOf(desc: DescMessage, special: Special = () => undefined): fc.Arbitrary<Init> {
-  const members = desc.members.map((member) => [member.localName, member.kind === "oneof" ? choicesOf(member, special) : fieldsOf(member, special)]);
+  const members = desc.members.map((member) => {
+    const values = member.kind === "oneof" ? choicesOf(member, special) : fieldsOf(member, special);
+    return [member.localName, values] as const;
+  });
   return fc.record(Object.fromEntries(members), { requiredKeys: [] });
 }
 
 function choicesOf({ fields }: DescOneof, special: Special): fc.Arbitrary<unknown> {
-  const choices = fields.map((field) => fc.record({ case: fc.constant(field.localName), value: valuesOf(field, special) }));
+  const choices = fields.map((field) =>
+    fc.record({ case: fc.constant(field.localName), value: valuesOf(field, special) }),
+  );
   return fc.oneof(fc.constant({ case: undefined }), fc.constant(undefined), ...choices);
 }
 
 function fieldsOf(field: DescField, special: Special): fc.Arbitrary<unknown> {
   const values = valuesOf(field, special);
   if (field.fieldKind === "list") return fc.option(fc.array(values, { maxLength: 5 }), { nil: undefined });
-  if (field.fieldKind === "map") return fc.option(fc.dictionary(special(field) === undefined ? texts : (special(field) as typeof texts), values, { maxKeys: 5 }), { nil: undefined });
+  // Names are texts as values are.
+  const names = (special(field) ?? texts) as typeof texts;
+  if (field.fieldKind === "map") return fc.option(fc.dictionary(names, values, { maxKeys: 5 }), { nil: undefined });
   return fc.option(values, { nil: undefined });
 }
 
