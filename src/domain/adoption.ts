@@ -280,8 +280,8 @@ class UserAdoption {
     const { time, kind: timeKind } = this.#timeOf(row, account);
     if (timeKind !== undefined) found.push(timeKind);
     const description = row.description ?? "";
-    const kept = beginningOf(description, DESCRIPTION_LIMIT);
-    const isCut = kept !== description;
+    const beginning = beginningOf(description, DESCRIPTION_LIMIT);
+    const isCut = beginning !== description;
     if (isCut) found.push("description_cut");
     const metadata: [string, string][] = [];
     const keep = (name: string, value: string | null): void => {
@@ -296,7 +296,7 @@ class UserAdoption {
     if (row.type !== type) keep("type", row.type);
     for (const one of found) this.#transactions.add(one, row.id);
     const entry: Entry = { type, userId: row.userId, currency: code, amount: amount.minor, heldChange: 0n };
-    this.#write(entry, time, `transactions/${row.id}`, kept, metadata);
+    this.#write(entry, time, `transactions/${row.id}`, beginning, metadata);
   }
 
   /** Within an account times never go back, and nothing is later than now. */

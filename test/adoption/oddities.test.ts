@@ -151,9 +151,12 @@ describe("amounts of any numeric type are read as PostgreSQL prints them in full
       "UPDATE transactions SET created_at = '2024-03-04 05:06:07', description = 'Привет'",
       created("'2999-05-06'"),
     ];
-    const { user } = await adoptOddity({ columns, statements }).finally(() =>
-      old.query(`ALTER DATABASE ${name} RESET ALL`),
-    );
+    let user = 0;
+    try {
+      ({ user } = await adoptOddity({ columns, statements }));
+    } finally {
+      await old.query(`ALTER DATABASE ${name} RESET ALL`);
+    }
     expect(await historyOf(user)).toEqual([
       "RUB opening -1.00 -1.00",
       "RUB topup 1234567.89 1234566.89",

@@ -117,7 +117,7 @@ const column = (...several: readonly Types[]) =>
     .chain((type) => fc.record({ type: fc.constant(type), values: each(fc.constantFrom(...several.flatMap((types) => types[type] ?? []))) }));
 const troubles = ["none", "none", "none", "none", "MONEY", "text ids", "nobody", "one user twice", "RUR", "strange balances", "large amounts"] as const;
 /** Those that are refused, whatever the values are. */
-const refused: readonly string[] = ["MONEY", "text ids", "nobody", "one user twice", "RUR"];
+const refused: ReadonlySet<string> = new Set(["MONEY", "text ids", "nobody", "one user twice", "RUR"]);
 
 const odd = fc.constantFrom(...troubles).chain((trouble) =>
   fc.record({
@@ -140,12 +140,12 @@ async function fillOdd({ query }: TestDatabase, { trouble, balance: balances, am
   await query(`CREATE TABLE transactions (id BIGINT, user_id ${ids}, amount ${amounts.type}, currency TEXT, type TEXT, description TEXT, created_at ${moments.type})`);
   await query(`CREATE TABLE jobs (id BIGINT, user_id ${ids}, model_id TEXT, prompt TEXT, parameters ${one.parameters.type}, status TEXT, result_url TEXT,
     error_message TEXT, cost ${amounts.type}, created_at ${moments.type}, completed_at ${moments.type})`);
-  for (const [index, currency] of one.currencies.entries()) {
+  for (const [index, money] of one.currencies.entries()) {
     const user = index === 3 && trouble === "nobody" ? null : index === 3 && trouble === "one user twice" ? 1 : index + 1;
     const at = moments.values[index];
-    const code = index === 3 && trouble === "RUR" ? "RUR" : currency === "JPY" ? "RUB" : currency;
+    const code = index === 3 && trouble === "RUR" ? "RUR" : money === "JPY" ? "RUB" : money;
     await query("INSERT INTO user_balances VALUES ($1, $2, $3, $4)", [user, balances.values[index], code, at]);
-    for (const id of [2 * index, 2 * index + 1]) await query("INSERT INTO transactions VALUES ($1, $2, $3, $4, 'topup', 'd', $5)", [id, index + 1, amounts.values[id % 4], currency, at]);
+    for (const id of [2 * index, 2 * index + 1]) await query("INSERT INTO transactions VALUES ($1, $2, $3, $4, 'topup', 'd', $5)", [id, index + 1, amounts.values[id % 4], money, at]);
     await query("INSERT INTO jobs VALUES ($1, $2, $3, 'p', $4, 'pending', NULL, NULL, $5, $6, $6)", [index + 1, index + 1, one.models[index], one.parameters.values[index], amounts.values[index], at]);
   }
 }
@@ -156,7 +156,7 @@ test("whatever types the old columns have, rehearsal and run agree, and where th
       await using ledger = await createDatabase();
       await fillOdd(ledger, generated);
       const became = await adoptRehearsed(ledger, ledger, { batch: 3 });
-      if (refused.includes(generated.trouble)) expect(became).toHaveProperty("refused");
+      if (refused.has(generated.trouble)) expect(became).toHaveProperty("refused");
       if (generated.trouble === "none") expect(became).toHaveProperty("report");
       if ("report" in became) await checkAdopted(ledger, ledger);
     }),

@@ -431,11 +431,7 @@ export class Source {
     await before;
     try {
       const text = statement.sql.replaceAll("$slonik_", "$");
-      const { rows } = await this.#client.query<(string | null)[]>({
-        text,
-        values: [...statement.values],
-        rowMode: "array",
-      });
+      const { rows } = await this.#client.query<(string | null)[]>({ text, values: [...statement.values], rowMode: "array" });
       return rows;
     } catch (error) {
       throw unreadable(error);
