@@ -4,7 +4,7 @@ import type { Logger } from "pino";
 import type { Line } from "./command-line.ts";
 import type { Config } from "./config.ts";
 import { applyMigrations, bringUpToDate, openDatabaseBeside, openLedger, type Database } from "./database.ts";
-import { complain, FAILED, isMendable, print, stopSignal } from "./exit.ts";
+import { complain, FAILED, print, sentenceOf, stopSignal } from "./exit.ts";
 import { runAdoption } from "./ops/adopt-command.ts";
 import { backUp } from "./ops/backup.ts";
 import { describe } from "./ops/finding.ts";
@@ -109,7 +109,8 @@ async function runProof({ command, digest, writeDigest, trustLog }: Line, config
     if (command === "rebuild") return (await runRebuild({ ...options, trustLog }, progress)).left === 0 ? 0 : FAILED;
     return (await runVerification({ ...options, writeDigest, ...(digest === undefined ? {} : { digest }) }, progress)).differences === 0 ? 0 : FAILED;
   } catch (error) {
-    return complain([isMendable(error) ? error.message : `it could not be done: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}`]);
+    const stack = error instanceof Error ? (error.stack ?? error.message) : String(error);
+    return complain([sentenceOf(error) ?? `it could not be done: ${stack}`]);
   }
 }
 

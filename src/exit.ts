@@ -6,6 +6,7 @@ import { BackupProblem } from "./ops/backup.ts";
 import { DigestProblem } from "./ops/digest.ts";
 import { RestoreProblem } from "./ops/restore.ts";
 import { FolderProblem } from "./postgres/embedded-folder.ts";
+import { failureOf } from "./postgres/errors.ts";
 import { SchemaProblem } from "./postgres/migrate.ts";
 import { DatabaseUnreachable } from "./postgres/reachable.ts";
 import { TargetProblem } from "./postgres/restoring.ts";
@@ -25,9 +26,18 @@ const mendable = [
   RestoreProblem, TargetProblem, AdoptionProblem,
 ];
 
-/** Whether an operator can mend it: then its message says all in one line. */
-export function isMendable(error: unknown): error is Error {
-  return error instanceof Error && mendable.some((problem) => error instanceof problem);
+/** What an operator is told of an error, if one line says all: what can be mended, or that the database went away. */
+export function sentenceOf(error: unknown): string | undefined {
+  // What failed first matters, not what couldn't be put away after that.
+  if (error instanceof SuppressedError) return sentenceOf(error.suppressed) ?? sentenceOf(error.error);
+  if (error instanceof Error && mendable.some((problem) => error instanceof problem)) return error.message;
+  if (!(error instanceof Error) || failureOf(error) === undefined) return undefined;
+  return `the database went away while it was needed: ${reasonOf(error)}; see that it is well, and try again`;
+}
+
+/** What lies behind an error. */
+function reasonOf(error: Error): string {
+  return error.cause instanceof Error ? reasonOf(error.cause) : error.message.trim();
 }
 
 /** Ends well, with this on standard output. */

@@ -6,7 +6,7 @@ import { pino, type Logger } from "pino";
 import { administer } from "./administer.ts";
 import { HELP, readCommandLine, type Line } from "./command-line.ts";
 import { MAX_WORKERS, readConfig, unknownVariables, type Config } from "./config.ts";
-import { complain, FAILED, isMendable, print, toldToStop } from "./exit.ts";
+import { complain, FAILED, print, sentenceOf, toldToStop } from "./exit.ts";
 import { startWorkers } from "./processes/primary.ts";
 import { joinPrimary } from "./processes/worker.ts";
 import { startService } from "./service.ts";
@@ -23,9 +23,9 @@ async function main(args: readonly string[]): Promise<number> {
   try {
     return await run(line, read.config, log);
   } catch (error) {
-    // For the rest, the stack is what helps.
-    if (!isMendable(error)) throw error;
-    return complain([error.message], FAILED);
+    const sentence = sentenceOf(error);
+    if (sentence === undefined) throw error;
+    return complain([sentence], FAILED);
   }
 }
 
@@ -60,8 +60,9 @@ async function runWorker(config: Config, log: Logger): Promise<number> {
     await service.close();
     return 0;
   } catch (error) {
-    if (!isMendable(error)) throw error;
-    await primary.tell({ kind: "problem", problem: error.message });
+    const problem = sentenceOf(error);
+    if (problem === undefined) throw error;
+    await primary.tell({ kind: "problem", problem });
     return FAILED;
   } finally {
     primary.leave();

@@ -24,13 +24,14 @@ const exceptions: readonly { readonly file: string; readonly text: string; reado
 
 /**
  * What runs SQL that isn't in the source: the migrations' files, and what the tag has written: in a pipeline, for rows of texts by two sessions, for
- * a session without Slonik, for COPY. */
+ * a session without Slonik, for COPY, for Slonik's pool by its driver. */
 const queriesOfOthers: readonly string[] = [
   "query(migration.sql)",
   "query(new Pipeline(this.#steps, this.#prepared))",
   'query({ text, values: [...statement.values], rowMode: "array" })',
   'query({ text, values: [...statement.values], rowMode: "array" })',
   "query(statement.sql)",
+  "query(statement)",
   "query(copy)",
   "query(copy)",
   "query(this.#statement)",

@@ -238,7 +238,8 @@ class Draft {
     const referenceUsed = note.uniqueReference && this.#isTaken(referenceId(uniqueReferenceOf(command)));
     const newHoldId = this.#book.newHoldIds[this.#holdsPlaced] ?? 0n;
     const newJobId = this.#book.newJobIds[this.#jobsCreated] ?? 0n;
-    return { account, recipient, hold, original, job, referenceUsed, newHoldId, newJobId, time: this.#timeOn(account) };
+    const times = { time: this.#timeOn(account), now: this.#book.time };
+    return { account, recipient, hold, original, job, referenceUsed, newHoldId, newJobId, ...times };
   }
 
   #account(userId: bigint, currency: string): Account {

@@ -1,5 +1,6 @@
 // Jobs: work that is paid for by a hold. What a job is, and what may be asked of it.
 
+import { LAST_MOMENT, SECOND } from "./moment.ts";
 import type { Money } from "./money.ts";
 
 /** Where a job stands. The last three are final. */
@@ -83,9 +84,8 @@ export type JobAsk =
   | { readonly kind: "rescue_job"; readonly jobId: bigint };
 
 /** The holds of jobs live as long as their jobs: until the last moment of the year 9999, as far as holds know. */
-export const JOB_HOLD_EXPIRES_AT = 253_402_300_799_999_999n;
+export const JOB_HOLD_EXPIRES_AT = LAST_MOMENT;
 
-const SECOND = 1_000_000n;
 const LONGEST_BACKOFF = 300n * SECOND;
 
 /** How long a job rests after a failed attempt: a second, doubled by each attempt up to five minutes, less up to half of it. */

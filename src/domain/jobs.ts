@@ -18,8 +18,10 @@ export interface JobSituation {
   readonly hold: Hold | undefined;
   readonly newJobId: bigint;
   readonly newHoldId: bigint;
-  /** In microseconds. */
+  /** The time of the write, in microseconds. */
   readonly time: bigint;
+  /** The clock's, by which leases end and jobs fall due: `time` is ahead of it where the clock was set back. */
+  readonly now: bigint;
 }
 
 /** The job afterwards, and the entry that moved its money, if any moved. */
@@ -50,11 +52,11 @@ export function decideJob(situation: JobSituation, command: JobCommand): JobDeci
 }
 
 function create(situation: JobSituation, command: CommandOf<"create_job">): JobDecision | Refusal {
-  const { newJobId: id, time } = situation;
+  const { newJobId: id, time, now } = situation;
   const { userId, currency, modelId, prompt, parameters, amount: cost, priority, maxAttempts } = command;
   const job: Job = {
     id, userId, currency, modelId, prompt, parameters, cost, priority, maxAttempts,
-    idempotencyKey: command.key, createdAt: time, status: "pending", runAt: command.runAt ?? time,
+    idempotencyKey: command.key, createdAt: time, status: "pending", runAt: command.runAt ?? now,
     holdId: undefined, finalCost: undefined, resultUrl: "", errorMessage: "", attempt: 0, workerId: "", fencingToken: 0n,
     leaseExpiresAt: undefined, progress: 0, cancelRequested: false, completedAt: undefined,
   };
@@ -95,7 +97,7 @@ function fail(situation: JobSituation, job: Job, { errorMessage, final, jitter }
   const failed: Job = { ...job, errorMessage };
   if (job.cancelRequested) return end(situation, failed, "cancelled");
   if (final || job.attempt >= job.maxAttempts) return end(situation, failed, "failed");
-  return pendingFrom(failed, situation.time + backoff(job.attempt, jitter));
+  return pendingFrom(failed, situation.now + backoff(job.attempt, jitter));
 }
 
 function pendingFrom(job: Job, runAt: bigint): JobDecision {
@@ -105,13 +107,14 @@ function pendingFrom(job: Job, runAt: bigint): JobDecision {
 function cancel(situation: JobSituation, job: Job): JobDecision | Refusal {
   if (job.status === "cancelled") return { job, entries: [] };
   if (job.status !== "pending" && job.status !== "processing") return conflict(job);
-  const isWorkedOn = job.leaseExpiresAt !== undefined && job.leaseExpiresAt > situation.time;
+  const isWorkedOn = job.leaseExpiresAt !== undefined && job.leaseExpiresAt > situation.now;
   return isWorkedOn ? { job: { ...job, cancelRequested: true }, entries: [] } : end(situation, job, "cancelled");
 }
 
 function retry(situation: JobSituation, job: Job): JobDecision | Refusal {
   if (job.status !== "failed" && job.status !== "cancelled") return conflict(job);
-  const again: Job = { ...job, status: "pending", holdId: undefined, attempt: 0, progress: 0, cancelRequested: false, runAt: situation.time, completedAt: undefined };
+  const anew = { attempt: 0, progress: 0, cancelRequested: false, runAt: situation.now, completedAt: undefined };
+  const again: Job = { ...job, status: "pending", holdId: undefined, ...anew };
   return place(situation, again);
 }
 
@@ -124,7 +127,7 @@ function update(situation: JobSituation, job: Job, command: CommandOf<"update_jo
   if (status === "processing" && from("pending")) return { job: { ...job, status, attempt: job.attempt + 1, progress: 0 }, entries: [] };
   if (status === "completed" && from("processing")) return complete(situation, job, { ...command, resultUrl });
   if (status === "failed" && from("processing")) return end(situation, explained, status);
-  if (status === "pending" && from("processing")) return pendingFrom(explained, situation.time);
+  if (status === "pending" && from("processing")) return pendingFrom(explained, situation.now);
   if (status === "cancelled" && from("pending", "processing")) return end(situation, explained, status);
   return conflict(job);
 }
@@ -138,15 +141,17 @@ function isAsAsked(job: Job, { status, resultUrl, errorMessage, finalCost }: Com
 
 function rescue(situation: JobSituation, job: Job): JobDecision {
   const { status, leaseExpiresAt, workerId, attempt, maxAttempts } = job;
-  if (status !== "processing" || leaseExpiresAt === undefined || leaseExpiresAt > situation.time) return { job, entries: [] };
+  const isOver = leaseExpiresAt !== undefined && leaseExpiresAt <= situation.now;
+  if (status !== "processing" || !isOver) return { job, entries: [] };
   if (workerId === "") return end(situation, { ...job, errorMessage: "it is larger than an answer to a worker may be" }, "failed");
   const lost: Job = { ...job, errorMessage: `the lease of worker ${workerId} ran out` };
   if (job.cancelRequested) return end(situation, lost, "cancelled");
-  return attempt >= maxAttempts ? end(situation, lost, "failed") : pendingFrom(lost, situation.time);
+  return attempt >= maxAttempts ? end(situation, lost, "failed") : pendingFrom(lost, situation.now);
 }
 
-function refuseLease({ time }: JobSituation, job: Job, { fencingToken }: { readonly fencingToken: bigint }): Refusal | undefined {
-  return holdsLease(job, fencingToken, time) ? undefined : { reason: "LEASE_LOST", jobId: job.id, fencingToken };
+function refuseLease({ now }: JobSituation, job: Job, lease: Pick<Job, "fencingToken">): Refusal | undefined {
+  const { fencingToken } = lease;
+  return holdsLease(job, fencingToken, now) ? undefined : { reason: "LEASE_LOST", jobId: job.id, fencingToken };
 }
 
 function refuseCurrency({ currency }: Job, { finalCost }: CommandOf<"complete_job" | "update_job">): Refusal | undefined {

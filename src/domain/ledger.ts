@@ -51,6 +51,11 @@ export interface Situation {
   readonly newJobId: bigint;
   /** The time of the write, in microseconds; not before the account's last transaction. */
   readonly time: bigint;
+  /**
+   * The clock's time, which is before that once it was set back: leases end and jobs fall due by it. (Holds end by
+   * the log's.)
+   */
+  readonly now: bigint;
 }
 
 /** The entries to write, in order, and the job that changed with them; or the first refusal in order of precedence. */

@@ -4,6 +4,9 @@ import pg from "pg";
 import { BackendTerminatedError, BackendTerminatedUnexpectedlyError, ConnectionError, StatementCancelledError, StatementTimeoutError } from "slonik";
 import { Failure } from "../domain/failure.ts";
 
+/** What pg's client says, by its text alone, of a connection that broke or never came to be. */
+const PG_IS_AWAY = /^(Connection terminated|timeout expired|Client (has encountered a connection error|was closed))/;
+
 /** The failure that a reading statement's error stands for, if it isn't a bug. */
 export function failureOf(error: unknown): Failure | undefined {
   for (let cause = error; cause instanceof Error; cause = cause.cause) {
@@ -19,6 +22,7 @@ export function failureOf(error: unknown): Failure | undefined {
 function isAway(error: Error): boolean {
   if (error instanceof ConnectionError || error instanceof BackendTerminatedError || error instanceof BackendTerminatedUnexpectedlyError) return true;
   // Class 08: the connection's own errors. 57P01 to 57P03: the server is going down, or not up yet. 53300: too many connections.
+  if (PG_IS_AWAY.test(error.message)) return true;
   if (error instanceof pg.DatabaseError) return /^(08...|57P0[123]|53300)$/.test(error.code ?? "");
   return "code" in error && typeof error.code === "string" && /^(ECONN|ENOENT|EPIPE|ETIMEDOUT)/.test(error.code);
 }

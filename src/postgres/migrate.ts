@@ -94,7 +94,8 @@ async function apply(client: pg.Client, migration: Migration): Promise<boolean> 
     if (command !== "COMMIT") throw new Error(`PostgreSQL answered ${command} to COMMIT`);
     return !done;
   } catch (cause) {
-    await client.query("ROLLBACK");
+    // Of a connection that broke there is nothing to take back.
+    await client.query("ROLLBACK").catch(() => undefined);
     throw new SchemaProblem(`migration ${migration.name} was not applied: ${explain(cause)}`, { cause });
   }
 }

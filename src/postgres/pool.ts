@@ -1,14 +1,7 @@
 // The pool of connections that all statements go through but the journal's.
 
-import {
-  createPool,
-  createTypeParserPreset,
-  SchemaValidationError,
-  type DatabasePool,
-  type Interceptor,
-  type QueryResultRow,
-} from "slonik";
-import { hexOf } from "./rows.ts";
+import { createPool, SchemaValidationError, type DatabasePool, type Interceptor, type QueryResultRow } from "slonik";
+import { pgDriver } from "./driver.ts";
 
 /** How to connect, in milliseconds where it is about time. */
 export interface PoolOptions {
@@ -30,7 +23,6 @@ const TRANSACTION_LIMIT_MS = 10_000;
 
 /** Opens a pool. Throws while the database can't be reached. */
 export async function openPool(options: PoolOptions): Promise<DatabasePool> {
-  const kept = new Set(["int8", "interval"]);
   const pool = await createPool(options.url, {
     minPoolSize: options.min,
     maxPoolSize: options.max,
@@ -43,12 +35,7 @@ export async function openPool(options: PoolOptions): Promise<DatabasePool> {
     transactionRetryLimit: 0,
     // The default, DISCARD ALL, costs a round trip for each statement; nothing here leaves state in its session.
     resetConnection: () => Promise.resolve(),
-    typeParsers: [
-      ...createTypeParserPreset().filter(({ name }) => kept.has(name)),
-      // The preset's goes through a float.
-      { name: "numeric", parse: (text: string) => text },
-      { name: "bytea", parse: hexOf },
-    ],
+    driverFactory: pgDriver,
     interceptors: [resultParser],
   });
   pool.on("error", options.onError);

@@ -5,6 +5,7 @@ import { z } from "zod";
 import type { Account, Hold, HoldState, TransactionType } from "../domain/account.ts";
 import { currencyOf, type Currencies } from "../domain/currency.ts";
 import type { Refused } from "../domain/group.ts";
+import { isoTime } from "../domain/moment.ts";
 import type { Transaction } from "../domain/transaction.ts";
 import { jobRowFor, type KeptJob } from "./job-rows.ts";
 
@@ -248,8 +249,10 @@ function isInteger(value: unknown): value is { integer: string } {
   return typeof value === "object" && value !== null && "integer" in value && typeof value.integer === "string";
 }
 
-/** A time as PostgreSQL reads it, to the microsecond. */
-export function timestamp(micros: bigint): string {
-  const millis = micros / 1000n;
-  return new Date(Number(millis)).toISOString().replace("Z", `${String(micros % 1000n).padStart(3, "0")}Z`);
+/**
+ * A moment as PostgreSQL reads it in any session. Searches may begin in the year before year 1, which it calls 1 BC.
+ */
+export function timestamp(moment: bigint): string {
+  const text = isoTime(moment);
+  return text.startsWith("0000") ? `0001${text.slice(4)} BC` : text;
 }

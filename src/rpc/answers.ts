@@ -6,6 +6,7 @@ import type { Timestamp } from "@bufbuild/protobuf/wkt";
 import { available, type Account, type Hold, type HoldState, type TransactionType } from "../domain/account.ts";
 import { LARGEST_ROW } from "../domain/answer-size.ts";
 import { currencyOf, type Currencies } from "../domain/currency.ts";
+import { SECOND, split } from "../domain/moment.ts";
 import { formatAmount } from "../domain/money.ts";
 import { accountAfter, charactersOf, type Result, type Transaction } from "../domain/transaction.ts";
 import {
@@ -151,7 +152,8 @@ function holdMessage(of: Hold, money: (minor: bigint) => Money): HoldMessage {
   };
 }
 
-/** Microseconds since 1970 as a Timestamp. */
-export function time(micros: bigint): Timestamp {
-  return { $typeName: "google.protobuf.Timestamp", seconds: micros / 1_000_000n, nanos: Number(micros % 1_000_000n) * 1000 };
+/** A moment as a Timestamp, whose nanoseconds count forwards before 1970, too. */
+export function time(moment: bigint): Timestamp {
+  const { whole, rest } = split(moment, SECOND);
+  return { $typeName: "google.protobuf.Timestamp", seconds: whole, nanos: Number(rest) * 1000 };
 }

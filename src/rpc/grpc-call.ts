@@ -29,6 +29,13 @@ const MOST_TEXT_BYTES = 1950;
 /** The units of `grpc-timeout`, in milliseconds. */
 const units: Readonly<Record<string, number>> = { H: 3_600_000, M: 60_000, S: 1000, m: 1, u: 1e-3, n: 1e-6 };
 
+/** How long a caller waits by its `grpc-timeout`, in milliseconds; undefined: the header doesn't say so clearly. */
+export function grpcTimeoutMs(header: string): number | undefined {
+  const [, count, unit] = /^(\d{1,8})([HMSmun])$/.exec(header) ?? [];
+  const unitMs = units[unit ?? ""];
+  return unitMs === undefined ? undefined : Number(count) * unitMs;
+}
+
 /** How a call of one method is served. */
 export type Serve = (call: GrpcCall) => void;
 
@@ -62,12 +69,11 @@ export class GrpcCall {
   timeoutMs(): number | undefined {
     const given = this.#headers["grpc-timeout"];
     if (given === undefined) return undefined;
-    const [, count, unit] = /^(\d{1,8})([HMSmun])$/.exec(String(given)) ?? [];
-    const unitMs = units[unit ?? ""];
-    if (unitMs === undefined) {
+    const timeoutMs = grpcTimeoutMs(String(given));
+    if (timeoutMs === undefined) {
       throw errorOfViolations([{ field: "", description: `the header grpc-timeout must be up to 8 digits and one of H, M, S, m, u, n, such as "500m", not "${String(given)}"` }]);
     }
-    return Math.max(0, this.#arrivedAt + Number(count) * unitMs - performance.now());
+    return Math.max(0, this.#arrivedAt + timeoutMs - performance.now());
   }
 
   /** The W3C trace context, as it was sent. */

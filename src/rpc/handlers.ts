@@ -11,8 +11,12 @@ import type {
   MessageShape,
 } from "@bufbuild/protobuf";
 import type { Duration } from "@bufbuild/protobuf/wkt";
+import { Code, ConnectError } from "@connectrpc/connect";
 import { Failure } from "../domain/failure.ts";
 import { errorOf, errorOfFailure, type Translate } from "./status.ts";
+
+/** What Node's timers hold, some 24 days: one that is set for longer would be over at once. */
+export const LONGEST_TIMER_MS = 2 ** 31 - 1;
 
 /** A call as it arrives at a door. */
 export interface Arrival {
@@ -176,13 +180,13 @@ export function createGuard(options: GuardOptions) {
       try {
         yield* handler(request, { signal });
       } catch (error) {
-        if (arrival.signal?.aborted === true) throw errorOfFailure("CALL_CANCELLED", error);
         // Too old, or shutting down: a clean end, and the caller watches again from its last position.
-        if (!ending.aborted) throw options.translate(error, nameOf(method));
+        if (!signal.aborted) throw options.translate(error, nameOf(method));
       } finally {
         clearTimeout(timer);
         inside.leaveStream();
       }
+      if (arrival.signal?.aborted === true) throw errorOfEnd(arrival.signal);
     };
   }
 
@@ -200,13 +204,20 @@ export function createGuard(options: GuardOptions) {
   }
 }
 
+/** Why a stream is over whose door has aborted it: for lateness, or because its caller is gone. */
+function errorOfEnd({ reason }: AbortSignal): ConnectError {
+  const isLate = reason instanceof ConnectError && reason.code === Code.DeadlineExceeded;
+  return errorOfFailure(isLate ? "DEADLINE_PASSED" : "CALL_CANCELLED", reason);
+}
+
 /** For the answer to a call that has waited as long as it may. */
 const ANSWER_MS = 50;
 const LONGEST_WAIT_MS = 30_000;
 
-/** The end of a long poll's wait. */
+/** The end of a long poll's wait: a little before the call's deadline, if that comes first. */
 export function endOfWait({ deadline, ending }: Call, waitMs: number): AbortSignal {
-  const left = Math.min(waitMs, deadline - performance.now() - ANSWER_MS);
+  // A signal's time must be a whole number, where a timer's needn't.
+  const left = Math.floor(Math.min(waitMs, deadline - performance.now() - ANSWER_MS));
   return left <= 0 ? AbortSignal.abort() : AbortSignal.any([ending(), AbortSignal.timeout(left)]);
 }
 

@@ -84,6 +84,6 @@ function difference({ key, ...finding }: Finding): MessageInitShape<typeof Diffe
 }
 
 function durationOf(seconds: number) {
-  const whole = Math.floor(seconds);
-  return { seconds: BigInt(whole), nanos: Math.round((seconds - whole) * 1e9) };
+  const millis = Math.round(seconds * 1000);
+  return { seconds: BigInt(Math.floor(millis / 1000)), nanos: (millis % 1000) * 1_000_000 };
 }

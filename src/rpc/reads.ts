@@ -204,11 +204,12 @@ async function outcome(parts: ReadParts, request: GetOutcomeRequest) {
 async function statement(parts: ReadParts, request: GetStatementRequest) {
   const { balances, reads, answers, transactions, history } = parts;
   const { userId, currency, startTime, endTime, pageSize, pageToken } = validate(reads.getStatement, GetStatementRequestSchema, request);
-  const end = endTime ?? (await balances.now());
-  const provisional = await isProvisional(balances, "end_time", end);
+  // Without an end it has all that there is, and so ends with the balance: the last transactions may be ahead of a
+  // clock that was set back.
+  const provisional = endTime === undefined || (await isProvisional(balances, "end_time", endTime));
   const args = ["statement", userId, currency, startTime, endTime];
   const [range = { currency, first: 1n, last: 0n }, rest = range] =
-    rangesFrom(cursorOf(args, pageToken)) ?? (await history.ranges(userId, currency, { startTime, endTime: end }));
+    rangesFrom(cursorOf(args, pageToken)) ?? (await history.ranges(userId, currency, { startTime, endTime }));
   const [before, closing, totals, found] = await Promise.all([
     transactions.bySequence(userId, currency, range.first - 1n),
     transactions.bySequence(userId, currency, range.last),

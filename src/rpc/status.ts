@@ -5,6 +5,7 @@ import { create } from "@bufbuild/protobuf";
 import { Code, ConnectError } from "@connectrpc/connect";
 import { currencyOf, type Currencies } from "../domain/currency.ts";
 import type { Failure, FailureReason } from "../domain/failure.ts";
+import { isoTime } from "../domain/moment.ts";
 import { formatAmount, type Money } from "../domain/money.ts";
 import type { Refusal } from "../domain/refusal.ts";
 import { firstOf } from "../domain/text.ts";
@@ -230,9 +231,3 @@ function metadataOf(refusal: Refusal, decimal: Amount): Record<string, string> {
 }
 
 const timeNames: Readonly<Record<string, string>> = { createdAt: "create_time", expiresAt: "expire_time", leaseExpiresAt: "lease_expire_time" };
-
-/** Microseconds since 1970 as RFC 3339. */
-function isoTime(micros: bigint): string {
-  const fraction = String(micros % 1000n).padStart(3, "0");
-  return new Date(Number(micros / 1000n)).toISOString().replace("Z", `${fraction}Z`);
-}

@@ -8,6 +8,7 @@ import type { Duration, Timestamp } from "@bufbuild/protobuf/wkt";
 import { z } from "zod";
 import type { Note } from "../domain/command.ts";
 import type { Currencies } from "../domain/currency.ts";
+import { FIRST_MOMENT, LAST_MOMENT, SECOND } from "../domain/moment.ts";
 import { parseAmount } from "../domain/money.ts";
 import { isLonger, isStorable, reportOf } from "../domain/text.ts";
 import type { Money } from "../gen/ledger/v1/money_pb.ts";
@@ -182,42 +183,45 @@ export function money(currencies: Currencies, fallback: string, sign: Sign) {
   return schemaOf(moneyReader(currencies, fallback, sign));
 }
 
-const MICROS = 1_000_000n;
-const DEFAULT_LEASE_MICROS = 30n * MICROS;
-/** What PostgreSQL and RFC 3339 both can hold. */
-const MIN_SECONDS = -62_135_596_800n;
-const MAX_SECONDS = 253_402_300_799n;
+const isTimestamp = ({ seconds, nanos }: Timestamp): boolean =>
+  seconds >= FIRST_MOMENT / SECOND && seconds * SECOND <= LAST_MOMENT && nanos >= 0 && nanos < 1e9;
 
-/** A moment, in microseconds since 1970; what is finer is cut off. */
+/** A moment; what is finer than a microsecond is cut off. */
 export const timestamp = z
   .custom<Timestamp>()
-  .refine(({ seconds, nanos }) => seconds >= MIN_SECONDS && seconds <= MAX_SECONDS && nanos >= 0 && nanos < 1e9, "must be a time from year 1 to 9999")
-  .transform(({ seconds, nanos }) => seconds * MICROS + BigInt(Math.floor(nanos / 1000)));
+  .refine(isTimestamp, "must be a time from year 1 to 9999, with nanos from 0 to 999,999,999")
+  .transform(({ seconds, nanos }) => seconds * SECOND + BigInt(Math.floor(nanos / 1000)));
 
-/** What reads an interval from 1 microsecond up to a number of days, in microseconds. */
-export function intervalReader(maxDays: bigint): (given: Duration, say: Say) => bigint {
+/** What reads a duration between two bounds, all in microseconds; what is finer is cut off once it has passed them. */
+function durationReader(min: bigint, max: bigint, range: string): (given: Duration, say: Say) => bigint {
   return ({ seconds, nanos }, say) => {
-    const micros = seconds * MICROS + BigInt(Math.floor(nanos / 1000));
-    if (micros <= 0n || micros > maxDays * 86_400n * MICROS) say([], `must be longer than zero and at most ${maxDays} days`);
-    return micros;
+    const total = seconds * 1_000_000_000n + BigInt(nanos);
+    if (Math.abs(nanos) >= 1e9 || (seconds > 0n && nanos < 0) || (seconds < 0n && nanos > 0)) {
+      say([], "must have nanos of less than a second, and of the same sign as its seconds");
+    } else if (total < min * 1000n || total > max * 1000n) {
+      say([], `must be ${range}`);
+    }
+    return total / 1000n;
   };
 }
 
+/** What reads an interval from 1 microsecond up to a number of days, in microseconds. */
+export function intervalReader(maxDays: bigint): (given: Duration, say: Say) => bigint {
+  return durationReader(1n, maxDays * 86_400n * SECOND, `from 1 microsecond to ${maxDays} days`);
+}
+
+const DEFAULT_LEASE = 30n * SECOND;
+
 /** How long a lease lasts, in microseconds: 1 second to 1 hour. */
-export const leaseInterval = z
-  .custom<Duration>()
-  .transform(({ seconds, nanos }) => seconds * MICROS + BigInt(Math.floor(nanos / 1000)))
-  .refine((micros) => micros >= MICROS && micros <= 3600n * MICROS, "must be from 1 second to 1 hour");
+export const leaseInterval = schemaOf(durationReader(SECOND, 3600n * SECOND, "from 1 second to 1 hour"));
 
 /** The same where it may be absent: 30 seconds then. */
-export const leaseIntervalOrDefault = leaseInterval.optional().transform((micros) => micros ?? DEFAULT_LEASE_MICROS);
+export const leaseIntervalOrDefault = leaseInterval.optional().transform((micros) => micros ?? DEFAULT_LEASE);
 
-/** How long to wait, in milliseconds: up to 30 seconds. */
-export const waitInterval = z
-  .custom<Duration>()
+/** How long to wait, in whole milliseconds: up to 30 seconds. */
+export const waitInterval = schemaOf(durationReader(0n, 30n * SECOND, "from 0 to 30 seconds"))
   .optional()
-  .transform((given) => (given === undefined ? 0 : Number(given.seconds) * 1000 + Math.ceil(given.nanos / 1e6)))
-  .refine((ms) => ms >= 0 && ms <= 30_000, "must be from 0 to 30 seconds");
+  .transform((micros) => Math.ceil(Number(micros ?? 0n) / 1000));
 
 /** How many items a page has. */
 export const pageSize = z

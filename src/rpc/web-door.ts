@@ -11,7 +11,8 @@ import type { UniversalHandler, UniversalServerResponse } from "@connectrpc/conn
 import { compressionGzip, universalRequestFromNodeRequest, universalResponseToNodeResponse } from "@connectrpc/connect-node";
 import type { Address } from "../config.ts";
 import type { Door } from "./grpc-door.ts";
-import type { Arrival, Entries } from "./handlers.ts";
+import { grpcTimeoutMs } from "./grpc-call.ts";
+import { LONGEST_TIMER_MS, type Arrival, type Entries } from "./handlers.ts";
 import { jsonReaderOf } from "./json-requests.ts";
 import { errorOfViolations } from "./status.ts";
 import type { Listen, Listener } from "./listener.ts";
@@ -89,7 +90,12 @@ function refuseExchange(): never {
 }
 
 function arrivalOf(context: HandlerContext): Arrival {
-  return { timeoutMs: context.timeoutMs(), traceparent: context.requestHeader.get("traceparent") ?? undefined, signal: context.signal };
+  const left = context.timeoutMs();
+  return {
+    timeoutMs: left === undefined ? undefined : Math.max(0, left),
+    traceparent: context.requestHeader.get("traceparent") ?? undefined,
+    signal: context.signal,
+  };
 }
 
 /** The router would take reads by GET as well, with their requests in the address. */
@@ -104,6 +110,7 @@ function serve(
   response.once("finish", () => discardRest(request, messageLimit));
   const run = async (): Promise<void> => {
     const asked = universalRequestFromNodeRequest(request, response, undefined, undefined);
+    cutDeadline(asked.header);
     // A request that isn't read to its end would be destroyed, and its connection be stuck.
     const body = request.iterator({ destroyOnReturn: false });
     // The router looks at the version for streams in both directions alone, which it would answer with a bare 505; we
@@ -132,6 +139,17 @@ function discardRest(request: IncomingMessage, messageLimit: number): void {
   };
   request.on("readable", read);
   read();
+}
+
+/**
+ * Connect's router sets a timer for as long as the caller waits: no longer than a timer holds, days beyond our own
+ * limit.
+ */
+function cutDeadline(header: Headers): void {
+  const [connect = ""] = /^\d{10}$/.exec(header.get("connect-timeout-ms") ?? "") ?? [];
+  if (Number(connect) > LONGEST_TIMER_MS) header.set("connect-timeout-ms", `${LONGEST_TIMER_MS}`);
+  const grpcMs = grpcTimeoutMs(header.get("grpc-timeout") ?? "") ?? 0;
+  if (grpcMs > LONGEST_TIMER_MS) header.set("grpc-timeout", `${Math.floor(LONGEST_TIMER_MS / 1000)}S`);
 }
 
 function answerHealth(response: ServerResponse, problem: string | undefined): void {

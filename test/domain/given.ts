@@ -50,6 +50,7 @@ export function given(facts: Partial<Situation> = {}) {
     newHoldId: 77n,
     newJobId: 88n,
     time: NOW,
+    now: NOW,
     ...facts,
   };
   return {

@@ -140,3 +140,28 @@ test("backoff doubles from a second up to five minutes, and jitter takes off up 
     }),
   );
 });
+
+describe("where the clock was set back, so that the account's rows are ahead of it", () => {
+  const HOUR = 3_600_000_000n;
+  const behind = (facts: Job) =>
+    given({ account: account({ balance: 1000n, held: 100n }), job: facts, hold: hold(), time: NOW + HOUR, now: NOW });
+  const complete = command("complete_job", { ...LEASE, finalCost: undefined, resultUrl: "" });
+  const rescue = command("rescue_job", { jobId: 4n });
+
+  test("a job falls due by the clock", () => {
+    const due = { createdAt: NOW + HOUR, runAt: NOW };
+    given({ time: NOW + HOUR, now: NOW }).when(command("create_job", { ...newJob, amount: 100n })).thenMoves(due);
+    behind(job({ status: "failed" })).when(command("retry_job", { jobId: 4n })).thenMoves({ runAt: NOW });
+    const failed = command("fail_job", { ...LEASE, errorMessage: "e", final: false, jitter: 0 });
+    behind(leased()).when(failed).thenMoves({ status: "pending", runAt: NOW + backoff(1, 0) });
+  });
+
+  test("a lease ends by the clock", () => {
+    behind(leased()).when(complete).thenMoves({ status: "completed", completedAt: NOW + HOUR });
+    behind(leased({ leaseExpiresAt: NOW })).when(complete).thenRefuses("LEASE_LOST");
+    const cancelled = { status: "processing", cancelRequested: true };
+    behind(leased()).when(command("cancel_job", { jobId: 4n })).thenMoves(cancelled);
+    behind(leased()).when(rescue).thenMoves({ status: "processing" });
+    behind(leased({ leaseExpiresAt: NOW })).when(rescue).thenMoves({ status: "pending", runAt: NOW });
+  });
+});

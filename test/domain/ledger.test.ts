@@ -236,7 +236,8 @@ describe("where several refusals apply", () => {
       { situation: { hold: openHold({ state: "captured" as const, captured: 100n }) }, asked: {} },
       { situation: { hold: openHold() }, asked: {} },
     ];
-    let facts = { recipient: undefined, original: undefined, job: undefined, newHoldId: 0n, newJobId: 0n, time: NOW, ...worst.situation };
+    const nothing = { recipient: undefined, original: undefined, job: undefined, newHoldId: 0n, newJobId: 0n };
+    let facts = { ...nothing, time: NOW, now: NOW, ...worst.situation };
     let asked = worst.asked;
     for (const step of steps) {
       facts = { ...facts, ...step.situation };

@@ -25,9 +25,9 @@ export interface Tampering {
 export interface WireProxy {
   /** Of the database behind it. */
   readonly url: string;
-  /** Replaces what is done to messages of the journal's sessions from now on. */
+  /** Replaces what is done to messages of these sessions from now on. */
   readonly tamper: (tampering: Tampering) => void;
-  /** Cuts the journal's connections. */
+  /** Cuts their connections. */
   readonly cut: () => void;
   readonly [Symbol.asyncDispose]: () => Promise<void>;
 }
@@ -35,8 +35,8 @@ export interface WireProxy {
 /** What the journal's sessions call themselves when they begin. */
 const JOURNAL = "ledgerd journal";
 
-/** Starts one before a database whose server listens on a unix socket. */
-export async function startWireProxy(databaseUrl: string): Promise<WireProxy> {
+/** Starts one before a database whose server listens on a unix socket; for the journal's sessions, or for all. */
+export async function startWireProxy(databaseUrl: string, sessions: "journal" | "all" = "journal"): Promise<WireProxy> {
   const { hostname, port, pathname } = new URL(databaseUrl);
   const socketFile = path.join(decodeURIComponent(hostname), `.s.PGSQL.${port}`);
   const open = new Set<Socket>();
@@ -56,7 +56,7 @@ export async function startWireProxy(databaseUrl: string): Promise<WireProxy> {
       socket.on("error", end);
     }
     const ofClient = (message: Message) => {
-      if (message.type === "" && message.body.includes(JOURNAL)) journals.add(client);
+      if (message.type === "" && (sessions === "all" || message.body.includes(JOURNAL))) journals.add(client);
       return journals.has(client) && tampering.client !== undefined ? tampering.client(message) : message;
     };
     const ofServer = (message: Message) => (journals.has(client) && tampering.server !== undefined ? tampering.server(message) : message);

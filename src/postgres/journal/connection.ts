@@ -5,7 +5,8 @@
 import pg from "pg";
 import type { QuerySqlToken } from "slonik";
 import type { z } from "zod";
-import { hexOf, type Texts } from "../rows.ts";
+import { parserOf } from "../parsers.ts";
+import type { Texts } from "../rows.ts";
 import { Pipeline, type Answer, type Prepared, type Step } from "./pipeline.ts";
 
 /** Sends a statement with the others of its pipeline; its rows come with theirs, read by the statement's schema or straight from their texts. */
@@ -19,20 +20,6 @@ export class ConnectionLost extends Error {}
 
 /** How long all statements of one pipeline may take before the connection is given up. */
 const PIPELINE_LIMIT_MS = 10_000;
-
-/** The type `int8[]`, as pg_type numbers it. */
-const INT8_ARRAY = 1016;
-
-const parsers = new Map<number, (text: string) => unknown>([
-  [pg.types.builtins.INT8, BigInt],
-  [pg.types.builtins.NUMERIC, (text) => text],
-  [pg.types.builtins.BYTEA, hexOf],
-  [INT8_ARRAY, (text) => (text === "{}" ? [] : text.slice(1, -1).split(",").map(BigInt))],
-]);
-
-function parserOf(typeId: number): (text: string) => unknown {
-  return parsers.get(typeId) ?? pg.types.getTypeParser(typeId);
-}
 
 /** `$slonik_1` as PostgreSQL writes it, by statement name: the text of a named statement never changes. */
 const texts = new Map<string, string>();

@@ -245,7 +245,7 @@ export type CreateJobRequest = Message<"ledger.v1.CreateJobRequest"> & {
   priority: number;
 
   /**
-   * Not to be claimed before it; absent: at once.
+   * Not to be claimed before it; absent, or in the past: at once.
    *
    * @generated from field: google.protobuf.Timestamp run_time = 8;
    */
@@ -618,7 +618,8 @@ export type ClaimJobsRequest = Message<"ledger.v1.ClaimJobsRequest"> & {
   leaseDuration?: Duration | undefined;
 
   /**
-   * How long to wait while there are none: up to 30 seconds; absent: not at all.
+   * How long to wait while there are none: up to 30 seconds; absent: not at all. The wait ends a little before the
+   * call's deadline.
    *
    * @generated from field: google.protobuf.Duration wait = 5;
    */

@@ -721,7 +721,8 @@ export type PlaceHoldRequest = Message<"ledger.v1.PlaceHoldRequest"> & {
   uniqueReference: boolean;
 
   /**
-   * For how long, counted from the moment of the write by the database's clock: above zero, at most 90 days, down to the microsecond. Absent: 7 days.
+   * For how long, counted from the moment of the write by the database's clock: 1 microsecond to 90 days. Absent:
+   * 7 days.
    *
    * @generated from field: google.protobuf.Duration expires_in = 10;
    */
@@ -1949,7 +1950,8 @@ export type GetStatementRequest = Message<"ledger.v1.GetStatementRequest"> & {
   startTime?: Timestamp | undefined;
 
   /**
-   * The first moment after the period; absent: now. One in the future is refused as INVALID_REQUEST.
+   * The first moment after the period, not before `start_time`; absent: none, the statement has all that there is. One
+   * in the future is refused as INVALID_REQUEST.
    *
    * @generated from field: google.protobuf.Timestamp end_time = 4;
    */
@@ -2054,7 +2056,8 @@ export type GetStatementResponse = Message<"ledger.v1.GetStatementResponse"> & {
   nextPageToken: string;
 
   /**
-   * Set where the period ends less than 10 s ago: a write that is being committed may still come to lie in it.
+   * Set where the period has no end or ended less than 10 s ago: a write that is being committed may still come to lie
+   * in it.
    *
    * @generated from field: bool provisional = 6;
    */
@@ -2125,6 +2128,13 @@ export const ListOrderSchema: GenEnum<ListOrder> = /*@__PURE__*/
  * asked for, and its token goes on behind them. A row that alone is larger, which no call can have written, is told with its texts cut and marked.
  *
  * Lengths of texts are in characters, everywhere in this contract: Unicode code points, each up to 4 bytes of UTF-8.
+ *
+ * Times are those of years 1 to 9999, here and in all services, and durations have seconds and nanos of one sign:
+ * anything else is refused as INVALID_REQUEST under the field's name. Both are kept to the microsecond; what is finer
+ * is cut off.
+ *
+ * Transactions have the time of the database's clock. Within an account times never descend: should the clock be set
+ * back, the account's next transactions have the time of its last one until the clock is there again.
  *
  * @generated from service ledger.v1.LedgerService
  */

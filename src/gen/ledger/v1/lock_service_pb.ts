@@ -105,7 +105,8 @@ export type AcquireLockRequest = Message<"ledger.v1.AcquireLockRequest"> & {
   ttl?: Duration | undefined;
 
   /**
-   * How long to wait while another one holds it: up to 30 seconds; absent: not at all.
+   * How long to wait while another one holds it: up to 30 seconds; absent: not at all. The wait ends a little before
+   * the call's deadline.
    *
    * @generated from field: google.protobuf.Duration wait = 4;
    */

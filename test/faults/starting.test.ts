@@ -1,0 +1,151 @@
+// A connection that breaks at any statement, from the first one on: a service comes to serve nevertheless, a command
+// does its work, or the operator is told in one sentence why not.
+
+import { mkdtempSync, readdirSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { pino } from "pino";
+import { afterAll, beforeAll, beforeEach, expect, test, vi } from "vitest";
+import { administer } from "../../src/administer.ts";
+import { readCommandLine } from "../../src/command-line.ts";
+import { readConfig, type Config } from "../../src/config.ts";
+import { sentenceOf } from "../../src/exit.ts";
+import { startService } from "../../src/service.ts";
+import { fillOldTables, makeOldTables } from "../adoption/old-database.ts";
+import { runLedgerd } from "../harness/command.ts";
+import { createDatabase, type TestDatabase } from "../harness/database.ts";
+import { startWireProxy, textOf, type Message, type WireProxy } from "../harness/wire-proxy.ts";
+
+const log = pino({ level: "silent" });
+let folder: string;
+let ledger: TestDatabase;
+/** What commands print. */
+let printed: string;
+
+beforeAll(async () => {
+  folder = mkdtempSync(path.join(tmpdir(), "ledgerd-starting-"));
+  ledger = await createDatabase();
+  // Each command listens to signals for as long as its process lives.
+  process.setMaxListeners(1000);
+});
+
+afterAll(async () => {
+  vi.restoreAllMocks();
+  rmSync(folder, { recursive: true });
+  await ledger[Symbol.asyncDispose]();
+});
+
+beforeEach(() => {
+  for (const stream of [process.stdout, process.stderr]) {
+    vi.spyOn(stream, "write").mockImplementation((text) => {
+      printed += String(text);
+      return true;
+    });
+  }
+});
+
+function configOf(url: string): Config {
+  const addresses = { LEDGERD_GRPC_ADDR: "127.0.0.1:0", LEDGERD_HTTP_ADDR: "127.0.0.1:0" };
+  const read = readConfig({ DATABASE_URL: url, ...addresses, LEDGERD_DURABILITY: "relaxed", LEDGERD_VERIFY_RATE: "0" });
+  if ("problems" in read) throw new Error(read.problems.join("; "));
+  return read.config;
+}
+
+/** What begins a session or asks for something: the first message, a Parse, a Query, the end of a COPY. */
+const begins = ({ type }: Message): boolean => ["", "P", "Q", "c"].includes(type);
+
+/**
+ * Does something again and again, with the connection cut at the first statement, the next one, and so on (or in
+ * larger strides), until it does with less of them. Answers at how many. Each time it succeeds, or fails by an error
+ * that one sentence tells.
+ */
+async function cutEverywhere(proxy: WireProxy, run: () => Promise<unknown>, stride = 1): Promise<number> {
+  for (let nth = 1; ; nth += stride) {
+    printed = "";
+    let seen = 0;
+    proxy.tamper({ client: (message) => (begins(message) && (seen += 1) === nth ? "cut" : message) });
+    const failed: unknown = await run().then(
+      () => undefined,
+      (error: unknown) => error,
+    );
+    if (failed !== undefined && sentenceOf(failed) === undefined)
+      throw new Error(`cut at statement ${nth}`, { cause: failed });
+    expect(printed, `cut at statement ${nth}`).not.toMatch(/^\s+at /m);
+    if (seen < nth) return nth - 1;
+  }
+}
+
+test("serve", async () => {
+  await using proxy = await startWireProxy(ledger.url, "all");
+  const cuts = await cutEverywhere(proxy, async () => {
+    const service = await startService(configOf(proxy.url), log);
+    // What its end asks for is no part of its start.
+    proxy.tamper({});
+    await service.close();
+  });
+  expect(cuts).toBeGreaterThan(8);
+});
+
+/** A command as the command line reads it. */
+function commandOf(args: readonly string[], url: string): () => Promise<unknown> {
+  const line = readCommandLine(args);
+  if (typeof line === "string") throw new Error(line);
+  return () => administer(line, configOf(url), log) ?? expect.unreachable(`${args[0]} is no command`);
+}
+
+test.each([["migrate"], ["verify"], ["rebuild"]])("%s, of a ledger", async (name) => {
+  await using proxy = await startWireProxy(ledger.url, "all");
+  expect(await cutEverywhere(proxy, commandOf([name], proxy.url), 2)).toBeGreaterThan(3);
+});
+
+test("migrate, of an empty database", async () => {
+  await using empty = await createDatabase("empty");
+  await using proxy = await startWireProxy(empty.url, "all");
+  expect(await cutEverywhere(proxy, commandOf(["migrate"], proxy.url), 2)).toBeGreaterThan(10);
+  expect(await empty.query("SELECT FROM ledgerd.schema_migrations LIMIT 1"), "it came to its end").toHaveLength(1);
+});
+
+test("backup, and restore of that", async () => {
+  await using proxy = await startWireProxy(ledger.url, "all");
+  expect(await cutEverywhere(proxy, commandOf(["backup", "--to", folder], proxy.url), 3)).toBeGreaterThan(10);
+  const archive = readdirSync(folder).find((file) => file.endsWith(".tar")) ?? "";
+  await using empty = await createDatabase();
+  await using target = await startWireProxy(empty.url, "all");
+  const restore = commandOf(["restore", "--from", path.join(folder, archive)], target.url);
+  expect(await cutEverywhere(target, restore, 3)).toBeGreaterThan(10);
+});
+
+test("adopt, cut off from either database", async () => {
+  await using old = await createDatabase("empty");
+  await makeOldTables(old.query);
+  await fillOldTables(old.query, { users: 5, transactions: 20, jobs: 2, hot: 0 });
+  await using empty = await createDatabase();
+  await using source = await startWireProxy(old.url, "all");
+  await using target = await startWireProxy(empty.url, "all");
+  expect(
+    await cutEverywhere(
+      source,
+      commandOf(["adopt", "--from", source.url, "--dry-run", "--ignore-sessions"], empty.url),
+      4,
+    ),
+  ).toBeGreaterThan(5);
+  expect(
+    await cutEverywhere(target, commandOf(["adopt", "--from", old.url, "--ignore-sessions"], target.url), 4),
+  ).toBeGreaterThan(5);
+});
+
+test.each(["1", "2"])("as an operator sees it, of a service of %s processes", async (workers) => {
+  await using proxy = await startWireProxy(ledger.url, "all");
+  proxy.tamper({
+    client: (message) => (textOf(message)?.includes("add_transaction_partitions") === true ? "cut" : message),
+  });
+  const settings = {
+    DATABASE_URL: proxy.url,
+    LEDGERD_DURABILITY: "relaxed",
+    LEDGERD_LOG_LEVEL: "error",
+    LEDGERD_WORKERS: workers,
+  };
+  const { code, stdout, stderr } = await runLedgerd(["serve"], settings);
+  expect([code, stdout]).toEqual([1, ""]);
+  expect(stderr).toMatch(/^ledgerd: the database went away while it was needed: [^\n]*\n$/);
+});
