@@ -29,10 +29,13 @@ const queue = "src/postgres/journal/queue.ts";
 const stream = "src/rpc/stream-writes.ts";
 const grpcCall = "src/rpc/grpc-call.ts";
 const grpcDoor = "src/rpc/grpc-door.ts";
+const tail = "src/postgres/tail.ts";
 const write = "src/postgres/journal/write.ts";
 
 const commitTests = "test/journal/commit.test.ts";
 const defenceTests = "test/journal/defences.test.ts";
+const failoverTests = "test/faults/failover.test.ts";
+const lostOutcome = "what is told by key, by id and by the feed waits, and is never told of what is lost then";
 const groupTests = "test/journal/groups.test.ts";
 const instanceTests = "test/journal/instances.test.ts";
 const lockTests = "test/journal/locks.test.ts";
@@ -81,7 +84,7 @@ const mutants: readonly Mutant[] = [
   },
   {
     name: "a verification doesn't wait for open transactions",
-    change: ["src/ops/verify.ts", "const last = await settledId(pool, signal);", "const last = await lastId(pool);"],
+    change: ["src/ops/verify.ts", "const { last } = await settledEnd(pool, signal);", "const { last } = await logEnd(pool);"],
     killer: ["test/ops/online.test.ts", "is gone through once all have ended who may yet commit below its last id"],
   },
   {
@@ -96,8 +99,43 @@ const mutants: readonly Mutant[] = [
   },
   {
     name: "tokens given twice after a restore",
-    change: ["src/postgres/restoring.ts", "const TOKEN_GAP = 1_000_000_000n;", "const TOKEN_GAP = 0n;"],
-    killer: ["test/ops/backup.test.ts", "goes on there: keys that were used replay, and neither ids nor tokens are given twice"],
+    change: ["src/postgres/restoring.ts", "behindAll(state, now?.micros ?? 0n) : state", "state : state"],
+    killer: ["test/ops/backup.test.ts", "a ledger that is restored into the very database that it was taken of gives no token twice"],
+  },
+  {
+    name: "tokens don't jump on another timeline",
+    change: ["migrations/0012_timeline.sql", "left(pg_walfile_name(pg_current_wal_insert_lsn()), 8)", "'00000001'"],
+    killer: [failoverTests, "no fencing token is given twice, of locks and of jobs, whichever instance gives the first one"],
+  },
+  {
+    name: "a job watch goes on over a failover",
+    change: ["src/postgres/job-watch.ts", "if (present !== timeline) {", "if (false) {"],
+    killer: [failoverTests, "a watch of a user's jobs ends, so that a new one tells what became of them"],
+  },
+  {
+    name: "a verification goes on over a failover",
+    change: ["src/postgres/proof/session.ts", "if (timeline === this.#timeline) return;", "return;"],
+    killer: [failoverTests, "a verification that is under way ends, and takes nothing for a difference"],
+  },
+  {
+    name: "smaller end accepted",
+    change: [tail, "if (settled < this.#settled) throw new LogWentBack();", ""],
+    killer: ["test/contract/feed.test.ts", "where its end is before what was read, though no row is lost"],
+  },
+  {
+    name: "another row at the feed's end accepted",
+    change: [tail, "if (known !== undefined && found[0]?.hash !== known.hash) throw new LogWentBack();", ""],
+    killer: ["test/contract/feed.test.ts", "where another row is in the place of the last one, though its end is further"],
+  },
+  {
+    name: "outcome not waited for",
+    change: ["src/postgres/durability.ts", "if (!isFinal(found) || (await this.reached()) === before) return found;", "return found;"],
+    killer: [failoverTests, lostOutcome],
+  },
+  {
+    name: "the feed tells what isn't durable",
+    change: [tail, "this.#timeline = await this.#durability.reached();", 'this.#timeline = timeline ?? "";'],
+    killer: [failoverTests, lostOutcome],
   },
   {
     name: "an opening left out",

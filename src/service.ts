@@ -18,6 +18,7 @@ import { BackgroundProof, PROOF_CONNECTIONS, Proofs } from "./ops/proofs.ts";
 import { ScheduledBackups } from "./ops/scheduled-backups.ts";
 import { balancesOf } from "./postgres/balances.ts";
 import { claimsOf } from "./postgres/claims.ts";
+import { Durability } from "./postgres/durability.ts";
 import { failureOf } from "./postgres/errors.ts";
 import { Feed } from "./postgres/feed.ts";
 import { historyOf } from "./postgres/history.ts";
@@ -95,6 +96,8 @@ const BACKUP_PAUSE_MS = 2000;
 const VERIFY_ROUND_PAUSE_MS = 500;
 /** Connections for the background's own looks: they must not wait behind the callers' reads. */
 const BACKGROUND_CONNECTIONS = 4;
+/** On which reads wait to be durable. */
+const DURABILITY_CONNECTIONS = 1;
 
 /** Starts a service, ready to take calls when this returns. */
 export async function startService(config: Config, log: Logger, surroundings = alone): Promise<Service> {
@@ -167,7 +170,8 @@ async function openStorage(config: Config, log: Logger, opened: AsyncDisposableS
   await addPartitions(background);
 
   const rows = rowsFor(config.currencies);
-  const feed = new Feed(background, rows, config.LEDGERD_FEED_POLL);
+  const durability = opened.adopt(new Durability(database.url, config.LEDGERD_CONNECT_TIMEOUT), (open) => open.close());
+  const feed = new Feed(background, rows, durability, config.LEDGERD_FEED_POLL);
   const jobs = jobsOf(pool, rows);
   const locks = locksOf(pool);
   const jobQueue = new JobQueue(readableClaims(claimsOf(background, rows), () => journal), config.LEDGERD_WAIT_POLL);
@@ -194,6 +198,7 @@ async function openStorage(config: Config, log: Logger, opened: AsyncDisposableS
       groupLimit: config.LEDGERD_GROUP_LIMIT,
       queueLimit: config.LEDGERD_QUEUE_LIMIT,
       connectTimeoutMs: config.LEDGERD_CONNECT_TIMEOUT,
+      durability,
       onCommit: (aboutJobs) => {
         happened("transactions");
         if (aboutJobs) happened("jobs");
@@ -206,6 +211,7 @@ async function openStorage(config: Config, log: Logger, opened: AsyncDisposableS
     background,
     backups: backupsOf(config, database.url, background, log),
     ...openProofs(database.url, background, config, log),
+    durability,
     feed,
     journal,
     rows,
@@ -244,9 +250,13 @@ function lanesOf(config: Config): number {
   return config.LEDGERD_LANES ?? LANES_ALONE;
 }
 
-/** How many connections a process may open at most: for reads, in the background, for verifications, and one for each lane. */
+/**
+ * How many connections a process may open at most: for reads and their durability, in the background, for
+ * verifications, and one for each lane.
+ */
 export function connectionsOf(config: Config): number {
-  return config.LEDGERD_POOL_MAX + BACKGROUND_CONNECTIONS + PROOF_CONNECTIONS + lanesOf(config);
+  const own = DURABILITY_CONNECTIONS + BACKGROUND_CONNECTIONS + PROOF_CONNECTIONS;
+  return config.LEDGERD_POOL_MAX + own + lanesOf(config);
 }
 
 function connect(url: string, config: Config, log: Logger, max: number): Promise<DatabasePool> {

@@ -9,7 +9,7 @@ import { inLockOrder, type AccountName } from "../domain/account.ts";
 import { START } from "../postgres/proof/log-pages.ts";
 import { differingAccounts, repairBalances, repairHolds, restoreBalances, type BalanceColumns, type LeftBalance, type RepairedBalance, type RepairedHold } from "../postgres/proof/repair.ts";
 import { ProofSession } from "../postgres/proof/session.ts";
-import { lastId } from "../postgres/settled.ts";
+import { logEnd } from "../postgres/settled.ts";
 import type { Finding } from "./finding.ts";
 import { PageSize } from "./page-size.ts";
 import type { Counts } from "./verification.ts";
@@ -72,7 +72,7 @@ export async function* rebuildLedger(options: RebuildOptions): AsyncGenerator<Re
 async function* proveAndRepair({ url, pool, currencies, connectTimeoutMs, signal }: RebuildOptions, counts: Counts): AsyncGenerator<RebuildEvent, void> {
   const session = await ProofSession.open(url, connectTimeoutMs);
   try {
-    const last = await lastId(pool);
+    const { last } = await logEnd(pool);
     const rest = (): Promise<void> => {
       signal.throwIfAborted();
       return Promise.resolve();
@@ -144,7 +144,7 @@ class Repairs {
 
 /** Makes all balance rows what the last rows of their accounts say. */
 async function* takeLastRows({ pool, signal }: RebuildOptions, counts: Counts): AsyncGenerator<RebuildEvent, void> {
-  const rows = Number(await lastId(pool));
+  const rows = Number((await logEnd(pool)).last);
   for (let after = 0n; ; ) {
     signal.throwIfAborted();
     const { restored, rows: done, next } = await restoreBalances(pool, after, LOOK_SIZE);

@@ -9,7 +9,7 @@ import type { DatabasePool } from "slonik";
 import type { Currencies } from "../domain/currency.ts";
 import { ProofSession } from "../postgres/proof/session.ts";
 import { readGuards } from "../postgres/proof/sweeps.ts";
-import { lastId, settledId } from "../postgres/settled.ts";
+import { logEnd, settledEnd } from "../postgres/settled.ts";
 import type { ChainHead } from "./digest.ts";
 import { PageSize } from "./page-size.ts";
 import type { Context, Counts, VerifyEvent } from "./verification.ts";
@@ -40,9 +40,10 @@ export async function* verifyLedger(options: VerifyOptions): AsyncGenerator<Veri
   const heads = options.digest === undefined ? 0 : await countHeads(options.digest);
   const session = await ProofSession.open(url, connectTimeoutMs);
   try {
-    const last = await settledId(pool, signal);
+    const { last } = await settledEnd(pool, signal);
+    const { last: settledBy } = await logEnd(pool);
     const counts: Counts = { rows: 0, accounts: 0, holds: 0, jobs: 0, keys: 0, heads: 0 };
-    const context: Context = { session, currencies, counts, size: new PageSize(options.rowsPerSecond), lastId: last, settledBy: await lastId(pool), rest: restOf(options) };
+    const context: Context = { session, currencies, counts, size: new PageSize(options.rowsPerSecond), lastId: last, settledBy, rest: restOf(options) };
     let differences = 0;
     let accountsMs = 0;
     for await (const event of phases(context, options, heads)) {

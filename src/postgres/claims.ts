@@ -151,8 +151,13 @@ async function take(connection: CommonQueryMethods, rows: Rows, { workerId, mode
       FROM measured m
       WHERE m.bytes <= ${LARGEST_ROW}::int8
     ),
+    source AS MATERIALIZED (SELECT ledgerd.token_source('ledgerd.fencing_token_seq') AS tokens),
     numbered AS MATERIALIZED (
-      SELECT f.row, nextval('ledgerd.fencing_token_seq') AS fencing_token FROM fitting f WHERE f.bytes <= ${ANSWER_BYTES}::int8 ORDER BY ${order} LIMIT ${limit}
+      SELECT f.row, nextval(s.tokens) AS fencing_token
+      FROM fitting f CROSS JOIN source s
+      WHERE f.bytes <= ${ANSWER_BYTES}::int8
+      ORDER BY ${order}
+      LIMIT ${limit}
     )
     UPDATE ledgerd.jobs j
     SET status = 'processing', attempt = j.attempt + 1, worker_id = ${workerId}, fencing_token = numbered.fencing_token, progress = 0,

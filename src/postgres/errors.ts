@@ -21,8 +21,9 @@ export function failureOf(error: unknown): Failure | undefined {
 
 function isAway(error: Error): boolean {
   if (error instanceof ConnectionError || error instanceof BackendTerminatedError || error instanceof BackendTerminatedUnexpectedlyError) return true;
-  // Class 08: the connection's own errors. 57P01 to 57P03: the server is going down, or not up yet. 53300: too many connections.
   if (PG_IS_AWAY.test(error.message)) return true;
-  if (error instanceof pg.DatabaseError) return /^(08...|57P0[123]|53300)$/.test(error.code ?? "");
+  // Class 08: the connection's own errors. 57P01 to 57P03: the server is going down, or not up yet. 53300: too many
+  // connections. 25006: it is a replica, which takes no writes.
+  if (error instanceof pg.DatabaseError) return /^(08...|57P0[123]|53300|25006)$/.test(error.code ?? "");
   return "code" in error && typeof error.code === "string" && /^(ECONN|ENOENT|EPIPE|ETIMEDOUT)/.test(error.code);
 }

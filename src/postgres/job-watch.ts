@@ -1,8 +1,9 @@
 // The live states of jobs. Changes that follow each other closely may be told as one; the last one is always told.
 
+import { Failure } from "../domain/failure.ts";
 import type { Job } from "../domain/job.ts";
 import { encodeKept } from "./rows.ts";
-import type { Change, Jobs } from "./jobs.ts";
+import type { Change, Changes, Jobs } from "./jobs.ts";
 import { Poller } from "./poller.ts";
 
 /** Less than how far back a look for changes goes. */
@@ -12,7 +13,7 @@ const LONGEST_PAUSE_MS = 10_000;
 export class JobWatch {
   readonly #jobs: Jobs;
   readonly #byId: Poller<bigint, Job | undefined>;
-  readonly #ofUser: Poller<bigint, readonly Change[]>;
+  readonly #ofUser: Poller<bigint, Changes>;
 
   constructor(jobs: Jobs, pollMs: number) {
     this.#jobs = jobs;
@@ -20,9 +21,10 @@ export class JobWatch {
       const found = new Map((await jobs.byIds(ids)).map((job) => [job.id, job]));
       return ids.map((id) => found.get(id));
     }, pollMs);
-    this.#ofUser = new Poller<bigint, readonly Change[]>(async (userIds) => {
-      const changed = Map.groupBy(await jobs.changed(userIds), ({ userId }) => userId);
-      return userIds.map((userId) => changed.get(userId) ?? []);
+    this.#ofUser = new Poller<bigint, Changes>(async (userIds) => {
+      const { timeline, changes } = await jobs.changed(userIds);
+      const changed = Map.groupBy(changes, ({ userId }) => userId);
+      return userIds.map((userId) => ({ timeline, changes: changed.get(userId) ?? [] }));
     }, pollMs);
   }
 
@@ -44,7 +46,10 @@ export class JobWatch {
     }
   }
 
-  /** A user's jobs: those that aren't final, then all changes. */
+  /**
+   * A user's jobs: those that aren't final, then all changes. Throws `Failure` when PostgreSQL has failed over: a job
+   * that went back to what it was before, or is gone, has not changed; a new watch tells what is there.
+   */
   async *user(userId: bigint, signal: AbortSignal): AsyncGenerator<Job> {
     /** As of the last look: what isn't in that any more can only come again by a change. */
     let told = new Map<bigint, bigint>();
@@ -58,10 +63,15 @@ export class JobWatch {
     const changes = this.#ofUser.watch(userId, signal);
     // What has changed before the first look is no news, unless it isn't final.
     const first = await changes.next();
-    if (first.done !== true) told = timesOf(first.value);
+    if (first.done === true) return;
+    const { timeline } = first.value;
+    told = timesOf(first.value.changes);
     let lookedAt = performance.now();
     for await (const job of this.#jobs.inParts(await this.#jobs.unfinished(userId))) yield tell(job);
-    for await (const look of changes) {
+    for await (const { timeline: present, changes: look } of changes) {
+      if (present !== timeline) {
+        throw new Failure("DATABASE_UNAVAILABLE", { cause: new Error("PostgreSQL failed over meanwhile") });
+      }
       const before = told;
       told = timesOf(look);
       const missed = performance.now() - lookedAt > LONGEST_PAUSE_MS ? [...open, ...(await this.#jobs.unfinished(userId))] : [];

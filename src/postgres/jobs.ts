@@ -33,6 +33,12 @@ export interface JobPage {
   readonly isWhole: boolean;
 }
 
+/** What has changed, and in which past of the database: see `ledgerd.timeline()`. */
+export interface Changes {
+  readonly timeline: string | undefined;
+  readonly changes: readonly Change[];
+}
+
 /** That a job has changed. */
 export interface Change {
   readonly userId: bigint;
@@ -49,9 +55,12 @@ interface Sized {
 
 const idRow = z.object({ id: z.bigint() });
 const sizedRow = z.object({ id: z.bigint(), bytes: z.bigint() }).transform((row): Sized => ({ id: row.id, bytes: Number(row.bytes) }));
-const changeRow = z
-  .object({ user_id: z.bigint(), id: z.bigint(), changed_at: z.bigint() })
-  .transform((row): Change => ({ userId: row.user_id, jobId: row.id, changedAt: row.changed_at }));
+const changeRow = z.object({
+  timeline: z.string().nullable(),
+  user_id: z.bigint().nullable(),
+  id: z.bigint().nullable(),
+  changed_at: z.bigint().nullable(),
+});
 
 /** Converts a row into who pays. */
 export const payerRow = z
@@ -63,7 +72,7 @@ export type Jobs = ReturnType<typeof jobsOf>;
 
 /** The reads of jobs, over a pool. */
 export function jobsOf(pool: DatabasePool, rows: Rows) {
-  const changed = (userIds: readonly bigint[]): Promise<readonly Change[]> => changesOf(pool, userIds);
+  const changed = (userIds: readonly bigint[]): Promise<Changes> => changesOf(pool, userIds);
   return { byIds, inParts, sizes, payers, list, unfinished, changed };
 
   /** The jobs with these ids, in no order. */
@@ -124,17 +133,23 @@ export function jobsOf(pool: DatabasePool, rows: Rows) {
 }
 
 /** Which of these users' jobs have changed in the last moments, and when: longer ago than any transaction that may yet commit. */
-async function changesOf(pool: DatabasePool, userIds: readonly bigint[]): Promise<readonly Change[]> {
-  return pool.any(sql.type(changeRow)`
-    SELECT recent.user_id, recent.id, recent.changed_at
-    FROM unnest(${sql.array(userIds, "int8")}) AS u (user_id)
-    CROSS JOIN LATERAL (
+async function changesOf(pool: DatabasePool, userIds: readonly bigint[]): Promise<Changes> {
+  // At least one row, that has the past alone.
+  const found = await pool.any(sql.type(changeRow)`
+    SELECT past.timeline, recent.user_id, recent.id, recent.changed_at
+    FROM (SELECT ledgerd.timeline() AS timeline) AS past
+    CROSS JOIN unnest(${sql.array(userIds, "int8")}) AS u (user_id)
+    LEFT JOIN LATERAL (
       SELECT j.user_id, j.id, (extract(epoch FROM j.changed_at) * 1000000)::int8 AS changed_at
       FROM ledgerd.jobs j
       WHERE j.user_id = u.user_id AND j.changed_at > statement_timestamp() - ${LOOK_BACK}::interval
       ORDER BY j.changed_at
       LIMIT 10000
-    ) AS recent`);
+    ) AS recent ON TRUE`);
+  const changes = found.flatMap(({ user_id: userId, id: jobId, changed_at: changedAt }) => {
+    return userId === null || jobId === null || changedAt === null ? [] : [{ userId, jobId, changedAt }];
+  });
+  return { timeline: found[0]?.timeline ?? undefined, changes };
 }
 
 /** The first ones, up to about what an answer holds, and the one that is too many: how many fit is then seen from the jobs themselves. */

@@ -1,4 +1,6 @@
-// Locks as rows of lock_heartbeat. Time is the database's, taken under the row's lock; so are the tokens, which makes them grow.
+// Locks as rows of lock_heartbeat. Time is the database's, taken under the row's lock; so are the tokens, which makes
+// them grow. (Over a failover as well: `token_source` sees to that, once for all, in the first transaction that draws
+// one.)
 
 import { sql, type DatabasePool } from "slonik";
 import { z } from "zod";
@@ -53,9 +55,11 @@ export function locksOf(pool: DatabasePool) {
     const request = requestId === "" ? null : requestId;
     // The repeat of a call finds its own lease, and leaves it as it is.
     const free = sql.fragment`l.expires_at <= clock_timestamp()`;
+    // Of the source that VALUES has made sure of.
     const taken = await pool.maybeOne(sql.type(lockRow)`
       INSERT INTO ledgerd.lock_heartbeat AS l (lock_key, instance_id, last_heartbeat, fencing_token, ttl, acquired_at, expires_at, request_id)
-      VALUES (${key}, ${instanceId}, clock_timestamp(), nextval('ledgerd.lock_token_seq'), ${lease}, clock_timestamp(), clock_timestamp() + ${lease}, ${request})
+      VALUES (${key}, ${instanceId}, clock_timestamp(), nextval(ledgerd.token_source('ledgerd.lock_token_seq')), ${lease},
+              clock_timestamp(), clock_timestamp() + ${lease}, ${request})
       ON CONFLICT (lock_key) DO UPDATE SET
         instance_id = EXCLUDED.instance_id, request_id = EXCLUDED.request_id, released = FALSE,
         last_heartbeat = CASE WHEN ${free} THEN clock_timestamp() ELSE l.last_heartbeat END,

@@ -32,12 +32,15 @@ const RESTORE_LOCK = 7_091_223_344_115_003n;
 const PARTITIONS_STEP = 100_000_000n;
 
 /**
- * What was drawn of these after the snapshot nobody knows, and a token must never be given twice: others compare them. So a restored ledger goes on
- * far behind. (Ids that were drawn later are lost together with what they were the ids of.)
+ * What was drawn of these after the snapshot nobody knows, and a token must never be given twice: others compare
+ * them. So a restored ledger goes on far behind, as `ledgerd.begin_tokens` has it do over a failover. (That one
+ * doesn't notice a restore into the very database that the archive is of. Ids that were drawn later are lost together
+ * with what they were the ids of.)
  */
 const tokenSequences = new Set(["fencing_token_seq", "lock_token_seq"]);
 const TOKEN_GAP = 1_000_000_000n;
 
+const nowRow = z.object({ micros: z.coerce.bigint() });
 const filledRow = z.object({ filled: z.boolean() });
 const countRow = z.object({ rows: z.coerce.number() });
 
@@ -123,9 +126,10 @@ export class RestoreTarget {
 
   /** Has the sequences go on where they were, and those of tokens far behind that. */
   async setSequences(states: readonly SequenceState[]): Promise<void> {
+    const [now] = await ask(this.#client, sql.type(nowRow)`
+      SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8 AS micros`);
     for (const state of states) {
-      const gap = tokenSequences.has(state.name) ? TOKEN_GAP : 0n;
-      await this.#setSequence({ ...state, lastValue: state.lastValue + gap });
+      await this.#setSequence(tokenSequences.has(state.name) ? behindAll(state, now?.micros ?? 0n) : state);
     }
   }
 
@@ -183,4 +187,10 @@ export class RestoreTarget {
     const { command } = await this.#client.query("COMMIT");
     if (command !== "COMMIT") throw new Error(`PostgreSQL answered ${command} to COMMIT`);
   }
+}
+
+/** Behind all that may have been drawn, in a restore of the same archive before this one, too. */
+function behindAll(state: SequenceState, micros: bigint): SequenceState {
+  const least = state.lastValue + TOKEN_GAP;
+  return { ...state, lastValue: least > micros ? least : micros };
 }

@@ -14,25 +14,36 @@ import { z } from "zod";
 const FIRST_PAUSE_MS = 1;
 const LONGEST_PAUSE_MS = 50;
 
-const lastRow = z.object({ last: z.bigint() });
+/** How far the log goes, and which past of the database it is of: see `ledgerd.timeline()`. */
+export interface LogEnd {
+  /** The last id that was drawn. */
+  readonly last: bigint;
+  /** Undefined: of a server that recovers, and takes no writes. */
+  readonly timeline: string | undefined;
+}
+
+const endRow = z
+  .object({ last: z.bigint(), timeline: z.string().nullable() })
+  .transform(({ last, timeline }): LogEnd => ({ last, timeline: timeline ?? undefined }));
 const writersRow = z.object({ writers: z.array(z.string()) });
 
 /** The last id that was drawn, and not one that commits after it will be below it. Waits for transactions that may yet commit one. */
-export async function settledId(pool: DatabasePool, signal: AbortSignal): Promise<bigint> {
-  const last = await lastId(pool);
+export async function settledEnd(pool: DatabasePool, signal: AbortSignal): Promise<LogEnd> {
+  const end = await logEnd(pool);
   let writers = await currentWriters(pool);
   for (let pause = FIRST_PAUSE_MS; writers.length > 0; pause = Math.min(pause * 2, LONGEST_PAUSE_MS)) {
     await delay(pause, undefined, { signal });
     const still = new Set(await currentWriters(pool));
     writers = writers.filter((writer) => still.has(writer));
   }
-  return last;
+  return end;
 }
 
-/** The last id that was drawn, settled or not. */
-export async function lastId(pool: DatabasePool): Promise<bigint> {
-  return pool.oneFirst(sql.type(lastRow)`
-    SELECT CASE WHEN is_called THEN last_value ELSE 0 END AS last FROM ledgerd.transactions_id_seq`);
+/** The end of the log, settled or not. */
+export async function logEnd(pool: DatabasePool): Promise<LogEnd> {
+  return pool.one(sql.type(endRow)`
+    SELECT CASE WHEN is_called THEN last_value ELSE 0 END AS last, ledgerd.timeline() AS timeline
+    FROM ledgerd.transactions_id_seq`);
 }
 
 async function currentWriters(pool: DatabasePool): Promise<readonly string[]> {

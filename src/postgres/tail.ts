@@ -1,9 +1,14 @@
 // The end of the log, followed by one reader for all watchers of a process.
 
 import { sql, type DatabasePool } from "slonik";
+import { Failure } from "../domain/failure.ts";
 import { charactersOf, type Transaction } from "../domain/transaction.ts";
+import type { Durability } from "./durability.ts";
 import { transactionColumns, type Rows } from "./rows.ts";
-import { settledId } from "./settled.ts";
+import { settledEnd, type LogEnd } from "./settled.ts";
+
+/** The log isn't the one any more that was read, or may not be: it went back, or PostgreSQL failed over. */
+export class LogWentBack extends Error {}
 
 /** How many of the latest rows are kept for watchers that keep up. */
 const KEPT = 2000;
@@ -14,8 +19,10 @@ const KEPT_CHARACTERS = 8_000_000;
 export class Tail {
   readonly #pool: DatabasePool;
   readonly #rows: Rows;
+  readonly #durability: Durability;
   readonly #pollMs: number;
   readonly #stop = new AbortController();
+  #timeline = "";
   #settled = 0n;
   /** All rows behind `#keptFrom`, up to `#settled`. */
   #kept: Transaction[] = [];
@@ -23,31 +30,42 @@ export class Tail {
   #last: Transaction | undefined;
   #moved = Promise.withResolvers<void>();
   #wake = Promise.withResolvers<void>();
+  #ended: { readonly by: unknown } | undefined;
 
-  constructor(pool: DatabasePool, rows: Rows, pollMs: number) {
+  constructor(pool: DatabasePool, rows: Rows, durability: Durability, pollMs: number) {
     this.#pool = pool;
     this.#rows = rows;
+    this.#durability = durability;
     this.#pollMs = pollMs;
   }
 
   /** Finds the log's end. */
   async start(): Promise<void> {
-    const settled = await settledId(this.#pool, this.#stop.signal);
-    this.#jump(settled, await this.#lastRow(settled));
+    const { last: settled, timeline } = await this.#settledEnd();
+    const last = await this.#lastRow(settled);
+    this.#timeline = await this.#durability.reached();
+    if (timeline !== this.#timeline) throw new LogWentBack();
+    this.#jump(settled, last);
   }
 
-  /** Follows the end until it is stopped. Rejects when the database is gone, and so do all who wait in `moved`. */
+  /**
+   * Follows the end until it is stopped. Rejects with `LogWentBack` when the log isn't the same any more, and when
+   * the database is gone; and so do all who wait in `moved`.
+   */
   async follow(): Promise<void> {
     try {
       for (;;) {
         await this.#nextLook();
-        const settled = await settledId(this.#pool, this.#stop.signal);
+        const { last: settled, timeline } = await this.#settledEnd();
+        if (timeline !== this.#timeline) throw new LogWentBack();
+        if (settled < this.#settled) throw new LogWentBack();
         if (settled === this.#settled) continue;
         await this.#extend(settled);
         this.#moved.resolve();
         this.#moved = Promise.withResolvers();
       }
     } catch (error) {
+      this.#ended = { by: error };
       this.#moved.promise.catch(() => undefined);
       this.#moved.reject(error);
       if (!this.#stop.signal.aborted) throw error;
@@ -64,7 +82,17 @@ export class Tail {
     this.#wake.resolve();
   }
 
-  /** All ids up to it are settled. */
+  /** Throws what it ended by, if it has. */
+  assertFollowing(): void {
+    if (this.#ended !== undefined) throw this.#ended.by;
+  }
+
+  /** The past of the database that it follows: see `ledgerd.timeline()`. */
+  get timeline(): string {
+    return this.#timeline;
+  }
+
+  /** All ids up to it are settled, and durable. */
   get settled(): bigint {
     return this.#settled;
   }
@@ -95,15 +123,32 @@ export class Tail {
     this.#wake = Promise.withResolvers();
   }
 
-  /** Takes in the rows up to a newly settled id. If they are too many to keep, watchers page through the table. */
+  async #settledEnd(): Promise<LogEnd> {
+    const end = await settledEnd(this.#pool, this.#stop.signal);
+    if (end.timeline === undefined) {
+      throw new Failure("DATABASE_UNAVAILABLE", { cause: new Error("the server recovers, and takes no writes") });
+    }
+    return end;
+  }
+
+  /**
+   * Takes in the rows up to a newly settled id, once they are durable. If they are too many to keep, watchers page
+   * through the table. Reads the last row once more with them: a log that went back and has grown past it since has
+   * another one there, or none.
+   */
   async #extend(settled: bigint): Promise<void> {
-    const rows = await this.#pool.any(sql.type(this.#rows.transaction)`
+    const known = this.#last;
+    const found = await this.#pool.any(sql.type(this.#rows.transaction)`
       SELECT ${transactionColumns}
       FROM ledgerd.transactions t
-      WHERE t.id > ${this.#settled} AND t.id <= ${settled}
+      WHERE t.id >= ${known?.id ?? 0n} AND t.id <= ${settled}
       ORDER BY t.id
-      LIMIT ${KEPT + 1}`);
-    if (rows.length > KEPT) return this.#jump(settled, await this.#lastRow(settled));
+      LIMIT ${KEPT + 2}`);
+    if (known !== undefined && found[0]?.hash !== known.hash) throw new LogWentBack();
+    const rows = known === undefined ? found : found.slice(1);
+    const last = rows.length > KEPT ? await this.#lastRow(settled) : undefined;
+    if ((await this.#durability.reached()) !== this.#timeline) throw new LogWentBack();
+    if (last !== undefined) return this.#jump(settled, last);
     const kept = [...this.#kept, ...rows];
     const surplus = kept.splice(0, kept.length - latest(kept));
     this.#kept = kept;

@@ -22,6 +22,7 @@ import {
   type JobService,
 } from "../gen/ledger/v1/job_service_pb.ts";
 import type { Claims } from "../postgres/claims.ts";
+import type { Durability } from "../postgres/durability.ts";
 import type { JobQueue } from "../postgres/job-queue.ts";
 import type { JobWatch } from "../postgres/job-watch.ts";
 import type { Jobs } from "../postgres/jobs.ts";
@@ -42,6 +43,7 @@ export interface JobParts {
   readonly currencies: Currencies;
   readonly jobRequests: JobSchemas;
   readonly answers: Answers;
+  readonly durability: Durability;
   readonly journal: Journal;
   readonly jobs: Jobs;
   readonly claims: Claims;
@@ -58,12 +60,13 @@ export function jobHandlers(parts: JobParts): Handlers<typeof JobService> {
   return { ...reading(parts), ...asking(parts), ...working(parts) };
 }
 
-function reading({ jobRequests: requests, answers, jobs, jobWatch, currencies }: JobParts) {
+function reading({ jobRequests: requests, answers, durability, jobs, jobWatch, currencies }: JobParts) {
+  const byIds = (ids: readonly bigint[]) => durability.durably(() => jobs.byIds(ids), (found) => found.length > 0);
   const message = (job: Job) => jobMessage(answers, job);
   return {
     getJob: async (request) => {
       const { jobId } = validate(requests.getJob, GetJobRequestSchema, request);
-      const [job] = await jobs.byIds([jobId]);
+      const [job] = await byIds([jobId]);
       if (job === undefined) throw errorOfRefusal({ reason: "JOB_NOT_FOUND", jobId }, false, currencies);
       return { job: message(job) };
     },
@@ -72,7 +75,7 @@ function reading({ jobRequests: requests, answers, jobs, jobWatch, currencies }:
       const { jobIds } = validate(requests.batchGetJobs, BatchGetJobsRequestSchema, request);
       const fewer = "ask for fewer jobs at once";
       refuseTooLarge((await jobs.sizes(jobIds)).reduce((sum, { bytes }) => sum + bytes, 0), fewer);
-      const found = new Map((await jobs.byIds(jobIds)).map((job) => [job.id, message(job)]));
+      const found = new Map((await byIds(jobIds)).map((job) => [job.id, message(job)]));
       const messages = jobIds.flatMap((id) => found.get(id) ?? []);
       refuseTooLarge(listBytes(messages, jobSize), fewer);
       return { jobs: messages };

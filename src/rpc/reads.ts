@@ -1,5 +1,6 @@
 // The handlers that read accounts, holds and the log.
 
+import type { z } from "zod";
 import { newAccount, type Account } from "../domain/account.ts";
 import type { Currencies } from "../domain/currency.ts";
 import type { Transaction } from "../domain/transaction.ts";
@@ -24,6 +25,7 @@ import {
   type ListTransactionsRequest,
 } from "../gen/ledger/v1/ledger_service_pb.ts";
 import type { AsOf, Balances } from "../postgres/balances.ts";
+import type { Durability } from "../postgres/durability.ts";
 import type { Holds } from "../postgres/holds.ts";
 import type { History, Range } from "../postgres/history.ts";
 import type { Listed } from "../postgres/rows.ts";
@@ -40,6 +42,7 @@ export interface ReadParts {
   readonly currencies: Currencies;
   readonly reads: ReadSchemas;
   readonly answers: Answers;
+  readonly durability: Durability;
   readonly balances: Balances;
   readonly transactions: Transactions;
   readonly history: History;
@@ -57,9 +60,12 @@ const holdSize = sizeOf(HoldSchema);
 const balanceSize = sizeOf(BalanceSchema);
 const statementSize = sizeOf(GetStatementResponseSchema);
 
+/** What there is, its caller may act on as final; what isn't there yet, or is lost, isn't there. */
+const isThere = (found: unknown): boolean => found !== undefined;
+
 /** The handlers of all reads. */
 export function readHandlers(parts: ReadParts) {
-  const { reads, answers, transactions, history, holds } = parts;
+  const { reads, answers, durability, transactions, history, holds } = parts;
   return {
     getBalance: async (request: GetBalanceRequest) => {
       const { userId, currency, asOf } = validate(reads.getBalance, GetBalanceRequestSchema, request);
@@ -79,7 +85,7 @@ export function readHandlers(parts: ReadParts) {
 
     getHold: async (request: GetHoldRequest) => {
       const { holdId } = validate(reads.getHold, GetHoldRequestSchema, request);
-      const hold = await holds.byId(holdId);
+      const hold = await durability.durably(() => holds.byId(holdId), isThere);
       if (hold === undefined) throw errorOfRefusal({ reason: "HOLD_NOT_FOUND", holdId }, false, parts.currencies);
       return { hold: answers.hold(hold) };
     },
@@ -95,7 +101,7 @@ export function readHandlers(parts: ReadParts) {
 
     getTransaction: async (request: GetTransactionRequest) => {
       const name = validate(reads.getTransaction, GetTransactionRequestSchema, request);
-      const found = "transactionId" in name ? await transactions.byId(name.transactionId) : await transactions.bySequence(name.userId, name.currency, name.sequence);
+      const found = await durability.durably(() => readNamed(transactions, name), isThere);
       if (found !== undefined) return { transaction: answers.transaction(found) };
       const metadata = Object.entries(name).map(([part, value]) => [part.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`), String(value)]);
       throw errorOf("TRANSACTION_NOT_FOUND", "there is no such transaction", Object.fromEntries(metadata));
@@ -113,6 +119,10 @@ export function readHandlers(parts: ReadParts) {
 
     getStatement: (request: GetStatementRequest) => statement(parts, request),
   };
+}
+
+function readNamed({ byId, bySequence }: Transactions, name: z.output<ReadSchemas["getTransaction"]>) {
+  return "transactionId" in name ? byId(name.transactionId) : bySequence(name.userId, name.currency, name.sequence);
 }
 
 /** Rows of the log as what a page is cut out of. */
@@ -177,11 +187,11 @@ function rangesFrom(cursor: readonly string[] | undefined): readonly Range[] | u
 
 /** What a key became. An atomic batch may be larger than an answer: an earlier version took such. */
 async function outcome(parts: ReadParts, request: GetOutcomeRequest) {
-  const { reads, transactions } = parts;
+  const { reads, transactions, durability } = parts;
   const { userId, idempotencyKey, pageToken } = validate(reads.getOutcome, GetOutcomeRequestSchema, request);
   const args = ["outcome", userId, idempotencyKey];
   const told = Number(cursorOf(args, pageToken)?.[0] ?? 0);
-  const kept = await transactions.outcome(userId, idempotencyKey, told);
+  const kept = await durability.durably(() => transactions.outcome(userId, idempotencyKey, told), isThere);
   if (kept === undefined) {
     throw errorOf("OUTCOME_NOT_FOUND", "nothing is stored under this user and key; a write under it may still be under way", {
       user_id: `${userId}`,

@@ -15,6 +15,9 @@ export interface WatchParts {
   readonly feed: Feed;
 }
 
+const LOST =
+  "the log lacks the position, or may: it is another database's, was restored to before it, or failed over under the stream";
+
 type Step = Pick<WatchTransactionsResponse, "event" | "position">;
 
 /** The handler of `WatchTransactions`. */
@@ -22,19 +25,18 @@ export function watchHandlers({ reads, answers, feed }: WatchParts) {
   return {
     watchTransactions: async function* (request: WatchTransactionsRequest, { signal }: StreamCall): AsyncGenerator<Step> {
       const { position: from, userId, types } = validate(reads.watchTransactions, WatchTransactionsRequestSchema, request);
-      if (from !== undefined && !(await feed.knows(from))) {
-        throw errorOf("FEED_POSITION_LOST", "this log doesn't have the position: it is another database, or one that was restored to before it", {
-          position: request.position,
-        });
-      }
+      let told = request.position;
       const filter = { userId: userId === 0n ? undefined : userId, types };
       for await (const step of feed.watch(from, filter, signal)) {
+        if (step.kind === "lost") throw errorOf("FEED_POSITION_LOST", LOST, { position: told });
         if (step.kind === "caught_up") {
-          yield { event: { case: "caughtUp", value: { $typeName: "ledger.v1.CaughtUp" } }, position: textOf(step.position) };
+          told = textOf(step.position);
+          yield { event: { case: "caughtUp", value: { $typeName: "ledger.v1.CaughtUp" } }, position: told };
           continue;
         }
         for (const { transaction, position } of step.rows) {
-          yield { event: { case: "transaction", value: answers.transaction(transaction) }, position: textOf(position) };
+          told = textOf(position);
+          yield { event: { case: "transaction", value: answers.transaction(transaction) }, position: told };
         }
       }
     },

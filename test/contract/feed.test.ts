@@ -6,6 +6,7 @@ import { Code, type CallOptions } from "@connectrpc/connect";
 import type { Transaction } from "../../src/gen/ledger/v1/account_pb.ts";
 import { TransactionType } from "../../src/gen/ledger/v1/account_pb.ts";
 import type { WatchTransactionsResponse } from "../../src/gen/ledger/v1/ledger_service_pb.ts";
+import { past } from "../harness/damage.ts";
 import { createDatabase, type TestDatabase } from "../harness/database.ts";
 import { journalsWaiting } from "../harness/blocker.ts";
 import { checkDatabase } from "../harness/inspect.ts";
@@ -213,6 +214,54 @@ describe("a watcher", () => {
     }
     gone.abort();
     expect(sequences).toEqual(writes.map((_, index) => BigInt(index + 1)));
+  });
+});
+
+describe("a log that goes back under a watcher ends its stream with FEED_POSITION_LOST", () => {
+  /**
+   * Watches a ledger of its own that has a row, and does something to it once that is told; answers how the stream
+   * ended, and what it told.
+   */
+  async function watchWhile(goesBack: (ledger: TestDatabase, clients: Clients) => Promise<void>) {
+    await using ledger = await createDatabase();
+    await using clients = await serve(ledger.url);
+    const userId = newUser();
+    await topUp(clients, userId);
+    const told: bigint[] = [];
+    let going: Promise<void> | undefined;
+    const stream = watch(
+      clients,
+      { types: [TransactionType.TOPUP] },
+      () => false,
+      ({ event }) => {
+        if (event.case === "transaction") told.push(event.value.sequence);
+        if (event.case === "caughtUp") going = goesBack(ledger, clients);
+      },
+    );
+    const failed = await failureOf(stream);
+    await going;
+    return { failed, told };
+  }
+
+  test("where its end is before what was read, though no row is lost", async () => {
+    const { failed, told } = await watchWhile(async ({ query }, { admin }) => {
+      // Ids that were drawn for nothing: the watcher has gone past them.
+      await query("SELECT nextval('ledgerd.transactions_id_seq') FROM generate_series(1, 5)");
+      await until(async () => (await admin.getServiceStatus({})).feedLag === 0n);
+      await query("SELECT setval('ledgerd.transactions_id_seq', last_value - 5) FROM ledgerd.transactions_id_seq");
+    });
+    expect(failed).toMatchObject({ code: Code.OutOfRange, reason: "FEED_POSITION_LOST" });
+    expect(failed.metadata["position"]).toMatch(/^1\./);
+    expect(told).toEqual([1n]);
+  });
+
+  test("where another row is in the place of the last one, though its end is further", async () => {
+    const { failed, told } = await watchWhile(async (ledger, clients) => {
+      await past(ledger, "UPDATE ledgerd.transactions SET hash = sha256('another')");
+      await topUp(clients, newUser());
+    });
+    expect(failed).toMatchObject({ code: Code.OutOfRange, reason: "FEED_POSITION_LOST" });
+    expect(told).toEqual([1n]);
   });
 });
 

@@ -18,7 +18,7 @@ export interface PlanNode {
 
 /** A statement that ledgerd sent, and how it was carried out. */
 export interface Executed {
-  /** By which of its sessions: `ledgerd journal`, or `ledgerd` for all others. */
+  /** By which of its sessions: `ledgerd journal`, `ledgerd wait`, or `ledgerd` for all others. */
   readonly sender: string;
   readonly text: string;
   readonly plan: PlanNode;
@@ -71,7 +71,7 @@ function planIn(line: string): readonly Executed[] {
   if (line === "") return [];
   const { message, application_name: sender = "" } = JSON.parse(line) as { message?: string; application_name?: string };
   const [, json] = /^duration: \S+ ms {2}plan:\n(.*)$/s.exec(message ?? "") ?? [];
-  if (json === undefined || !/^ledgerd( journal)?$/.test(sender)) return [];
+  if (json === undefined || !/^ledgerd( journal| wait)?$/.test(sender)) return [];
   const { "Query Text": text, Plan: plan } = JSON.parse(json) as { "Query Text": string; Plan: PlanNode };
   return [{ sender, text, plan }];
 }

@@ -13,6 +13,8 @@ import { until } from "./until.ts";
 export interface OwnPostgres {
   /** Of its migrated database, as a superuser; the same after each start. */
   readonly url: string;
+  /** Where everything of it lies: its cluster in `data`, the way to its socket in `socket`. */
+  readonly folder: string;
   /** Runs a statement in a session of its own, and answers its rows. */
   readonly query: <R extends pg.QueryResultRow>(text: string, values?: readonly unknown[]) => Promise<R[]>;
   /** Stops it, until `start`. */
@@ -25,10 +27,14 @@ export interface OwnPostgres {
 
 const signals = { fast: "SIGINT", immediate: "SIGQUIT" } as const;
 
-/** Starts one, with these settings beside the defaults. */
-export async function startPostgres(settings: Readonly<Record<string, string>> = {}): Promise<OwnPostgres> {
+/** Starts one, with these settings beside the defaults; `prepare` may put a cluster into its folder first. */
+export async function startPostgres(
+  settings: Readonly<Record<string, string>> = {},
+  prepare: (folder: string) => void = () => undefined,
+): Promise<OwnPostgres> {
   const folder = mkdtempSync(path.join(tmpdir(), "ledgerd-own-"));
   chmodSync(folder, 0o755);
+  prepare(folder);
   // Each start has another folder for its socket; this link always leads to the present one.
   const link = path.join(folder, "socket");
   let server: EmbeddedPostgres | undefined;
@@ -66,5 +72,5 @@ export async function startPostgres(settings: Readonly<Record<string, string>> =
     await stop();
     rmSync(folder, { recursive: true, force: true });
   };
-  return { url, query, stop, start, restart, [Symbol.asyncDispose]: dispose };
+  return { url, folder, query, stop, start, restart, [Symbol.asyncDispose]: dispose };
 }

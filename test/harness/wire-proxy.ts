@@ -112,7 +112,7 @@ async function pass(from: AsyncIterable<Message>, to: Socket, decide: (message: 
 }
 
 /** The messages that arrive; `letters` is how many bytes the first one's type takes. */
-async function* messagesOf(socket: Socket, letters: 0 | 1): AsyncGenerator<Message> {
+export async function* messagesOf(socket: Socket, letters: 0 | 1): AsyncGenerator<Message> {
   let bytes = Buffer.alloc(0);
   let header: number = letters;
   for await (const chunk of socket as AsyncIterable<Buffer>) {
@@ -127,7 +127,8 @@ async function* messagesOf(socket: Socket, letters: 0 | 1): AsyncGenerator<Messa
   }
 }
 
-function encode({ type, body }: Message): Buffer {
+/** A message as it is sent. */
+export function encode({ type, body }: Message): Buffer {
   const length = Buffer.alloc(4);
   length.writeInt32BE(body.length + 4);
   return Buffer.concat([Buffer.from(type, "latin1"), length, body]);

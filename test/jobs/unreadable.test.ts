@@ -5,6 +5,7 @@ import { expect, test } from "vitest";
 import { currenciesWith } from "../../src/domain/currency.ts";
 import { JobStatus } from "../../src/gen/ledger/v1/job_service_pb.ts";
 import { claimsOf } from "../../src/postgres/claims.ts";
+import { Durability } from "../../src/postgres/durability.ts";
 import { openJournal } from "../../src/postgres/journal/journal.ts";
 import { openPool } from "../../src/postgres/pool.ts";
 import { readableClaims } from "../../src/postgres/readable-claims.ts";
@@ -82,11 +83,13 @@ test("where they can't be failed at once, the others are given nevertheless; and
     onError: () => undefined,
   });
   // A journal that takes nothing any more.
+  const durability = new Durability(url, 5000);
   const journal = openJournal(
-    { url, rows, lanes: 1, groupLimit: 10, queueLimit: 10, connectTimeoutMs: 5000, onCommit: () => undefined },
+    { url, rows, durability, lanes: 1, groupLimit: 10, queueLimit: 10, connectTimeoutMs: 5000, onCommit: () => undefined },
     pool,
   );
   await journal.close();
+  durability.close();
   const claims = readableClaims(claimsOf(pool, rows), () => journal);
   const claim = () => claims.claim({ workerId: "w", modelIds: [], limit: 10, lease: 30_000_000n, requestId: "1" });
   const insert = async (id: number, parameters: string): Promise<void> => {

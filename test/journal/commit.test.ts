@@ -3,6 +3,7 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { Code } from "@connectrpc/connect";
 import { journalsWaiting } from "../harness/blocker.ts";
+import { past } from "../harness/damage.ts";
 import { createDatabase, type TestDatabase } from "../harness/database.ts";
 import { checkDatabase } from "../harness/inspect.ts";
 import { startPostgres, type OwnPostgres } from "../harness/postgres.ts";
@@ -112,6 +113,29 @@ describe("an instance whose connection to the database is tampered with", () => 
   });
 });
 
+test("a refund of what was lost meanwhile is refused, though it was there when its account was looked up", async () => {
+  await using database = await createDatabase();
+  await using proxy = await startWireProxy(database.url);
+  await using service = await serve(proxy.url);
+  const userId = 1n;
+  await service.ledger.topUp({ userId, amount: rub("5"), idempotencyKey: newKey() });
+  const spent = await service.ledger.deduct({ userId, amount: rub("5"), idempotencyKey: newKey() });
+  const transactionId = spent.transaction?.id ?? 0n;
+  proxy.cut();
+  let isLost = false;
+  const client = async (message: Message): Promise<Message> => {
+    if (textOf(message)?.startsWith("BEGIN") === true && !isLost) {
+      isLost = true;
+      await past(database, `DELETE FROM ledgerd.transactions WHERE id = ${transactionId}`);
+    }
+    return message;
+  };
+  proxy.tamper({ client });
+  const refund = service.ledger.refund({ userId, transactionId, idempotencyKey: newKey() }, patient);
+  expect(await failureOf(refund)).toMatchObject({ code: Code.NotFound, reason: "TRANSACTION_NOT_FOUND" });
+  expect(isLost).toBe(true);
+});
+
 describe("a server that waits for a standby at each commit, and has none", () => {
   let server: OwnPostgres;
 
@@ -161,10 +185,13 @@ describe("a server that waits for a standby at each commit, and has none", () =>
     // It is committed and can be seen, but a crash of this server would lose it.
     let answered = false;
     const replay = two.ledger.topUp(request, patient).finally(() => (answered = true));
-    await until(async () => answered || (await journalsWaiting(server, "standby")) === 1);
+    const reused = failureOf(two.ledger.deduct(request, patient)).finally(() => (answered = true));
+    await until(async () => answered || (await journalsWaiting(server, "standby")) > 0);
     expect(answered).toBe(false);
     await renounceStandby();
     expect((await replay).replayed).toBe(true);
+    const named = { transaction_id: `${(await replay).transaction?.id}` };
+    expect(await reused, "it waits as well").toMatchObject({ reason: "IDEMPOTENCY_KEY_REUSED", metadata: named });
     expect((await one.ledger.getBalance({ userId: request.userId })).balance).toMatchObject({ balance: rub("1.00"), sequence: 1n });
   });
 });

@@ -128,6 +128,22 @@ describe("a ledger with something of everything, backed up and restored elsewher
   });
 });
 
+test("a ledger that is restored into the very database that it was taken of gives no token twice", async () => {
+  await using database = await createDatabase();
+  const acquire = async (lockKey: bigint): Promise<bigint> => {
+    await using service = await serve(database.url);
+    return (await service.locks.acquireLock({ lockKey, instanceId: "a" })).fencingToken;
+  };
+  await acquire(1n);
+  const { file } = await archive(database.url);
+  const lost = await acquire(2n);
+  for (let time = 0; time < 2; time++) {
+    await database.query("DROP SCHEMA ledgerd CASCADE");
+    await restoreInto(database.url, file);
+    expect(await acquire(3n)).toBeGreaterThan(lost + 1_000_000n);
+  }
+});
+
 test("a backup under load is the ledger of one moment: its laws hold, and nothing in it is otherwise than where it came from", async () => {
   await using source = await createDatabase();
   await using service = await serve(source.url);

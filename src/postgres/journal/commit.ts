@@ -144,7 +144,7 @@ export class Committer {
       for (const until = performance.now() + GROUP_LIMIT_MS; performance.now() < until; ) {
         const found = await this.#lock(connection, submissions, accounts, mode, probing);
         const rest = await this.#rest(connection, submissions, found);
-        const book = bookOf(found, rest, named, [], this.#rows);
+        const book = bookOf(found, rest, [], this.#rows);
         const expiryFirst = rest.expired.length === EXPIRY_LIMIT;
         const waits = found.accounts.length === accounts.length ? undefined : waitsOf(submissions, named, book.accounts);
         const decided = expiryFirst ? [] : waits === undefined ? submissions : submissions.filter((_submission, index) => waits[index] === undefined);
@@ -178,7 +178,7 @@ export class Committer {
 
   async #named(connection: JournalConnection, submissions: readonly Submission[]): Promise<Named> {
     if (holdsNamedBy(submissions).length === 0 && transactionsNamedBy(submissions).length === 0) return nothingNamed;
-    const { named } = await connection.pipeline((send) => ({ named: readNamed(send, this.#rows, submissions) }));
+    const { named } = await connection.pipeline((send) => ({ named: readNamed(send, submissions) }));
     return named;
   }
 

@@ -41,10 +41,10 @@ export class JournalConnection {
   }
 
   /** Connects; throws `ConnectionLost` if that fails. */
-  static async open(url: string, connectTimeoutMs: number): Promise<JournalConnection> {
+  static async open(url: string, connectTimeoutMs: number, name = "ledgerd journal"): Promise<JournalConnection> {
     const client = new pg.Client({
       connectionString: url,
-      application_name: "ledgerd journal",
+      application_name: name,
       connectionTimeoutMillis: connectTimeoutMs,
       keepAlive: true,
     });
@@ -124,8 +124,10 @@ export class JournalConnection {
   #explain(error: unknown): unknown {
     // A session that does otherwise than it was asked is given up as well: it would go on so.
     const untrusted = error instanceof NotCommitted || error instanceof ConnectionLost;
-    // Class 08: the connection's own errors. 57P01 to 57P03: the server is going down, or not up yet. 25P03, 57P05: idle for too long.
-    const broken = this.#lost !== undefined || (error instanceof pg.DatabaseError && /^(08...|57P0[1235]|25P03)$/.test(error.code ?? ""));
+    // Class 08: the connection's own errors. 57P01 to 57P03: the server is going down, or not up yet. 25P03, 57P05:
+    // idle for too long. 25006: it is a replica; another connection may lead to the server that takes writes.
+    const state = error instanceof pg.DatabaseError ? (error.code ?? "") : "";
+    const broken = this.#lost !== undefined || /^(08...|57P0[1235]|25P03|25006)$/.test(state);
     if (!untrusted && !broken) return error;
     this.#lost ??= error instanceof Error ? error : new Error(String(error));
     this.close();

@@ -24,7 +24,7 @@ import { jobColumns, type KeptJob } from "../job-rows.ts";
 import { decodeKept, holdColumns, type Rows } from "../rows.ts";
 import { int8s, texts } from "./binary.ts";
 import type { Send } from "./connection.ts";
-import { accountTable, holdsNamedBy, jobsNamedBy, nameTable, selectAccounts, transactionsNamedBy, type LockMode, type Named, type Names } from "./lock.ts";
+import { accountTable, holdsNamedBy, jobsNamedBy, nameTable, selectAccounts, selectOriginals, transactionsNamedBy, type LockMode, type Names } from "./lock.ts";
 
 /**
  * How many expired holds of its accounts one group sets free. Where there are more, it frees these and starts over, so that the
@@ -50,6 +50,8 @@ export function sendReads(send: Send, rows: Rows, submissions: readonly Submissi
     accounts: send(selectAccounts(rows, accounts, mode), rows.lockedAccountOf),
     probe: probing ? sendProbe(send, submissions, accounts) : none,
     holds: holds.length === 0 ? none : send(selectHolds(rows, holds)),
+    // Once more, though they never change: of what was read before the transaction began, a failover may have lost something.
+    originals: transactions.length === 0 ? none : send(selectOriginals(transactions)),
     refunded: transactions.length === 0 ? none : send(selectRefunded(transactions.map(([id]) => id))),
     references: references.length === 0 ? none : send(selectReferences(references)),
     newHoldIds: newHolds === 0 || mode === "look" ? none : send(drawHoldIds(newHolds)),
@@ -111,7 +113,7 @@ export function hasRest({ probe: [seen] }: Found): boolean {
  * The facts for the decisions on the accounts that were found, which are the locked ones; where nothing was locked (mode `look`), also
  * on `unborn` ones, that don't exist yet.
  */
-export function bookOf(found: Found, rest: Rest, { originals }: Named, unborn: readonly AccountName[], rows: Rows): Book {
+export function bookOf(found: Found, rest: Rest, unborn: readonly AccountName[], rows: Rows): Book {
   const time = found.probe[0]?.time ?? found.accounts.at(-1)?.now;
   if (time === undefined) throw new Error("PostgreSQL did not tell the time");
   const accounts = new ByAccount<Account>();
@@ -124,7 +126,10 @@ export function bookOf(found: Found, rest: Rest, { originals }: Named, unborn: r
     accounts,
     holds: new Map(holds.map((hold) => [hold.id, hold])),
     originals: new Map(
-      [...originals].map(([id, original]) => [id, { ...original, refunded: rows.minor(refunded.get(id) ?? "0", original.currency) }]),
+      found.originals.map(({ id, user_id: userId, currency, type, amount }) => {
+        const minor = (text: string): bigint => rows.minor(text, currency);
+        return [id, { id, userId, currency, type, amount: minor(amount), refunded: minor(refunded.get(id) ?? "0") }];
+      }),
     ),
     outcomes: rest.outcomes,
     references: new Set(found.references.map(referenceId)),

@@ -3,6 +3,7 @@
 import type { DatabasePool } from "slonik";
 import type { Submission } from "../../domain/group.ts";
 import type { Outcome } from "../../domain/transaction.ts";
+import type { Durability } from "../durability.ts";
 import { RUNTIME_ROLE, withSession } from "../pool.ts";
 import type { Rows } from "../rows.ts";
 import { Committer } from "./commit.ts";
@@ -19,6 +20,7 @@ export interface JournalOptions {
   readonly groupLimit: number;
   readonly queueLimit: number;
   readonly connectTimeoutMs: number;
+  readonly durability: Durability;
   /** Is told after each group that was committed, and whether it was about jobs as well. */
   readonly onCommit: (jobs: boolean) => void;
 }
@@ -34,7 +36,10 @@ export interface Journal {
   readonly full: Lanes["full"];
   /** How many writes one counts for: its text may be long. */
   readonly weightOf: (submission: Submission) => number;
-  /** What `submit` would answer, by committed state. Changes nothing, locks nothing, uses no key. */
+  /**
+   * What `submit` would answer, by committed state. Changes nothing, locks nothing, uses no key. What it refuses, or
+   * answers again, is durable as the answers of `submit` are.
+   */
   readonly preview: (submission: Submission) => Promise<Outcome>;
   readonly status: Lanes["status"];
   /** Takes no more, and returns when all that was taken is answered. */
@@ -57,9 +62,12 @@ const session = {
   jit: "off",
 };
 
+/** Whether a preview tells of what was done, rather than what would be. */
+const isTold = (outcome: Outcome): boolean => outcome.kind === "refused" || outcome.replayed;
+
 /** Opens a journal. Its connections are opened when they are first needed. */
 export function openJournal(options: JournalOptions, pool: DatabasePool): Journal {
-  const { rows, connectTimeoutMs, onCommit } = options;
+  const { rows, connectTimeoutMs, durability, onCommit } = options;
   const url = withSession(options.url, session);
   const committers = Array.from({ length: options.lanes }, () => new Committer(() => JournalConnection.open(url, connectTimeoutMs), rows));
   const waking = committers.map((committer) => ({
@@ -75,7 +83,7 @@ export function openJournal(options: JournalOptions, pool: DatabasePool): Journa
       return lanes.full;
     },
     weightOf,
-    preview: (submission) => preview(pool, rows, submission),
+    preview: (submission) => durability.durably(() => preview(pool, rows, submission), isTold),
     get status() {
       return lanes.status;
     },

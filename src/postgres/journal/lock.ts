@@ -6,7 +6,6 @@ import { inLockOrder, type AccountName, type TransactionType } from "../../domai
 import { ByAccount, type ReadonlyByAccount } from "../../domain/by-account.ts";
 import type { Command } from "../../domain/command.ts";
 import type { Submission } from "../../domain/group.ts";
-import type { Original } from "../../domain/ledger.ts";
 import { accountColumns, noColumns, type Rows } from "../rows.ts";
 import { int8s, texts } from "./binary.ts";
 import type { Send } from "./connection.ts";
@@ -14,7 +13,7 @@ import type { Send } from "./connection.ts";
 /** What never changes of the holds and transactions that commands name; it says which accounts to lock. */
 export interface Named {
   readonly holdAccounts: ReadonlyMap<bigint, AccountName>;
-  readonly originals: ReadonlyMap<bigint, Omit<Original, "refunded">>;
+  readonly originals: ReadonlyMap<bigint, AccountName>;
 }
 
 /** How to lock: wait for other sessions, leave out what they have locked, or only look. */
@@ -51,16 +50,15 @@ function namedBy(submissions: readonly Submission[], nameIn: (command: Command) 
 }
 
 /** Reads what never changes of the named holds and transactions: no lock is needed. Sends nothing if none are named. */
-export async function readNamed(send: Send, rows: Rows, submissions: readonly Submission[]): Promise<Named> {
+export async function readNamed(send: Send, submissions: readonly Submission[]): Promise<Named> {
   const [holds, transactions] = [holdsNamedBy(submissions), transactionsNamedBy(submissions)];
   const [foundHolds, foundOriginals] = await Promise.all([
     holds.length === 0 ? [] : send(selectHoldAccounts(holds)),
     transactions.length === 0 ? [] : send(selectOriginals(transactions)),
   ]);
-  const originals = foundOriginals.map(({ id, user_id: userId, currency, type, amount }) => ({ id, userId, currency, type, amount: rows.minor(amount, currency) }));
   return {
     holdAccounts: new Map(foundHolds.map(({ id, user_id: userId, currency }) => [id, { userId, currency }])),
-    originals: new Map(originals.map((original) => [original.id, original])),
+    originals: new Map(foundOriginals.map(({ id, user_id: userId, currency }) => [id, { userId, currency }])),
   };
 }
 
@@ -167,7 +165,8 @@ const originalRow = z.object({
   amount: z.string(),
 });
 
-function selectOriginals(names: Names) {
+/** The named transactions, as far as they are their users'. */
+export function selectOriginals(names: Names) {
   return sql.prepared("select_originals", originalRow)`
     SELECT n.id, n.user_id, f.currency, f.type, f.amount
     FROM ${nameTable(names)}

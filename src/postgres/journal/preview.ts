@@ -15,11 +15,11 @@ export async function preview(pool: DatabasePool, rows: Rows, submission: Submis
   return pool.transaction(async (transaction) => {
     await transaction.query(sql.unsafe`SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY`);
     const send = inTurn((statement) => transaction.any(statement));
-    const named = await readNamed(send, rows, [submission]);
+    const named = await readNamed(send, [submission]);
     const accounts = accountsOfAll([submission], named);
     const found = await received(sendReads(send, rows, [submission], accounts, "look", true));
     const rest = await readRest(send, rows, [submission], found);
-    const plan = planGroup(bookOf(found, rest, named, accounts, rows), [submission]);
+    const plan = planGroup(bookOf(found, rest, accounts, rows), [submission]);
     const storedIds = storedIdsOf(plan);
     const stored = storedIds.length === 0 ? [] : await send(selectTransactions(rows, storedIds));
     const storedHolds = storedIds.length === 0 ? [] : await send(selectHoldsOf(rows, storedIds));
@@ -43,10 +43,11 @@ function inTurn(send: Send): Send {
 
 /** What was sent, once it is answered; together, so that no failure is nobody's. */
 async function received(sent: ReturnType<typeof sendReads>): Promise<Found> {
-  const [accounts, probe, holds, refunded, references, newHoldIds, jobs, jobHolds, newJobIds] = await Promise.all([
+  const [accounts, probe, holds, originals, refunded, references, newHoldIds, jobs, jobHolds, newJobIds] = await Promise.all([
     sent.accounts,
     sent.probe,
     sent.holds,
+    sent.originals,
     sent.refunded,
     sent.references,
     sent.newHoldIds,
@@ -54,5 +55,5 @@ async function received(sent: ReturnType<typeof sendReads>): Promise<Found> {
     sent.jobHolds,
     sent.newJobIds,
   ]);
-  return { accounts, probe, holds, refunded, references, newHoldIds, jobs, jobHolds, newJobIds };
+  return { accounts, probe, holds, originals, refunded, references, newHoldIds, jobs, jobHolds, newJobIds };
 }

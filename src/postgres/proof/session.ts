@@ -5,6 +5,7 @@
 
 import pg from "pg";
 import type { QuerySqlToken } from "slonik";
+import { Failure } from "../../domain/failure.ts";
 import { withSession } from "../pool.ts";
 
 /** A row's columns, in the order in which they were asked for. */
@@ -37,6 +38,8 @@ const asText = (text: string): string => text;
 export class ProofSession {
   readonly #client: pg.Client;
   #lost: Error | undefined;
+  /** The past of which the first snapshot was: what was read of one says nothing about another. */
+  #timeline: string | null | undefined;
   /** The end of the snapshot at hand. */
   #turn: Promise<unknown> = Promise.resolve();
 
@@ -66,8 +69,12 @@ export class ProofSession {
 
   async #snapshot<T>(read: (ask: Ask) => Promise<T>): Promise<T> {
     if (this.#lost !== undefined) throw new Error("the connection to PostgreSQL broke", { cause: this.#lost });
-    await this.#client.query("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY");
+    const begun: unknown = await this.#client.query(`
+      BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
+      SELECT ledgerd.timeline() AS timeline`);
+    const [, looked] = begun as readonly pg.QueryResult<{ readonly timeline: string | null }>[];
     try {
+      this.#expect(looked?.rows[0]?.timeline ?? null);
       return await read((statement) => this.#ask(statement));
     } finally {
       // Nothing was written; and where the connection broke there is nothing to end.
@@ -77,6 +84,16 @@ export class ProofSession {
 
   async close(): Promise<void> {
     await this.#client.end();
+  }
+
+  /**
+   * Through a proxy, a session may go on with another server: what follows would seem to differ from what was read
+   * before.
+   */
+  #expect(timeline: string | null): void {
+    this.#timeline ??= timeline;
+    if (timeline === this.#timeline) return;
+    throw new Failure("DATABASE_UNAVAILABLE", { cause: new Error("PostgreSQL failed over meanwhile: begin anew") });
   }
 
   async #ask(statement: QuerySqlToken): Promise<readonly Fields[]> {

@@ -316,7 +316,9 @@ export const ErrorReason = {
 
   /**
    * OUT_OF_RANGE. The feed's position isn't in this log (any more): the database was restored to before it, or is another one.
-   * Find the last transaction that you have processed, and watch from there or from the start.
+   * Find the last transaction that you have processed and that the log still has, and watch from there or from the
+   * start. An open stream ends with it, too, when PostgreSQL failed over under it: its last position, in `position`,
+   * may still be good.
    *
    * @generated from enum value: ERROR_REASON_FEED_POSITION_LOST = 29;
    */

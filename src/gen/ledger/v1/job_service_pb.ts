@@ -1190,7 +1190,7 @@ export const JobStatusSchema: GenEnum<JobStatus> = /*@__PURE__*/
  *
  * A claim gives a lease and a fencing token. Every call under the lease carries the token; once the lease is over, or another worker has the
  * job, such a call is refused with `LEASE_LOST` and changes nothing. Under a lease job, token and method are the idempotency key: an
- * identical repeat answers the first outcome.
+ * identical repeat answers the first outcome. Tokens only grow, as those of `LockService` do.
  *
  * @generated from service ledger.v1.JobService
  */
@@ -1206,7 +1206,7 @@ export const JobService: GenService<{
     output: typeof CreateJobResponseSchema;
   },
   /**
-   * Reads one job.
+   * Reads one job. The answer is durable: see `LedgerService`.
    *
    * @generated from rpc ledger.v1.JobService.GetJob
    */
@@ -1216,7 +1216,8 @@ export const JobService: GenService<{
     output: typeof GetJobResponseSchema;
   },
   /**
-   * Reads up to 1,000 jobs, in the order asked for; those that don't exist are left out. Where they have over 3.5 MiB together,
+   * Reads up to 1,000 jobs, in the order asked for; those that don't exist are left out. The answer is durable. Where
+   * they have over 3.5 MiB together,
    * `MESSAGE_TOO_LARGE`: ask for fewer.
    *
    * @generated from rpc ledger.v1.JobService.BatchGetJobs
@@ -1313,7 +1314,9 @@ export const JobService: GenService<{
   },
   /**
    * The states of one job, or of one user's jobs: first as they are, then each change. Changes that follow each other closely may be
-   * told as one; the last one is always told. The watch of one job ends when the job is final.
+   * told as one; the last one is always told. The watch of one job ends when the job is final. That of a user's jobs
+   * ends with UNAVAILABLE when PostgreSQL failed over, since jobs may have gone back: a new one tells those that
+   * aren't final.
    *
    * @generated from rpc ledger.v1.JobService.WatchJobs
    */

@@ -2136,6 +2136,20 @@ export const ListOrderSchema: GenEnum<ListOrder> = /*@__PURE__*/
  * Transactions have the time of the database's clock. Within an account times never descend: should the clock be set
  * back, the account's next transactions have the time of its last one until the clock is there again.
  *
+ * Some answers are durable, others only committed. A durable one may be acted on as final: where PostgreSQL has a
+ * synchronous standby (`synchronous_standby_names`), no failover to that standby takes it back. Durable are:
+ *  - all answers to writes: what was applied, replays, and refusals; with `validate_only` those that refuse or replay,
+ *  - `GetOutcome`, `GetTransaction`, `GetHold`, and `JobService`'s `GetJob` and `BatchGetJobs`, in what they find,
+ *  - all that `WatchTransactions` tells.
+ * While the standby is away these wait, and end with DEADLINE_EXCEEDED or UNAVAILABLE rather than tell what may be
+ * lost.
+ *
+ * All other reads (balances, lists, statements, `WatchJobs`, locks) tell of what is committed. After a restart of the
+ * primary that may include a write whose own caller isn't answered yet, and which a failover then loses.
+ *
+ * Without a synchronous standby, durable means that it lies on the server's own disk. A failover to an asynchronous one
+ * loses whatever that hasn't received, answered or not: calls with those keys are new again.
+ *
  * @generated from service ledger.v1.LedgerService
  */
 export const LedgerService: GenService<{
@@ -2284,8 +2298,9 @@ export const LedgerService: GenService<{
     output: typeof StreamWritesResponseSchema;
   },
   /**
-   * What became of a write, by its user and key. Executes nothing. `OUTCOME_NOT_FOUND` where nothing is stored (yet). In pages, where it is an atomic
-   * batch of an earlier version that is larger than an answer.
+   * What became of a write, by its user and key. Executes nothing. The answer is durable, and waits for that.
+   * `OUTCOME_NOT_FOUND` where nothing is stored (yet): that isn't final while the write may still be under way. In
+   * pages, where it is an atomic batch of an earlier version that is larger than an answer.
    *
    * @generated from rpc ledger.v1.LedgerService.GetOutcome
    */
@@ -2295,7 +2310,7 @@ export const LedgerService: GenService<{
     output: typeof GetOutcomeResponseSchema;
   },
   /**
-   * Reads one hold.
+   * Reads one hold. The answer is durable.
    *
    * @generated from rpc ledger.v1.LedgerService.GetHold
    */
@@ -2315,7 +2330,7 @@ export const LedgerService: GenService<{
     output: typeof ListHoldsResponseSchema;
   },
   /**
-   * Reads one transaction, by id or by account and sequence.
+   * Reads one transaction, by id or by account and sequence. The answer is durable.
    *
    * @generated from rpc ledger.v1.LedgerService.GetTransaction
    */
@@ -2338,6 +2353,13 @@ export const LedgerService: GenService<{
    * The log as a feed: everything from a position on, then live. In the order of ids, which within an account is the order
    * of sequences; at least once; no committed transaction is ever skipped, whatever writers do meanwhile. The stream
    * ends cleanly when it reaches the server's maximum age or the server shuts down: watch again from the last position.
+   *
+   * What is told is durable, so it may be acted on. A log can still go back: a standby is promoted that lacks its
+   * last rows, or an older copy is put in its place; ids are then given again. An open stream ends with
+   * `FEED_POSITION_LOST` when that happens, and when it may have happened, which is at every failover: watch again
+   * from the last position. If that is refused as well, it is lost; see `FEED_POSITION_LOST`. After a failover to an
+   * asynchronous standby, rows that were told last may be missing even where the last position isn't: compare what
+   * you have with the log, from a position of before.
    *
    * @generated from rpc ledger.v1.LedgerService.WatchTransactions
    */

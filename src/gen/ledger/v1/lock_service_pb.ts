@@ -398,7 +398,9 @@ export const WatchLockResponseSchema: GenMessage<WatchLockResponse> = /*@__PURE_
  * Leases with heartbeats: at most one instance holds a lock at a time. Time is the database's.
  *
  * A holder that was paused may still believe in its lease after it is over. Whatever it writes elsewhere should carry the fencing token, and
- * be refused there if a larger one was seen: tokens of a lock only grow, over release, expiry and restarts.
+ * be refused there if a larger one was seen: tokens of a lock only grow, over release, expiry and restarts, and over
+ * failovers and restores as well, whatever those lose: the first one that is given on another timeline of PostgreSQL
+ * begins far behind all that were given before. So they are large, and have gaps: keep all 64 bits.
  *
  * @generated from service ledger.v1.LockService
  */
