@@ -208,8 +208,9 @@ describe("when a commit waits for its standby, the primary restarts alone, and t
   });
 
   afterAll(async () => {
-    await service.close();
+    // First, so that the service waits for no standby where the test ended before its time.
     await proxy[Symbol.asyncDispose]();
+    await service.close();
     await pair[Symbol.asyncDispose]();
   });
 
