@@ -3,5 +3,7 @@
 /** No answer has more bytes, in protobuf's encoding. */
 export const ANSWER_BYTES = 3.5 * 1024 * 1024;
 
-/** A row with more bytes than this is in no answer as it is: beside it there must be room for what else the answer says. */
+/**
+ * A row with more bytes than this is in no answer as it is: beside it there must be room for what else the answer says.
+ */
 export const LARGEST_ROW = 3 * 1024 * 1024;

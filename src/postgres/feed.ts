@@ -206,7 +206,8 @@ export class Feed {
 function pageBehind(rows: readonly Transaction[]): number {
   let characters = 0;
   for (const row of rows) characters += charactersOf(row);
-  return characters === 0 ? PAGE : Math.max(1, Math.min(PAGE, Math.floor((PAGE_CHARACTERS * rows.length) / characters)));
+  const asMany = Math.floor((PAGE_CHARACTERS * rows.length) / characters);
+  return characters === 0 ? PAGE : Math.max(1, Math.min(PAGE, asMany));
 }
 
 /** The place right behind a row. */

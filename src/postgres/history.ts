@@ -19,6 +19,9 @@ export interface Period {
   readonly endTime: bigint | undefined;
 }
 
+/** In which order to list them. */
+export type Order = "newest" | "oldest";
+
 /** Which rows of the ranges to list. Empty: no restriction. */
 export interface TransactionFilter {
   readonly types: readonly TransactionType[];
@@ -68,10 +71,10 @@ export function historyOf(pool: DatabasePool, rows: Rows) {
   }
 
   /**
-   * Up to `limit` rows out of these ranges of a user's accounts, the newest or the oldest first, in the order of ids. Of large ones only as many as an
-   * answer holds, and at least one: a thousand may have 77 MB.
+   * Up to `limit` rows out of these ranges of a user's accounts, the newest or the oldest first, in the order of ids.
+   * Of large ones only as many as an answer holds, and at least one: a thousand may have 77 MB.
    */
-  async function list(userId: bigint, of: readonly Range[], order: "newest" | "oldest", filter: TransactionFilter, limit: number): Promise<Listed> {
+  async function list(userId: bigint, of: readonly Range[], order: Order, filter: TransactionFilter, limit: number): Promise<Listed> {
     const direction = order === "newest" ? sql.fragment`DESC` : sql.fragment`ASC`;
     const types = filter.types.length === 0 ? sql.fragment`TRUE` : sql.fragment`t.type = ANY(${sql.array(filter.types, "text")})`;
     const reference = filter.reference === "" ? sql.fragment`TRUE` : sql.fragment`t.reference = ${filter.reference}`;
@@ -81,14 +84,16 @@ export function historyOf(pool: DatabasePool, rows: Rows) {
     const found = await pool.any(sql.type(rows.listed)`
       SELECT ${transactionColumns}, page.found
       FROM (
-        SELECT best.id, sum(best.bytes) OVER (ORDER BY best.id ${direction}) - best.bytes AS before, count(*) OVER () AS found
+        SELECT best.id, count(*) OVER () AS found,
+               sum(best.bytes) OVER (ORDER BY best.id ${direction}) - best.bytes AS before
         FROM (
           SELECT found.id, found.bytes
           FROM unnest(${currencies}, ${firsts}, ${lasts}) AS r (currency, first, last)
           CROSS JOIN LATERAL (
             SELECT t.id, ${transactionBytes} AS bytes
             FROM ledgerd.transactions t
-            WHERE t.user_id = ${userId} AND t.currency = r.currency AND t.sequence BETWEEN r.first AND r.last AND ${types} AND ${reference}
+            WHERE t.user_id = ${userId} AND t.currency = r.currency AND t.sequence BETWEEN r.first AND r.last
+              AND ${types} AND ${reference}
             ORDER BY t.sequence ${direction}
             LIMIT ${limit}
           ) AS found
@@ -105,7 +110,12 @@ export function historyOf(pool: DatabasePool, rows: Rows) {
 }
 
 /** The sums of an account's rows in a range, by type. */
-async function totalsOf(pool: DatabasePool, rows: Rows, userId: bigint, { currency, first, last }: Range): Promise<readonly Total[]> {
+async function totalsOf(
+  pool: DatabasePool,
+  rows: Rows,
+  userId: bigint,
+  { currency, first, last }: Range,
+): Promise<readonly Total[]> {
   const totalRow = z
     .object({ type: z.custom<TransactionType>((type) => typeof type === "string"), count: z.bigint(), amount: z.string() })
     .transform(({ type, count, amount }): Total => ({ type, count, amount: rows.minor(amount, currency) }));

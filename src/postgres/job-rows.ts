@@ -13,23 +13,26 @@ export const jobColumns = sql.fragment`
   (extract(epoch FROM j.completed_at) * 1000000)::int8 AS completed_at`;
 
 /**
- * About how many bytes the texts of `jobs j` have: what a look at many jobs can afford, since no text is read for it. `size` was told by whoever wrote the
- * job.
+ * About how many bytes the texts of `jobs j` have: what a look at many jobs can afford, since no text is read for it.
+ * `size` was told by whoever wrote the job.
  */
 export const roughJobBytes = sql.fragment`
   greatest(j.size, coalesce(octet_length(j.prompt), 0) + coalesce(pg_column_size(j.parameters), 0))::int8
     + coalesce(octet_length(j.error_message), 0) + coalesce(octet_length(j.result_url), 0)`;
 
 /**
- * No fewer bytes than `jobs j` has in an answer. Parameters are answered as google.protobuf.Struct, which takes a number of one digit 11 bytes: beside
- * what PostgreSQL writes of it, an element of a list takes 10 at most, an entry of an object 16, and each follows on `[`, `{` or `,`. (Such a
- * character within a text makes it more, never less.) All else is numbers, times and names, of the worker's too.
+ * No fewer bytes than `jobs j` has in an answer. Parameters are answered as google.protobuf.Struct, which takes a
+ * number of one digit 11 bytes: beside what PostgreSQL writes of it, an element of a list takes 10 at most, an entry of
+ * an object 16, and each follows on `[`, `{` or `,`. (Such a character within a text makes it more, never less.) All
+ * else is numbers, times and names, of the worker's too.
  */
 export const jobBytes = sql.fragment`
-  1500 + coalesce(octet_length(j.prompt), 0) + coalesce(octet_length(j.error_message), 0) + coalesce(octet_length(j.result_url), 0)
-    + coalesce(octet_length(j.idempotency_key), 0) + octet_length(j.model_id) + 2 * octet_length(j.cost::text)
+  1500::int8 + coalesce(octet_length(j.prompt), 0) + coalesce(octet_length(j.error_message), 0)
+    + coalesce(octet_length(j.result_url), 0) + coalesce(octet_length(j.idempotency_key), 0)
+    + octet_length(j.model_id) + 2 * octet_length(j.cost::text)
     + coalesce((
-        SELECT 17::int8 * octet_length(p.text) - 10::int8 * octet_length(translate(p.text, '[{,', '')) - 6::int8 * octet_length(replace(p.text, ':', ''))
+        SELECT 17::int8 * octet_length(p.text) - 10::int8 * octet_length(translate(p.text, '[{,', ''))
+               - 6::int8 * octet_length(replace(p.text, ':', ''))
         FROM (SELECT j.parameters::text AS text OFFSET 0) AS p
       ), 0)`;
 

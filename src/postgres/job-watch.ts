@@ -74,7 +74,8 @@ export class JobWatch {
       }
       const before = told;
       told = timesOf(look);
-      const missed = performance.now() - lookedAt > LONGEST_PAUSE_MS ? [...open, ...(await this.#jobs.unfinished(userId))] : [];
+      const isLate = performance.now() - lookedAt > LONGEST_PAUSE_MS;
+      const missed = isLate ? [...open, ...(await this.#jobs.unfinished(userId))] : [];
       lookedAt = performance.now();
       const news = new Set([...look.filter(({ jobId, changedAt }) => before.get(jobId) !== changedAt).map(({ jobId }) => jobId), ...missed]);
       if (news.size === 0) continue;

@@ -27,7 +27,10 @@ export interface JobFilter {
 /** How far back watchers look for changes: no transaction takes longer than 10 seconds. */
 const LOOK_BACK = "15 seconds";
 
-/** Jobs that were found, as far as they were read at once: those behind a part that has more bytes than an answer weren't. */
+/**
+ * Jobs that were found, as far as they were read at once: those behind a part that has more bytes than an answer
+ * weren't.
+ */
 export interface JobPage {
   readonly jobs: readonly Job[];
   readonly isWhole: boolean;
@@ -54,7 +57,9 @@ interface Sized {
 }
 
 const idRow = z.object({ id: z.bigint() });
-const sizedRow = z.object({ id: z.bigint(), bytes: z.bigint() }).transform((row): Sized => ({ id: row.id, bytes: Number(row.bytes) }));
+const sizedRow = z
+  .object({ id: z.bigint(), bytes: z.bigint() })
+  .transform((row): Sized => ({ id: row.id, bytes: Number(row.bytes) }));
 const changeRow = z.object({
   timeline: z.string().nullable(),
   user_id: z.bigint().nullable(),
@@ -85,7 +90,8 @@ export function jobsOf(pool: DatabasePool, rows: Rows) {
   /** About how many bytes these jobs have, in no order. */
   async function sizes(ids: readonly bigint[]): Promise<readonly Sized[]> {
     if (ids.length === 0) return [];
-    return pool.any(sql.type(sizedRow)`SELECT j.id, ${roughJobBytes} AS bytes FROM ledgerd.jobs j WHERE j.id = ANY(${sql.array(ids, "int8")})`);
+    return pool.any(sql.type(sizedRow)`
+      SELECT j.id, ${roughJobBytes} AS bytes FROM ledgerd.jobs j WHERE j.id = ANY(${sql.array(ids, "int8")})`);
   }
 
   /** The jobs with these ids, in the order of ids; read in parts of about so many bytes as an answer has. */
@@ -132,7 +138,10 @@ export function jobsOf(pool: DatabasePool, rows: Rows) {
   }
 }
 
-/** Which of these users' jobs have changed in the last moments, and when: longer ago than any transaction that may yet commit. */
+/**
+ * Which of these users' jobs have changed in the last moments, and when: longer ago than any transaction that may yet
+ * commit.
+ */
 async function changesOf(pool: DatabasePool, userIds: readonly bigint[]): Promise<Changes> {
   // At least one row, that has the past alone.
   const found = await pool.any(sql.type(changeRow)`
@@ -152,7 +161,10 @@ async function changesOf(pool: DatabasePool, userIds: readonly bigint[]): Promis
   return { timeline: found[0]?.timeline ?? undefined, changes };
 }
 
-/** The first ones, up to about what an answer holds, and the one that is too many: how many fit is then seen from the jobs themselves. */
+/**
+ * The first ones, up to about what an answer holds, and the one that is too many: how many fit is then seen from the
+ * jobs themselves.
+ */
 function fitting(found: readonly Sized[]): readonly Sized[] {
   let before = 0;
   return found.filter(({ bytes }) => {

@@ -12,7 +12,10 @@ import { jobRowFor, type KeptJob } from "./job-rows.ts";
 /** A row: for each column the text of its value, or NULL. */
 export type Texts = readonly (string | null)[];
 
-/** Rows that were found, as far as they were read at once: those behind a part that has more bytes than an answer weren't. */
+/**
+ * Rows that were found, as far as they were read at once: those behind a part that has more bytes than an answer
+ * weren't.
+ */
 export interface Listed {
   readonly rows: readonly Transaction[];
   readonly isWhole: boolean;
@@ -51,7 +54,8 @@ export const transactionColumns = sql.fragment`
   (extract(epoch FROM t.created_at) * 1000000)::int8 AS created_at, t.hash`;
 
 /** How many bytes the long texts of `transactions t` have: what large rows are large by. */
-export const transactionBytes = sql.fragment`coalesce(octet_length(t.description), 0) + coalesce(octet_length(t.metadata::text), 0)`;
+export const transactionBytes = sql.fragment`
+  coalesce(octet_length(t.description), 0) + coalesce(octet_length(t.metadata::text), 0)`;
 
 /** A row of `accountColumns`, its amounts as texts. */
 export const accountRow = z.object({
@@ -167,7 +171,9 @@ export function rowsFor(currencies: Currencies) {
   });
   const transaction = z.custom<TransactionRow>().transform(toTransaction);
   // One of a list, of which so many were found, though only its first ones may have been read.
-  const listed = z.custom<TransactionRow & { readonly found: bigint }>().transform((row) => ({ transaction: toTransaction(row), found: row.found }));
+  const listed = z
+    .custom<TransactionRow & { readonly found: bigint }>()
+    .transform((row) => ({ transaction: toTransaction(row), found: row.found }));
 
   const conversions = { account, lockedAccount, hold, transaction, listed, job: jobRowFor(minor) };
   return { currencies, minor, toAccount, lockedAccountOf: lockedAccountReader(currencies), ...conversions };

@@ -7,6 +7,12 @@ import type { Transaction } from "../domain/transaction.ts";
 import { selectOutcomes } from "./journal/facts.ts";
 import { listedRows, transactionBytes, transactionColumns, type Listed, type Rows } from "./rows.ts";
 
+/** What is stored under a key, and the rows that it names. */
+export interface Kept {
+  readonly stored: StoredOutcome;
+  readonly found: Listed;
+}
+
 /** Reads single rows. */
 export type Transactions = ReturnType<typeof transactionsOf>;
 
@@ -28,8 +34,11 @@ export function transactionsOf(pool: DatabasePool, rows: Rows) {
     return found ?? undefined;
   }
 
-  /** What is stored under a key, and the rows that it names, behind the first ones; of large ones only as many as an answer holds. */
-  async function outcome(userId: bigint, key: string, behind: number): Promise<{ stored: StoredOutcome; found: Listed } | undefined> {
+  /**
+   * What is stored under a key, and the rows that it names, behind the first ones; of large ones only as many as an
+   * answer holds.
+   */
+  async function outcome(userId: bigint, key: string, behind: number): Promise<Kept | undefined> {
     const stored = await pool.maybeOne(selectOutcomes([{ userId, key }]));
     if (stored === null) return undefined;
     const found = await pool.any(sql.type(rows.listed)`

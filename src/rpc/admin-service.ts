@@ -35,8 +35,8 @@ export function adminHandlers(parts: AdminParts): Handlers<typeof AdminService> 
       const [afterUser = "0", afterCurrency = ""] = cursorOf(args, pageToken) ?? [];
       const found = await balances.list(currency, { userId: BigInt(afterUser), currency: afterCurrency }, pageSize + 1);
       const cursor = (last: Account) => [last.userId, last.currency];
-      const { messages, nextPageToken } = pageOf(args, { found, size: pageSize, message: answers.balance, sizeOf: balanceSize, cursor });
-      return { balances: messages, nextPageToken };
+      const page = pageOf(args, { found, size: pageSize, message: answers.balance, sizeOf: balanceSize, cursor });
+      return { balances: page.messages, nextPageToken: page.nextPageToken };
     },
 
     setCreditLimit: (request, call) => write(parts, validate(writes.setCreditLimit, SetCreditLimitRequestSchema, request), call),

@@ -1,8 +1,9 @@
-// How many bytes a message has in protobuf's encoding, at most: for each type a function, put together once from its descriptor.
+// How many bytes a message has in protobuf's encoding, at most: for each type a function, put together once from its
+// descriptor.
 //
-// It is a bound and no count, so that it costs a tenth of encoding: numbers count as their longest, short texts as three bytes for each of their
-// characters. Longer texts, which are what makes an answer large, are counted as they are. A usual transaction counts for about twice its bytes, one with
-// long texts for half a kilobyte more than it has.
+// It is a bound and no count, so that it costs a tenth of encoding: numbers count as their longest, short texts as
+// three bytes for each of their characters. Longer texts, which are what makes an answer large, are counted as they
+// are. A usual transaction counts for about twice its bytes, one with long texts for half a kilobyte more than it has.
 
 import type { DescField, DescMessage, JsonObject, JsonValue, MessageInitShape } from "@bufbuild/protobuf";
 import { ScalarType } from "@bufbuild/protobuf";
@@ -35,7 +36,12 @@ function mostTextBytes(text: string): number {
 }
 
 /** As many of the messages of a list as one answer holds beside so many other bytes: the first one in any case. */
-export function fitting<T, M>(items: readonly T[], message: (item: T) => M, size: (message: M) => number, beside: number): M[] {
+export function fitting<T, M>(
+  items: readonly T[],
+  message: (item: T) => M,
+  size: (message: M) => number,
+  beside: number,
+): M[] {
   const fit: M[] = [];
   let bytes = beside;
   for (const item of items) {
@@ -50,7 +56,8 @@ export function fitting<T, M>(items: readonly T[], message: (item: T) => M, size
 /** Refuses to answer so many bytes, in reads that can't be cut into pages. */
 export function refuseTooLarge(bytes: number, what: string): void {
   if (bytes <= ANSWER_BYTES) return;
-  throw errorOf("MESSAGE_TOO_LARGE", `the answer could have ${bytes} bytes, at most ${ANSWER_BYTES} are answered: ${what}`, { limit_bytes: `${ANSWER_BYTES}` });
+  const message = `the answer could have ${bytes} bytes, at most ${ANSWER_BYTES} are answered: ${what}`;
+  throw errorOf("MESSAGE_TOO_LARGE", message, { limit_bytes: `${ANSWER_BYTES}` });
 }
 
 /** The most bytes of messages that are answered as a list. */
@@ -83,7 +90,8 @@ function messageSize(desc: DescMessage, known: Map<DescMessage, Size>): Size {
   };
   known.set(desc, size);
   for (const field of desc.fields) {
-    if (field.fieldKind === "enum" || (field.fieldKind === "scalar" && field.scalar !== ScalarType.STRING)) fixed += tagBytes(field) + LONGEST_VARINT;
+    const isNumber = field.fieldKind === "enum" || (field.fieldKind === "scalar" && field.scalar !== ScalarType.STRING);
+    if (isNumber) fixed += tagBytes(field) + LONGEST_VARINT;
     else sizes.push(fieldSize(field, known));
   }
   return size;
@@ -94,8 +102,9 @@ function fieldSize(field: DescField, known: Map<DescMessage, Size>): Size {
   const tag = tagBytes(field);
   if (field.fieldKind === "map") {
     return (message) => {
+      const map = (message[name] ?? {}) as Readonly<Record<string, string>>;
       let bytes = 0;
-      for (const [key, value] of Object.entries((message[name] ?? {}) as Record<string, string>)) bytes += tag + delimited(2 + mostTextBytes(key) + mostTextBytes(value));
+      for (const key of Object.keys(map)) bytes += tag + delimited(2 + mostTextBytes(key) + mostTextBytes(map[key] ?? ""));
       return bytes;
     };
   }
@@ -129,14 +138,21 @@ function sizeOfValue(field: DescField, known: Map<DescMessage, Size>): (value: u
     const size = messageSize(message, known);
     return (value) => delimited(size(value as Init));
   }
-  // Where numbers are packed, the tag that is counted with each has room for the length of all, but for that of the first.
-  return field.enum === undefined && field.scalar === ScalarType.STRING ? (value) => mostTextBytes(value as string) : () => LONGEST_VARINT + 1;
+  // Where numbers are packed, the tag that is counted with each has room for the length of all, but for that of the
+  // first.
+  const isText = field.enum === undefined && field.scalar === ScalarType.STRING;
+  return isText ? (value) => mostTextBytes(value as string) : () => LONGEST_VARINT + 1;
 }
 
-/** As google.protobuf.Struct has them: a list of entries, of keys and values. Counted to the byte: it may be many short texts. */
+/**
+ * As google.protobuf.Struct has them: a list of entries, of keys and values. Counted to the byte: it may be many short
+ * texts.
+ */
 function structBytes(object: JsonObject): number {
   let bytes = 0;
-  for (const [key, value] of Object.entries(object)) bytes += 1 + delimited(2 + textBytes(key) + delimited(jsonBytes(value)));
+  for (const [key, value] of Object.entries(object)) {
+    bytes += 1 + delimited(2 + textBytes(key) + delimited(jsonBytes(value)));
+  }
   return bytes;
 }
 

@@ -113,24 +113,29 @@ export function answersFor(currencies: Currencies) {
   }
 }
 
-/** About so many characters of its texts a row is answered whole with: they take three bytes each at most. Callers may give a third of it at most. */
+/**
+ * About so many characters of its texts a row is answered whole with: they take three bytes each at most. Callers may
+ * give a third of it at most.
+ */
 const MOST_CHARACTERS = LARGEST_ROW / 3 - 10_000;
 /** Characters that are left of a text where it is cut. */
 const CUT_TEXT = 1000;
 
 /**
- * A transaction that no call has written: an answer that had it as it is would be larger than clients take. To leave it out would be wrong, and
- * to fail would hide all the others of its list.
+ * A transaction that no call has written: an answer that had it as it is would be larger than clients take. To leave it
+ * out would be wrong, and to fail would hide all the others of its list.
  */
 function shortened(message: TransactionMessage): TransactionMessage {
   const { description, reference, idempotencyKey, actor } = message;
-  const texts = { description: cut(description), reference: cut(reference), idempotencyKey: cut(idempotencyKey), actor: cut(actor) };
+  const [key, by] = [cut(idempotencyKey), cut(actor)];
+  const texts = { description: cut(description), reference: cut(reference), idempotencyKey: key, actor: by };
   return { ...message, ...texts, metadata: { "ledgerd.cut": "larger than an answer: read it in the database" } };
 }
 
 /** A text, or its beginning with a mark that it isn't all. */
 export function cut(text: string): string {
-  return text.length <= CUT_TEXT ? text : `${text.slice(0, CUT_TEXT).toWellFormed()}… (${text.length} characters, larger than an answer)`;
+  if (text.length <= CUT_TEXT) return text;
+  return `${text.slice(0, CUT_TEXT).toWellFormed()}… (${text.length} characters, larger than an answer)`;
 }
 
 /** The account as a transaction left it: it has the transaction's figures, which aren't written anew. */

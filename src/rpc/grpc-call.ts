@@ -23,7 +23,10 @@ const LARGEST_REST = 8;
 /** A request must have arrived after so long, whatever its caller's deadline. */
 const REQUEST_MS = 60_000;
 
-/** Of an error's text, as it is sent. It travels in headers, and twice; with its details there are less than the 8 KiB that all clients take. */
+/**
+ * Of an error's text, as it is sent. It travels in headers, and twice; with its details there are less than the 8 KiB
+ * that all clients take.
+ */
 const MOST_TEXT_BYTES = 1950;
 
 /** The units of `grpc-timeout`, in milliseconds. */
@@ -253,7 +256,10 @@ function statusOf(error: ConnectError): Readonly<Record<string, string>> {
   };
 }
 
-/** As much of a text as a header may have, and how it is written there: all but what ASCII prints as %XX for each of its bytes. */
+/**
+ * As much of a text as a header may have, and how it is written there: all but what ASCII prints as %XX for each of its
+ * bytes.
+ */
 function headerText(text: string): { readonly message: string; readonly encoded: string } {
   let message = "";
   let encoded = "";

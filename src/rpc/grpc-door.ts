@@ -196,7 +196,10 @@ function exchangeServed(method: DescMethod, entry: ExchangeEntry, options: GrpcD
   return (call) => void run(call).catch((error: unknown) => call.fail(error));
 }
 
-/** What is larger than clients take is a bug, and no answer to a write that was applied: it becomes an error that doesn't say that nothing was done. */
+/**
+ * What is larger than clients take is a bug, and no answer to a write that was applied: it becomes an error that
+ * doesn't say that nothing was done.
+ */
 function answerEncoder({ output, name }: DescMethod): ReturnType<typeof encoderOf> {
   const encode = encoderOf(output);
   return (message) => {

@@ -27,15 +27,28 @@ const SMALL_JOB = 100_000;
 /** A job as a message. */
 export function jobMessage(answers: Answers, job: Job): JobMessage {
   const message = wholeJob(answers, job);
-  const characters = job.prompt.length + job.parameters.length + job.errorMessage.length + job.resultUrl.length + job.idempotencyKey.length + job.workerId.length;
+  const { prompt, parameters, errorMessage, resultUrl, idempotencyKey, workerId } = job;
+  const texts = [prompt, parameters, errorMessage, resultUrl, idempotencyKey, workerId];
+  const characters = texts.reduce((sum, { length }) => sum + length, 0);
   return characters <= SMALL_JOB || jobSize(message) <= LARGEST_ROW ? message : shortened(message);
 }
 
-/** A job that no call has created, larger than clients take: see `shortened` of transactions. No worker is given it. */
-function shortened({ parameters, ...message }: JobMessage): JobMessage {
+/**
+ * A job that no call has created, larger than clients take: its texts are cut, as those of transactions are, and its
+ * parameters left out. No worker is given it.
+ */
+function shortened(message: JobMessage): JobMessage {
   const { prompt, resultUrl, errorMessage, idempotencyKey, workerId } = message;
-  const texts = { prompt: cut(prompt), resultUrl: cut(resultUrl), errorMessage: cut(errorMessage), idempotencyKey: cut(idempotencyKey), workerId: cut(workerId) };
-  return { ...message, ...texts, ...(parameters === undefined ? {} : { parameters: { "ledgerd.cut": "larger than an answer: read them in the database" } }) };
+  const shorter: JobMessage = {
+    ...message,
+    prompt: cut(prompt),
+    resultUrl: cut(resultUrl),
+    errorMessage: cut(errorMessage),
+    idempotencyKey: cut(idempotencyKey),
+    workerId: cut(workerId),
+  };
+  delete shorter.parameters;
+  return shorter;
 }
 
 function wholeJob({ money }: Answers, job: Job): JobMessage {

@@ -86,8 +86,8 @@ function reading({ jobRequests: requests, answers, durability, jobs, jobWatch, c
       const args = ["jobs", filter.userId, filter.modelId, filter.status, filter.startTime, filter.endTime];
       const [before = MAX_ID] = cursorOf(args, token)?.map(BigInt) ?? [];
       const { jobs: found, isWhole } = await jobs.list(filter, before, pageSize + 1);
-      const { messages, nextPageToken } = pageOf(args, { found, isWhole, size: pageSize, message, sizeOf: jobSize, cursor: ({ id }) => [id] });
-      return { jobs: messages, nextPageToken };
+      const page = pageOf(args, { found, isWhole, size: pageSize, message, sizeOf: jobSize, cursor: ({ id }) => [id] });
+      return { jobs: page.messages, nextPageToken: page.nextPageToken };
     },
 
     watchJobs: async function* (request, { signal }) {

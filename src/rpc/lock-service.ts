@@ -70,8 +70,9 @@ export function lockHandlers({ locks, lockWaits, lockReleased, currencies }: Loc
       const { pageSize, pageToken } = validate(requests.listLocks, ListLocksRequestSchema, request);
       const [after = FIRST_KEY - 1n] = cursorOf(["locks"], pageToken)?.map(BigInt) ?? [];
       const found = await locks.list(after, pageSize + 1);
-      const { messages, nextPageToken } = pageOf(["locks"], { found, size: pageSize, message: lockMessage, sizeOf: lockSize, cursor: ({ key }) => [key] });
-      return { locks: messages, nextPageToken };
+      const cursor = ({ key }: Lock) => [key];
+      const page = pageOf(["locks"], { found, size: pageSize, message: lockMessage, sizeOf: lockSize, cursor });
+      return { locks: page.messages, nextPageToken: page.nextPageToken };
     },
 
     watchLock: async function* (request, { signal }) {

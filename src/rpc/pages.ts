@@ -5,7 +5,10 @@ import { z } from "zod";
 import { fitting } from "./answer-size.ts";
 import { errorOfViolations } from "./status.ts";
 
-/** A token as a request gives it. That of a user's transactions names a part of each of the user's accounts, of which there may be a thousand. */
+/**
+ * A token as a request gives it. That of a user's transactions names a part of each of the user's accounts, of which
+ * there may be a thousand.
+ */
 export const pageTokenText = z.string().max(100_000, "must be a next_page_token");
 
 /** More than a token has. */
@@ -31,7 +34,10 @@ interface Cut<T, M> {
   readonly found: readonly T[];
   /** How many the page is to have at most. */
   readonly size: number;
-  /** Whether there are none behind those that were found, unless they are more than the page is to have; not where large ones are found in parts. */
+  /**
+   * Whether there are none behind those that were found, unless they are more than the page is to have; not where large
+   * ones are found in parts.
+   */
   readonly isWhole?: boolean;
   readonly message: (item: T) => M;
   /** Of a message, in bytes at most. */
@@ -41,8 +47,12 @@ interface Cut<T, M> {
   readonly cursor: (last: T, items: readonly T[]) => readonly (bigint | string)[];
 }
 
-/** The messages of a page, as many as were asked for and fit into an answer, and the token for the next one; empty exactly at the end. */
-export function pageOf<T, M>(args: readonly unknown[], { found, size, isWhole = true, message, sizeOf, beside = 0, cursor }: Cut<T, M>) {
+/**
+ * The messages of a page, as many as were asked for and fit into an answer, and the token for the next one; empty
+ * exactly at the end.
+ */
+export function pageOf<T, M>(args: readonly unknown[], cut: Cut<T, M>) {
+  const { found, size, isWhole = true, message, sizeOf, beside = 0, cursor } = cut;
   const messages = fitting(found.slice(0, size), message, sizeOf, beside + TOKEN_BYTES);
   const items = found.slice(0, messages.length);
   const last = items.at(-1);

@@ -63,7 +63,8 @@ function rebuildEvent(event: RebuildEvent): NonNullable<MessageInitShape<typeof 
       return { case: "left", value: difference(event.finding) };
     case "repaired": {
       const { columns, ...about } = event.repair;
-      return { case: "repaired", value: { ...about, columns: columns.map(({ what: name, before, after }) => ({ name, before: cut(before), after: cut(after) })) } };
+      const told = columns.map(({ what: name, before, after }) => ({ name, before: cut(before), after: cut(after) }));
+      return { case: "repaired", value: { ...about, columns: told } };
     }
     case "summary": {
       const { rows, accounts, repairedBalances, repairedHolds, left, seconds } = event.summary;

@@ -1,7 +1,7 @@
 // The handlers that read accounts, holds and the log.
 
 import type { z } from "zod";
-import { newAccount, type Account } from "../domain/account.ts";
+import { newAccount, type Account, type Hold } from "../domain/account.ts";
 import type { Currencies } from "../domain/currency.ts";
 import type { Transaction } from "../domain/transaction.ts";
 import { BalanceSchema, HoldSchema, TransactionSchema } from "../gen/ledger/v1/account_pb.ts";
@@ -95,8 +95,9 @@ export function readHandlers(parts: ReadParts) {
       const args = ["holds", userId, state];
       const [before = MAX_ID] = cursorOf(args, pageToken)?.map(BigInt) ?? [];
       const found = await holds.list(userId, state, before, pageSize + 1);
-      const { messages, nextPageToken } = pageOf(args, { found, size: pageSize, message: answers.hold, sizeOf: holdSize, cursor: ({ id }) => [id] });
-      return { holds: messages, nextPageToken };
+      const cursor = ({ id }: Hold) => [id];
+      const page = pageOf(args, { found, size: pageSize, message: answers.hold, sizeOf: holdSize, cursor });
+      return { holds: page.messages, nextPageToken: page.nextPageToken };
     },
 
     getTransaction: async (request: GetTransactionRequest) => {
@@ -112,7 +113,8 @@ export function readHandlers(parts: ReadParts) {
       const args = ["transactions", userId, currency, filter.types, startTime, endTime, filter.reference, order];
       const ranges = rangesFrom(cursorOf(args, pageToken)) ?? (await history.ranges(userId, currency, { startTime, endTime }));
       const found = await history.list(userId, ranges, order, filter, pageSize + 1);
-      const cursor = (_last: Transaction, items: readonly Transaction[]) => cursorFrom(ranges.map((range) => behind(range, order, items)));
+      const cursor = (_last: Transaction, items: readonly Transaction[]) =>
+        cursorFrom(ranges.map((range) => behind(range, order, items)));
       const { messages, nextPageToken } = pageOf(args, { ...transactionsOf(parts, found), size: pageSize, cursor });
       return { transactions: messages, nextPageToken };
     },

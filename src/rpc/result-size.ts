@@ -1,7 +1,8 @@
-// How large the answer to a write can become: a bound that follows from its request, so that what is answered to many of them at once is known to fit before
-// any is executed.
+// How large the answer to a write can become: a bound that follows from its request, so that what is answered to many
+// of them at once is known to fit before any is executed.
 //
-// A write's answer says its texts again, with each of its transactions, and otherwise numbers: those count as their longest.
+// A write's answer says its texts again, with each of its transactions, and otherwise numbers: those count as their
+// longest.
 
 import { ScalarType, type DescField, type DescMessage } from "@bufbuild/protobuf";
 import type { Command, CommandKind } from "../domain/command.ts";
@@ -24,7 +25,10 @@ export const resultCases = {
 
 type ResultCase = (typeof resultCases)[keyof typeof resultCases];
 
-/** The longest of what isn't the caller's text. An amount has up to 19 digits, a sign and a point, and zeros before its point where a unit has 12 digits. */
+/**
+ * The longest of what isn't the caller's text. An amount has up to 19 digits, a sign and a point, and zeros before its
+ * point where a unit has 12 digits.
+ */
 const texts: Readonly<Record<string, string>> = { currency: "XXX", amount: "9".repeat(24), group_id: "x".repeat(36) };
 /** A refusal's text and details, but for a reference, which it says twice. */
 const REFUSAL_BYTES = 600;
@@ -68,7 +72,8 @@ function bareBytes(): ReadonlyMap<string, number> {
 
 /** A message with all of its fields, each as long as it can be. */
 function longest(desc: DescMessage): Record<string, unknown> {
-  return Object.fromEntries(desc.fields.flatMap((field) => (field.fieldKind === "map" ? [] : [[field.localName, longestValue(field)]])));
+  const fields = desc.fields.filter(({ fieldKind }) => fieldKind !== "map");
+  return Object.fromEntries(fields.map((field) => [field.localName, longestValue(field)]));
 }
 
 function longestValue(field: DescField): unknown {

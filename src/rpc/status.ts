@@ -94,7 +94,8 @@ const MOST_VALUE_BYTES = 600;
 
 /** The error of a call, with its ErrorInfo. */
 export function errorOf(reason: Reason, message: string, metadata: Metadata = {}, cause?: unknown): ConnectError {
-  const told = Object.fromEntries(Object.entries(metadata).map(([name, value]) => [name, cutTo(MOST_VALUE_BYTES, value)]));
+  const parts = Object.entries(metadata).map(([name, value]) => [name, cutTo(MOST_VALUE_BYTES, value)] as const);
+  const told = Object.fromEntries(parts);
   const info = { desc: ErrorInfoSchema, value: { reason, domain: "ledgerd", metadata: told } };
   const retryMs = retryAfterMs[reason];
   const retry = retryMs === undefined ? [] : [{ desc: RetryInfoSchema, value: { retryDelay: { seconds: 0n, nanos: retryMs * 1_000_000 } } }];
@@ -149,10 +150,14 @@ const AROUND_VIOLATION = 9;
 /** The error of a malformed request: all that is wrong with it at once, up to a bound. */
 export function errorOfViolations(violations: readonly Violation[]): ConnectError {
   let bytes = 0;
-  const told = violations
-    .slice(0, MOST_VIOLATIONS)
-    .map(({ field, description }) => ({ field: cutTo(MOST_FIELD_BYTES, field), description: cutTo(MOST_DESCRIPTION_BYTES, description) }))
-    .filter(({ field, description }) => (bytes += AROUND_VIOLATION + Buffer.byteLength(field) + Buffer.byteLength(description)) <= MOST_VIOLATION_BYTES);
+  const told: Violation[] = [];
+  for (const violation of violations.slice(0, MOST_VIOLATIONS)) {
+    const field = cutTo(MOST_FIELD_BYTES, violation.field);
+    const description = cutTo(MOST_DESCRIPTION_BYTES, violation.description);
+    bytes += AROUND_VIOLATION + Buffer.byteLength(field) + Buffer.byteLength(description);
+    if (bytes > MOST_VIOLATION_BYTES) break;
+    told.push({ field, description });
+  }
   const list = told.map(({ field, description }) => (field === "" ? description : `${field} ${description}`)).join("; ");
   const more = violations.length > told.length ? `; and ${violations.length - told.length} more` : "";
   const error = errorOf("INVALID_REQUEST", `the request is malformed: ${list}${more}`);

@@ -96,7 +96,8 @@ class WriteStream implements Source {
       let weight = 0;
       let size = 0;
       for (const { result, weight: own, bytes } of this.#unanswered) {
-        if (result === undefined || (results.length > 0 && (weight + own > MESSAGE_WINDOW || size + bytes > ANSWER_BYTES))) break;
+        const isFull = results.length > 0 && (weight + own > MESSAGE_WINDOW || size + bytes > ANSWER_BYTES);
+        if (result === undefined || isFull) break;
         results.push(result);
         weight += own;
         size += bytes;

@@ -61,13 +61,14 @@ export function writeHandlers(parts: WriteParts) {
 }
 
 /**
- * Refuses a batch before it is executed whose answer clients might not take: once it is applied, no other answer would be true. The bound depends on the
- * request alone, so that a batch is refused either at its first attempt or never.
+ * Refuses a batch before it is executed whose answer clients might not take: once it is applied, no other answer would
+ * be true. The bound depends on the request alone, so that a batch is refused either at its first attempt or never.
  */
 function refuseLargeAnswer(commands: readonly Command[], keys: readonly string[]): void {
   let bytes = 0;
   commands.forEach((command, index) => (bytes += resultBytes(command, keys[index] ?? "")));
-  refuseTooLarge(bytes, "send fewer writes at once, or shorter texts with them (what an earlier version did with such a batch, GetOutcome tells)");
+  const advice = "send fewer writes at once, or shorter texts with them";
+  refuseTooLarge(bytes, `${advice} (what an earlier version did with such a batch, GetOutcome tells)`);
 }
 
 /** Executes one write, or previews it. */

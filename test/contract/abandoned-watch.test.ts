@@ -46,8 +46,9 @@ test("a watch that its caller has cancelled stops paging through the past", asyn
   expect(await firstOf(0n)).toBe("transaction");
   // There is room for the next stream when the first one's handler has ended.
   await until(() => firstOf(1n).then(() => true, () => false));
-  // Of forty: the two that HTTP/2 takes before it makes the feed wait, the next one, which is read meanwhile, and one that may have been asked for when it left.
-  expect(await pagesRead(database)).toBeLessThanOrEqual(4);
+  // Of forty: a small one, by which the feed sees how large rows are, the two that HTTP/2 takes before it makes the feed
+  // wait, the next one, which is read meanwhile, and one that may have been asked for when it left.
+  expect(await pagesRead(database)).toBeLessThanOrEqual(5);
 });
 
 test("a watch whose deadline has passed stops, too, even where its caller stands still and doesn't hear of it", async () => {
@@ -58,6 +59,6 @@ test("a watch whose deadline has passed stops, too, even where its caller stands
   expect(await firstOf(1n).catch(() => "refused"), "there is no room yet").toBe("refused");
   await until(() => firstOf(1n).then(() => true, () => false));
   expect(stream.closed, "it was not told").toBe(false);
-  expect(await pagesRead(database)).toBeLessThanOrEqual(4);
+  expect(await pagesRead(database)).toBeLessThanOrEqual(5);
   session.destroy();
 });

@@ -13,7 +13,10 @@ export interface Answered<M extends DescMethod> {
 export interface PlainClient {
   readonly call: <M extends DescMethod>(method: M, request: MessageInitShape<M["input"]>) => Promise<Answered<M>>;
   /** The answers of a stream, as far as they are taken. */
-  readonly stream: <M extends DescMethod>(method: M, requests: readonly MessageInitShape<M["input"]>[]) => AsyncGenerator<Answered<M>>;
+  readonly stream: <M extends DescMethod>(
+    method: M,
+    requests: readonly MessageInitShape<M["input"]>[],
+  ) => AsyncGenerator<Answered<M>>;
   readonly close: () => void;
 }
 

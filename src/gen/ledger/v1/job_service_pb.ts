@@ -1217,8 +1217,7 @@ export const JobService: GenService<{
   },
   /**
    * Reads up to 1,000 jobs, in the order asked for; those that don't exist are left out. The answer is durable. Where
-   * they have over 3.5 MiB together,
-   * `MESSAGE_TOO_LARGE`: ask for fewer.
+   * they have over 3.5 MiB together, `MESSAGE_TOO_LARGE`: ask for fewer.
    *
    * @generated from rpc ledger.v1.JobService.BatchGetJobs
    */
@@ -1250,8 +1249,9 @@ export const JobService: GenService<{
   },
   /**
    * Takes up to `max_jobs` due jobs for a worker: larger priority first, then the earlier `run_time`, then the smaller id. Waits up to
-   * `wait` while there are none. Fewer at once where they are large: only those are leased that are answered, and an answer has 3.5 MiB at most. A job that
-   * alone is larger, which no call can have created, fails with that as its reason.
+   * `wait` while there are none. Fewer at once where they are large: only those are leased that are answered, and an
+   * answer has 3.5 MiB at most. A job that alone is larger, which no call can have created, fails with that as its
+   * reason.
    *
    * @generated from rpc ledger.v1.JobService.ClaimJobs
    */

@@ -1475,8 +1475,8 @@ export const GetOutcomeRequestSchema: GenMessage<GetOutcomeRequest> = /*@__PURE_
  */
 export type GetOutcomeResponse = Message<"ledger.v1.GetOutcomeResponse"> & {
   /**
-   * What was written: one transaction, two for a transfer (the sender's first), all of an atomic batch. Of a batch that is larger than an answer (an
-   * earlier version took such) the first ones.
+   * What was written: one transaction, two for a transfer (the sender's first), all of an atomic batch. Of a batch that
+   * is larger than an answer (an earlier version took such) the first ones.
    *
    * @generated from field: repeated ledger.v1.Transaction transactions = 1;
    */
@@ -2124,8 +2124,9 @@ export const ListOrderSchema: GenEnum<ListOrder> = /*@__PURE__*/
  * Only spending (`Deduct`, `Transfer`, `PlaceHold`) needs money that is available. Credits, captures and refunds always
  * succeed.
  *
- * No answer has more than 3.5 MiB, in no service: clients take 4 MiB unless they are told otherwise. A page of large rows has fewer of them than were
- * asked for, and its token goes on behind them. A row that alone is larger, which no call can have written, is told with its texts cut and marked.
+ * No answer has more than 3.5 MiB, in no service: clients take 4 MiB unless they are told otherwise. A page of large
+ * rows has fewer of them than were asked for, and its token goes on behind them. A row that alone is larger, which no
+ * call can have written, is told with its texts cut and marked.
  *
  * Lengths of texts are in characters, everywhere in this contract: Unicode code points, each up to 4 bytes of UTF-8.
  *
@@ -2369,8 +2370,8 @@ export const LedgerService: GenService<{
     output: typeof WatchTransactionsResponseSchema;
   },
   /**
-   * An account's statement for a period: opening balance, transactions, totals by type, closing balance. A page has fewer transactions than were asked
-   * for where they are large.
+   * An account's statement for a period: opening balance, transactions, totals by type, closing balance. A page has
+   * fewer transactions than were asked for where they are large.
    *
    * @generated from rpc ledger.v1.LedgerService.GetStatement
    */
