@@ -1,5 +1,6 @@
 // AdminService: what operators ask for.
 
+import { z } from "zod";
 import type { Account } from "../domain/account.ts";
 import { BalanceSchema } from "../gen/ledger/v1/account_pb.ts";
 import type { AdminService } from "../gen/ledger/v1/admin_service_pb.ts";
@@ -9,7 +10,7 @@ import type { Status } from "../postgres/status.ts";
 import type { Verifications } from "../postgres/proof/verifications.ts";
 import { sizeOf } from "./answer-size.ts";
 import type { Handlers } from "./handlers.ts";
-import { cursorOf, pageOf } from "./pages.ts";
+import { cursorNumber, cursorOf, pageOf } from "./pages.ts";
 import { proofHandlers, verificationStatus } from "./proof-calls.ts";
 import type { ReadParts } from "./reads.ts";
 import { validate } from "./validation.ts";
@@ -25,6 +26,9 @@ export interface AdminParts extends WriteParts, Pick<ReadParts, "reads" | "balan
 
 const balanceSize = sizeOf(BalanceSchema);
 
+/** The account that a page ends with. */
+const accountCursor = z.tuple([cursorNumber, z.string().regex(/^[A-Z]{3}$/)]);
+
 /** The handlers of AdminService. */
 export function adminHandlers(parts: AdminParts): Handlers<typeof AdminService> {
   const { reads, writes, answers, balances, journal, status, version, proofs, verifications } = parts;
@@ -32,8 +36,8 @@ export function adminHandlers(parts: AdminParts): Handlers<typeof AdminService> 
     listBalances: async (request) => {
       const { currency, pageSize, pageToken } = validate(reads.listBalances, ListBalancesRequestSchema, request);
       const args = ["balances", currency];
-      const [afterUser = "0", afterCurrency = ""] = cursorOf(args, pageToken) ?? [];
-      const found = await balances.list(currency, { userId: BigInt(afterUser), currency: afterCurrency }, pageSize + 1);
+      const [userId, ofCurrency] = cursorOf(args, pageToken, accountCursor) ?? [0n, ""];
+      const found = await balances.list(currency, { userId, currency: ofCurrency }, pageSize + 1);
       const cursor = (last: Account) => [last.userId, last.currency];
       const page = pageOf(args, { found, size: pageSize, message: answers.balance, sizeOf: balanceSize, cursor });
       return { balances: page.messages, nextPageToken: page.nextPageToken };

@@ -32,7 +32,7 @@ import { fitting, listBytes, refuseTooLarge, sizeOf } from "./answer-size.ts";
 import { endOfWait, type Call, type Handlers } from "./handlers.ts";
 import { jobMessage, jobSize, jobWritten } from "./job-answers.ts";
 import { jobCommand, type JobSchemas } from "./job-requests.ts";
-import { cursorOf, pageOf } from "./pages.ts";
+import { cursorOf, oneNumber, pageOf } from "./pages.ts";
 import type { Payers } from "./payers.ts";
 import { errorOfRefusal } from "./status.ts";
 import { leasedSubmissionOf, submissionOf } from "./submissions.ts";
@@ -84,7 +84,7 @@ function reading({ jobRequests: requests, answers, durability, jobs, jobWatch, c
     listJobs: async (request) => {
       const { pageSize, pageToken: token, ...filter } = validate(requests.listJobs, ListJobsRequestSchema, request);
       const args = ["jobs", filter.userId, filter.modelId, filter.status, filter.startTime, filter.endTime];
-      const [before = MAX_ID] = cursorOf(args, token)?.map(BigInt) ?? [];
+      const [before = MAX_ID] = cursorOf(args, token, oneNumber) ?? [];
       const { jobs: found, isWhole } = await jobs.list(filter, before, pageSize + 1);
       const page = pageOf(args, { found, isWhole, size: pageSize, message, sizeOf: jobSize, cursor: ({ id }) => [id] });
       return { jobs: page.messages, nextPageToken: page.nextPageToken };

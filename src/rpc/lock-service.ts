@@ -19,7 +19,7 @@ import { time } from "./answers.ts";
 import { sizeOf } from "./answer-size.ts";
 import { endOfWait, type Handlers } from "./handlers.ts";
 import { lockSchemas as requests } from "./lock-requests.ts";
-import { cursorOf, pageOf } from "./pages.ts";
+import { cursorOf, oneNumber, pageOf } from "./pages.ts";
 import { errorOfRefusal } from "./status.ts";
 import { validate } from "./validation.ts";
 
@@ -68,7 +68,7 @@ export function lockHandlers({ locks, lockWaits, lockReleased, currencies }: Loc
 
     listLocks: async (request) => {
       const { pageSize, pageToken } = validate(requests.listLocks, ListLocksRequestSchema, request);
-      const [after = FIRST_KEY - 1n] = cursorOf(["locks"], pageToken)?.map(BigInt) ?? [];
+      const [after = FIRST_KEY - 1n] = cursorOf(["locks"], pageToken, oneNumber) ?? [];
       const found = await locks.list(after, pageSize + 1);
       const cursor = ({ key }: Lock) => [key];
       const page = pageOf(["locks"], { found, size: pageSize, message: lockMessage, sizeOf: lockSize, cursor });

@@ -20,13 +20,29 @@ export function pageToken(args: readonly unknown[], cursor: readonly (bigint | s
   return Buffer.from(JSON.stringify([digest(args, parts), ...parts])).toString("base64url");
 }
 
-/** The cursor of a token, undefined for the first page. Throws if this list with these arguments didn't give it. */
-export function cursorOf(args: readonly unknown[], token: string): readonly string[] | undefined {
+/** A whole number of 64 bits in a cursor. */
+export const cursorNumber = z
+  .string()
+  .regex(/^-?\d{1,19}$/)
+  .transform(BigInt)
+  .refine((number) => BigInt.asIntN(64, number) === number);
+
+/**
+ * The cursor of a token, as its list reads it; undefined for the first page. Throws if this list with these arguments
+ * didn't give it. The digest has no key: it tells tokens of other lists, and a cursor that somebody made up is read as
+ * strictly as a request.
+ */
+export function cursorOf<C>(args: readonly unknown[], token: string, shape: z.ZodType<C>): C | undefined {
   if (token === "") return undefined;
   const [given, ...cursor] = parse(token);
-  if (given === digest(args, cursor)) return cursor;
-  throw errorOfViolations([{ field: "page_token", description: "must be the next_page_token of a page with the same other arguments" }]);
+  const read = given === digest(args, cursor) ? shape.safeParse(cursor) : undefined;
+  if (read?.success === true) return read.data;
+  const description = "must be the next_page_token of a page with the same other arguments";
+  throw errorOfViolations([{ field: "page_token", description }]);
 }
+
+/** The cursor of a list in the order of one number. */
+export const oneNumber = z.tuple([cursorNumber]);
 
 /** What a page is cut out of. */
 interface Cut<T, M> {

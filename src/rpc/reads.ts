@@ -1,6 +1,6 @@
 // The handlers that read accounts, holds and the log.
 
-import type { z } from "zod";
+import { z } from "zod";
 import { newAccount, type Account, type Hold } from "../domain/account.ts";
 import type { Currencies } from "../domain/currency.ts";
 import type { Transaction } from "../domain/transaction.ts";
@@ -32,7 +32,7 @@ import type { Listed } from "../postgres/rows.ts";
 import type { Transactions } from "../postgres/transactions.ts";
 import { listBytes, refuseTooLarge, sizeOf } from "./answer-size.ts";
 import { time, typeMessages, type Answers } from "./answers.ts";
-import { cursorOf, pageOf } from "./pages.ts";
+import { cursorNumber, cursorOf, oneNumber, pageOf } from "./pages.ts";
 import type { ReadSchemas } from "./read-requests.ts";
 import { errorOf, errorOfRefusal, errorOfViolations, refusalMessage } from "./status.ts";
 import { validate } from "./validation.ts";
@@ -93,7 +93,7 @@ export function readHandlers(parts: ReadParts) {
     listHolds: async (request: ListHoldsRequest) => {
       const { userId, state, pageSize, pageToken } = validate(reads.listHolds, ListHoldsRequestSchema, request);
       const args = ["holds", userId, state];
-      const [before = MAX_ID] = cursorOf(args, pageToken)?.map(BigInt) ?? [];
+      const [before = MAX_ID] = cursorOf(args, pageToken, oneNumber) ?? [];
       const found = await holds.list(userId, state, before, pageSize + 1);
       const cursor = ({ id }: Hold) => [id];
       const page = pageOf(args, { found, size: pageSize, message: answers.hold, sizeOf: holdSize, cursor });
@@ -111,7 +111,7 @@ export function readHandlers(parts: ReadParts) {
     listTransactions: async (request: ListTransactionsRequest) => {
       const { userId, currency, startTime, endTime, order, pageSize, pageToken, ...filter } = validate(reads.listTransactions, ListTransactionsRequestSchema, request);
       const args = ["transactions", userId, currency, filter.types, startTime, endTime, filter.reference, order];
-      const ranges = rangesFrom(cursorOf(args, pageToken)) ?? (await history.ranges(userId, currency, { startTime, endTime }));
+      const ranges = cursorOf(args, pageToken, rangesCursor) ?? (await history.ranges(userId, currency, { startTime, endTime }));
       const found = await history.list(userId, ranges, order, filter, pageSize + 1);
       const cursor = (_last: Transaction, items: readonly Transaction[]) =>
         cursorFrom(ranges.map((range) => behind(range, order, items)));
@@ -179,20 +179,25 @@ function cursorFrom(ranges: readonly Range[]): readonly (string | bigint)[] {
   return ranges.filter(({ first, last }) => first <= last).flatMap(({ currency, first, last }) => [currency, first, last]);
 }
 
-function rangesFrom(cursor: readonly string[] | undefined): readonly Range[] | undefined {
-  if (cursor === undefined) return undefined;
-  return Array.from({ length: cursor.length / 3 }, (_, index) => {
-    const [currency = "", first = "", last = ""] = cursor.slice(index * 3, index * 3 + 3);
-    return { currency, first: BigInt(first), last: BigInt(last) };
-  });
-}
+const rangeCursor = z
+  .tuple([z.string().regex(/^[A-Z]{3}$/), cursorNumber, cursorNumber])
+  .transform(([currency, first, last]): Range => ({ currency, first, last }));
+
+/** Such a cursor, read back. */
+const rangesCursor = z
+  .array(z.string())
+  .transform((parts) => Array.from({ length: Math.ceil(parts.length / 3) }, (_, place) => parts.slice(place * 3, place * 3 + 3)))
+  .pipe(z.array(rangeCursor));
+
+/** How many of an outcome's transactions were told. */
+const outcomeCursor = z.tuple([z.string().regex(/^\d{1,6}$/).transform(Number)]);
 
 /** What a key became. An atomic batch may be larger than an answer: an earlier version took such. */
 async function outcome(parts: ReadParts, request: GetOutcomeRequest) {
   const { reads, transactions, durability } = parts;
   const { userId, idempotencyKey, pageToken } = validate(reads.getOutcome, GetOutcomeRequestSchema, request);
   const args = ["outcome", userId, idempotencyKey];
-  const told = Number(cursorOf(args, pageToken)?.[0] ?? 0);
+  const told = cursorOf(args, pageToken, outcomeCursor)?.[0] ?? 0;
   const kept = await durability.durably(() => transactions.outcome(userId, idempotencyKey, told), isThere);
   if (kept === undefined) {
     throw errorOf("OUTCOME_NOT_FOUND", "nothing is stored under this user and key; a write under it may still be under way", {
@@ -221,13 +226,17 @@ async function statement(parts: ReadParts, request: GetStatementRequest) {
   const provisional = endTime === undefined || (await isProvisional(balances, "end_time", endTime));
   const args = ["statement", userId, currency, startTime, endTime];
   const [range = { currency, first: 1n, last: 0n }, rest = range] =
-    rangesFrom(cursorOf(args, pageToken)) ?? (await history.ranges(userId, currency, { startTime, endTime }));
+    cursorOf(args, pageToken, rangesCursor) ?? (await history.ranges(userId, currency, { startTime, endTime }));
   const [before, closing, totals, found] = await Promise.all([
     transactions.bySequence(userId, currency, range.first - 1n),
     transactions.bySequence(userId, currency, range.last),
     history.totals(userId, range),
     history.list(userId, [rest], "oldest", { types: [], reference: "" }, pageSize + 1),
   ]);
+  if (closing === undefined && range.first <= range.last) {
+    const description = "must be of this log, which has gone back since: begin with the first page again";
+    throw errorOfViolations([{ field: "page_token", description }]);
+  }
   const figures = {
     openingBalance: answers.money(before?.balanceAfter ?? 0n, currency),
     closingBalance: answers.money(closing?.balanceAfter ?? 0n, currency),

@@ -287,7 +287,7 @@ const keptOfChanges = ["resultUrl", "errorMessage"];
 
 /** A failure report as it is kept: whole, or its beginning with a mark; what can't be stored is replaced. */
 function reported(value: unknown): unknown {
-  const characters = [...String(value)].map((character) => (character === "\0" ? "\uFFFD" : character));
+  const characters = Array.from(String(value), (character) => (character === "\0" ? "\uFFFD" : character));
   const mark = "… (cut at 2,000 characters)";
   return characters.length <= 2000 ? characters.join("") : characters.slice(0, 2000 - mark.length).join("") + mark;
 }
