@@ -58,8 +58,16 @@ class WriteStream implements Source {
   #weight = 0;
   /** How many have no result yet. */
   #underWay = 0;
-  /** The users of those unanswered ones that ended without an outcome, and of how many: what comes before their caller is told isn't tried either. */
+  /**
+   * The users of writes that ended without an outcome, and of how many: what arrives before their caller is told isn't
+   * tried either.
+   */
   readonly #undecided = new Map<bigint, number>();
+  /** Those whose caller was told, and how many writes had arrived by then: so many were sent without knowing of it. */
+  readonly #told: { readonly undecided: readonly bigint[]; readonly until: number }[] = [];
+  /** How many writes have arrived, and how many of those were taken. */
+  #arrived = 0;
+  #taken = 0;
   #ended = false;
   /** Resolved when what one of the parts waits for may have come. */
   #changed = Promise.withResolvers<void>();
@@ -73,6 +81,7 @@ class WriteStream implements Source {
   async read(requests: Requests<StreamWritesRequest>): Promise<void> {
     try {
       for await (const arrived of requests) {
+        for (const { writes } of arrived) this.#arrived += writes.length;
         for (const { writes } of arrived) {
           if (writes.length < 1 || writes.length > MAX_WRITES) {
             throw errorOfViolations([{ field: "writes", description: `must hold 1 to ${MAX_WRITES} writes` }]);
@@ -80,6 +89,7 @@ class WriteStream implements Source {
           for (const write of writes) {
             for (let obstacle = this.#obstacle(write); obstacle !== undefined; obstacle = this.#obstacle(write)) await obstacle;
             this.#take(write);
+            this.#taken += 1;
           }
         }
       }
@@ -108,7 +118,7 @@ class WriteStream implements Source {
       }
       const left = this.#unanswered.splice(0, results.length);
       yield { results };
-      for (const { undecided } of left) this.#count(undecided, -1);
+      for (const { undecided } of left) if (undecided.length > 0) this.#told.push({ undecided, until: this.#arrived });
       this.#weight -= weight;
       this.#notify();
     }
@@ -156,6 +166,10 @@ class WriteStream implements Source {
   }
 
   #outcomeOf(submission: Submission): Promise<Outcome> {
+    for (let [first] = this.#told; first !== undefined && first.until <= this.#taken; [first] = this.#told) {
+      this.#count(first.undecided, -1);
+      this.#told.shift();
+    }
     const isBehind = this.#undecided.size > 0 && usersOf(submission).some((user) => this.#undecided.has(user));
     if (isBehind) throw new Failure("NOT_TRIED");
     const [submitted] = this.#parts.journal.submit([submission], this.#exchange.deadline(), this);

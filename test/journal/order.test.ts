@@ -158,6 +158,15 @@ describe.concurrent("the writes of a batch or stream", () => {
     expect((await stream.read()).map(inShort), "once it can know, it is decided").toEqual([`${A} has 0.00, 0.00 held, at 3`]);
   });
 
+  test("what arrives with a write that ends without an outcome isn't tried, though its turn comes when that was told", async () => {
+    await world(async ({ database, service }) => {
+      await database.query("ALTER TABLE ledgerd.transactions ADD CONSTRAINT no_poison CHECK (description IS DISTINCT FROM 'poison')");
+      // The transfer waits until all before it is answered.
+      const results = await short("stream", service, [topUp(A, "5", "poison"), transfer(B, C, "1"), deduct(A, "3")]);
+      expect(results).toEqual(["INTERNAL", `${B} has 9.00, 0.00 held, at 2`, "NOT_TRIED"]);
+    });
+  });
+
   describe("at random, with accounts that others lock for a while and sessions that are cut", () => {
     const user = fc.constantFrom(11n, 12n, 13n, 14n);
     const amount = fc.integer({ min: 1, max: 9 }).map(String);

@@ -2280,7 +2280,7 @@ export const LedgerService: GenService<{
    * it, once all writes of the messages before it are answered.
    *
    * A write can end without an outcome: `TRANSACTION_CONFLICT`, `DEADLINE_PASSED` and so on. Then no later write that
-   * names the same user is tried, of all that the server takes before that result leaves it: they get `NOT_TRIED`. Send
+   * names the same user is tried, of all that the server has read when that result leaves it: they get `NOT_TRIED`. Send
    * all that have no outcome again, in their order.
    *
    * Read results while you send: while about 1,000 writes of a stream are unanswered, or answered and not read, no more are taken. A write waits where the
