@@ -4,11 +4,12 @@
 // holds nothing, and charges nothing when it ends. What it cost, and whatever else couldn't stay, is kept beside it. A
 // job that couldn't be handed to a worker as it was is failed, rather than handed over as something else.
 
-import { beginningOf, unitOf, type AdoptionRules } from "./adoption.ts";
+import { unitOf, type AdoptionRules } from "./adoption.ts";
 import { decimalOf } from "./decimal.ts";
 import type { Job, JobStatus } from "./job.ts";
 import { problemIn, sizeProblem, structBytes, type Json, type JsonObject } from "./parameters.ts";
 import type { Tally } from "./tally.ts";
+import { firstOf } from "./text.ts";
 
 /** What kinds of old jobs a report counts. */
 export type JobKind =
@@ -142,7 +143,7 @@ export function adoptJob(rules: AdoptionRules, old: OldJob, tally: Tally<JobKind
 }
 
 function contentsOf(old: OldJob, count: Count): Contents {
-  const modelId = old.modelId === "" ? "unknown" : beginningOf(old.modelId, MODEL_LIMIT);
+  const modelId = old.modelId === "" ? "unknown" : firstOf(old.modelId, MODEL_LIMIT);
   const isModelCut = old.modelId !== "" && modelId !== old.modelId;
   const { text, struct, problem, lost } = parametersOf(old.parameters, count);
   if (old.modelId === "") count("model_missing");
@@ -246,7 +247,7 @@ function stateOf(
   const known = statuses.get(plain(old.status));
   if (known === undefined) {
     count("status_unknown");
-    const status = old.status === null ? null : beginningOf(old.status, STATUS_LIMIT);
+    const status = old.status === null ? null : firstOf(old.status, STATUS_LIMIT);
     return {
       status: "failed",
       errorMessage: errorMessage === "" ? `adopted with the status ${JSON.stringify(status)}` : errorMessage,

@@ -8,6 +8,7 @@ import { currencyOf, type Currencies, type Currency } from "./currency.ts";
 import { decimalOf } from "./decimal.ts";
 import { formatAmount, MAX_MINOR, withinBounds } from "./money.ts";
 import type { Tally } from "./tally.ts";
+import { firstOf } from "./text.ts";
 import type { Posting } from "./transaction.ts";
 
 /** The actor of all adopted rows; no caller can be it. */
@@ -280,12 +281,12 @@ class UserAdoption {
     const { time, kind: timeKind } = this.#timeOf(row, account);
     if (timeKind !== undefined) found.push(timeKind);
     const description = row.description ?? "";
-    const beginning = beginningOf(description, DESCRIPTION_LIMIT);
+    const beginning = firstOf(description, DESCRIPTION_LIMIT);
     const isCut = beginning !== description;
     if (isCut) found.push("description_cut");
     const metadata: [string, string][] = [];
     const keep = (name: string, value: string | null): void => {
-      const kept = beginningOf(value ?? "null", OLD_VALUE_LIMIT);
+      const kept = firstOf(value ?? "null", OLD_VALUE_LIMIT);
       if (kept !== (value ?? "null") && !found.includes("old_value_cut")) found.push("old_value_cut");
       metadata.push([`adopted.${name}`, kept]);
     };
@@ -356,11 +357,4 @@ function typeOf(
   if (amount > 0n === (word === "deduction")) return { type: "adjustment", kinds: [...kinds, "sign_against_type"] };
   if (word === "deduction" && after < 0n) return { type: "adjustment", kinds: [...kinds, "below_floor"] };
   return { type: word, kinds };
-}
-
-/** The first so many characters of a text, of Unicode: no emoji is cut in two. */
-export function beginningOf(text: string, limit: number): string {
-  if (text.length <= limit) return text;
-  const characters = Array.from(text.slice(0, 2 * limit + 1));
-  return characters.length <= limit ? text : characters.slice(0, limit).join("");
 }

@@ -13,6 +13,11 @@ export function firstOf(text: string, most: number): string {
   return text.length <= most ? text : text.slice(0, unitsOf(text, most));
 }
 
+/** A name of a caller's as an error shows it: its first 64 characters. */
+export function shownName(name: string): string {
+  return firstOf(name, 64).toWellFormed();
+}
+
 /** How many units the first characters of a text have. */
 function unitsOf(text: string, characters: number): number {
   let units = 0;

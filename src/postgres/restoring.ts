@@ -72,7 +72,7 @@ export class RestoreTarget {
     const { rows } = await this.#client.query<{ pids: string }>(`
       SELECT string_agg(pid::text, ', ') AS pids
       FROM pg_stat_activity
-      WHERE datname = current_database() AND application_name IN ('ledgerd', 'ledgerd journal')`);
+      WHERE datname = current_database() AND application_name IN ('ledgerd', 'ledgerd journal', 'ledgerd wait')`);
     const pids = rows[0]?.pids ?? null;
     if (pids !== null) throw new TargetProblem(`a ledgerd serves from this database (its sessions: ${pids}): stop it first`);
   }

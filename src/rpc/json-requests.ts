@@ -15,6 +15,9 @@ import {
   type JsonValue,
 } from "@bufbuild/protobuf";
 import { DurationSchema, isWrapperDesc, StructSchema, TimestampSchema } from "@bufbuild/protobuf/wkt";
+import { FIRST_MOMENT, LAST_MOMENT } from "../domain/moment.ts";
+import { shownName } from "../domain/text.ts";
+import { FailJobRequestSchema, UpdateJobStatusRequestSchema } from "../gen/ledger/v1/job_service_pb.ts";
 import { JsonNumber, JsonObject, JsonProblem, readJson, type Json } from "./json-text.ts";
 import { errorOfViolations, MOST_VIOLATIONS, type Violation } from "./status.ts";
 
@@ -33,7 +36,7 @@ export function jsonReaderOf(desc: DescMessage): (bytes: Uint8Array) => string {
   return (bytes) => {
     const request = new Checked();
     const taken = take(parsed(bytes), request);
-    if (request.violations.length > 0) throw errorOfViolations(request.violations);
+    request.throwIfWrong();
     return JSON.stringify(taken);
   };
 }
@@ -48,9 +51,6 @@ function parsed(bytes: Uint8Array): Json {
   }
 }
 
-/** Of a name in an error. */
-const MOST_CHARACTERS = 64;
-
 /**
  * A step into a request: to a field, by its descriptor or, if there is none of that name, by its name; to an item of
  * a list; to a name in a map.
@@ -59,8 +59,10 @@ type Step = DescField | string | number | { readonly name: string };
 
 /** A request while it is checked: where we are in it, and what is wrong so far. */
 class Checked {
-  readonly violations: Violation[] = [];
+  readonly #violations: Violation[] = [];
   readonly #path: Step[] = [];
+  /** How many fields are wrong: all of them, though only the first ones are told. */
+  #wrong = 0;
 
   enter(step: Step): void {
     this.#path.push(step);
@@ -71,20 +73,21 @@ class Checked {
   }
 
   wrong(description: string): null {
-    if (this.violations.length < MOST_VIOLATIONS)
-      this.violations.push({ field: this.#path.map(stepText).join("").replace(/^\./, ""), description });
+    this.#wrong += 1;
+    if (this.#wrong <= MOST_VIOLATIONS)
+      this.#violations.push({ field: this.#path.map(stepText).join("").replace(/^\./, ""), description });
     return null;
+  }
+
+  throwIfWrong(): void {
+    if (this.#wrong > 0) throw errorOfViolations(this.#violations, this.#wrong);
   }
 }
 
 function stepText(step: Step): string {
   if (typeof step === "number") return `[${step}]`;
-  if (typeof step === "string") return `.${clipped(step)}`;
-  return "kind" in step ? `.${step.name}` : `["${clipped(step.name)}"]`;
-}
-
-function clipped(name: string): string {
-  return name.slice(0, MOST_CHARACTERS).toWellFormed();
+  if (typeof step === "string") return `.${shownName(step)}`;
+  return "kind" in step ? `.${step.name}` : `["${shownName(step.name)}"]`;
 }
 
 /** The readers of the types that were met so far: a type may hold messages of its own. */
@@ -187,6 +190,7 @@ function valueTaker(field: DescField, known: Known): Take {
     return messageTaker(field.message, known);
   }
   if (field.enum !== undefined) return enumTaker(field.enum);
+  if (reports.has(String(field))) return takeReport;
   const take = scalars.get(field.scalar);
   if (take === undefined) throw unsupported(field);
   return take;
@@ -196,6 +200,14 @@ const takeText: Take = (value, request) => {
   if (typeof value !== "string") return request.wrong("must be a string");
   return value.isWellFormed() ? value : request.wrong("must not contain half a surrogate pair");
 };
+
+/** Fields that report a failure: whatever is wrong with such a text, it is mended rather than refused. */
+const reports: ReadonlySet<string> = new Set(
+  [FailJobRequestSchema, UpdateJobStatusRequestSchema].map(({ field }) => String(field.errorMessage)),
+);
+
+const takeReport: Take = (value, request) =>
+  typeof value === "string" ? value.toWellFormed() : takeText(value, request);
 
 const takeBoolean: Take = (value, request) =>
   typeof value === "boolean" ? value : request.wrong("must be true or false");
@@ -283,7 +295,7 @@ function wellKnown(desc: DescMessage): Take | undefined {
 }
 
 const rfc3339 = /^(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d)(?:\.\d{1,9})?(Z|[+-]\d\d:\d\d)$/;
-const [FIRST_MS, LAST_MS] = [Date.parse("0001-01-01T00:00:00Z"), Date.parse("9999-12-31T23:59:59Z")];
+const [FIRST_MS, LAST_MS] = [Number(FIRST_MOMENT / 1000n), Number(LAST_MOMENT / 1000n)];
 
 const takeTime: Take = (value, request) => {
   const [match, day = "", time = "", offset = ""] = (typeof value === "string" ? rfc3339.exec(value) : null) ?? [];

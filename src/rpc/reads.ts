@@ -111,7 +111,7 @@ export function readHandlers(parts: ReadParts) {
     listTransactions: async (request: ListTransactionsRequest) => {
       const { userId, currency, startTime, endTime, order, pageSize, pageToken, ...filter } = validate(reads.listTransactions, ListTransactionsRequestSchema, request);
       const args = ["transactions", userId, currency, filter.types, startTime, endTime, filter.reference, order];
-      const ranges = cursorOf(args, pageToken, rangesCursor) ?? (await history.ranges(userId, currency, { startTime, endTime }));
+      const ranges = cursorOf(args, pageToken, rangesCursor(currency)) ?? (await history.ranges(userId, currency, { startTime, endTime }));
       const found = await history.list(userId, ranges, order, filter, pageSize + 1);
       const cursor = (_last: Transaction, items: readonly Transaction[]) =>
         cursorFrom(ranges.map((range) => behind(range, order, items)));
@@ -181,13 +181,15 @@ function cursorFrom(ranges: readonly Range[]): readonly (string | bigint)[] {
 
 const rangeCursor = z
   .tuple([z.string().regex(/^[A-Z]{3}$/), cursorNumber, cursorNumber])
-  .transform(([currency, first, last]): Range => ({ currency, first, last }));
+  .transform(([currency, first, last]): Range => ({ currency, first, last }))
+  .refine(({ first, last }) => first >= 1n && first <= last);
 
-/** Such a cursor, read back. */
-const rangesCursor = z
+/** Such a cursor, read back: of one currency, unless none is named. */
+const rangesCursor = (ofCurrency: string) => z
   .array(z.string())
   .transform((parts) => Array.from({ length: Math.ceil(parts.length / 3) }, (_, place) => parts.slice(place * 3, place * 3 + 3)))
-  .pipe(z.array(rangeCursor));
+  .pipe(z.array(rangeCursor))
+  .refine((ranges) => ofCurrency === "" || ranges.every(({ currency }) => currency === ofCurrency));
 
 /** How many of an outcome's transactions were told. */
 const outcomeCursor = z.tuple([z.string().regex(/^\d{1,6}$/).transform(Number)]);
@@ -226,7 +228,7 @@ async function statement(parts: ReadParts, request: GetStatementRequest) {
   const provisional = endTime === undefined || (await isProvisional(balances, "end_time", endTime));
   const args = ["statement", userId, currency, startTime, endTime];
   const [range = { currency, first: 1n, last: 0n }, rest = range] =
-    cursorOf(args, pageToken, rangesCursor) ?? (await history.ranges(userId, currency, { startTime, endTime }));
+    cursorOf(args, pageToken, rangesCursor(currency)) ?? (await history.ranges(userId, currency, { startTime, endTime }));
   const [before, closing, totals, found] = await Promise.all([
     transactions.bySequence(userId, currency, range.first - 1n),
     transactions.bySequence(userId, currency, range.last),

@@ -147,8 +147,8 @@ const MOST_DESCRIPTION_BYTES = 500;
 /** Of the tags and lengths of one. */
 const AROUND_VIOLATION = 9;
 
-/** The error of a malformed request: all that is wrong with it at once, up to a bound. */
-export function errorOfViolations(violations: readonly Violation[]): ConnectError {
+/** The error of a malformed request: what is wrong with it, the first of `all` in number, up to a bound. */
+export function errorOfViolations(violations: readonly Violation[], all = violations.length): ConnectError {
   let bytes = 0;
   const told: Violation[] = [];
   for (const violation of violations.slice(0, MOST_VIOLATIONS)) {
@@ -159,7 +159,7 @@ export function errorOfViolations(violations: readonly Violation[]): ConnectErro
     told.push({ field, description });
   }
   const list = told.map(({ field, description }) => (field === "" ? description : `${field} ${description}`)).join("; ");
-  const more = violations.length > told.length ? `; and ${violations.length - told.length} more` : "";
+  const more = all > told.length ? `; and ${all - told.length} more` : "";
   const error = errorOf("INVALID_REQUEST", `the request is malformed: ${list}${more}`);
   error.details.push({ desc: BadRequestSchema, value: { fieldViolations: told } });
   return error;

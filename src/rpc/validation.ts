@@ -10,7 +10,7 @@ import type { Note } from "../domain/command.ts";
 import type { Currencies } from "../domain/currency.ts";
 import { FIRST_MOMENT, LAST_MOMENT, SECOND } from "../domain/moment.ts";
 import { parseAmount } from "../domain/money.ts";
-import { isLonger, isStorable, reportOf } from "../domain/text.ts";
+import { isLonger, isStorable, reportOf, shownName } from "../domain/text.ts";
 import type { Money } from "../gen/ledger/v1/money_pb.ts";
 import { errorOfViolations } from "./status.ts";
 
@@ -126,9 +126,9 @@ export function readMetadata(map: Readonly<Record<string, string>>, say: Say): N
   if (keys.length > MAX_ENTRIES) say([], `must have at most ${MAX_ENTRIES} entries`);
   const entries = keys.map((key) => {
     const value = map[key] ?? "";
-    if (!metadataKey.test(key)) say([key.slice(0, 64).toWellFormed()], "must have a key of 1 to 64 letters, digits and _ . - / :");
+    if (!metadataKey.test(key)) say([shownName(key)], "must have a key of 1 to 64 letters, digits and _ . - / :");
     const problem = textProblem(value, MAX_VALUE);
-    if (problem !== undefined) say([key.slice(0, 64).toWellFormed()], problem);
+    if (problem !== undefined) say([shownName(key)], problem);
     return [key, value] as const;
   });
   return entries.toSorted(([a], [b]) => (a < b ? -1 : 1));

@@ -6,6 +6,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { HoldState, TransactionType, type Transaction } from "../../src/gen/ledger/v1/account_pb.ts";
 import { ListOrder } from "../../src/gen/ledger/v1/ledger_service_pb.ts";
 import { time } from "../../src/rpc/answers.ts";
+import { pageToken } from "../../src/rpc/pages.ts";
 import { createDatabase, type TestDatabase } from "../harness/database.ts";
 import { failureOf, newKey, serve, type TestService } from "../harness/service.ts";
 
@@ -272,5 +273,21 @@ describe("AdminService", () => {
     });
     expect(status.partitions?.headroom).toBeGreaterThan(20_000_000n);
     expect(status.pool?.idle).toBeGreaterThan(0);
+  });
+});
+
+test.each([
+  ["the whole of 64 bits", ["RUB", "-9223372036854775808", "9223372036854775807"]],
+  ["another currency", ["EUR", "1", "1"]],
+  ["rows that the account doesn't have", ["RUB", "1", "99"]],
+  ["no range", ["RUB", "1"]],
+])("a statement's page token that somebody made up, of %s, is refused", async (_what, range) => {
+  const userId = 4_711n;
+  await topUp(userId, "1");
+  // As GetStatement makes it: bound to the same arguments, with two ranges behind them.
+  const made = pageToken(["statement", userId, "RUB", undefined, undefined], [...range, ...range]);
+  expect(await failureOf(service.ledger.getStatement({ userId, pageToken: made }))).toMatchObject({
+    code: Code.InvalidArgument,
+    fields: ["page_token"],
   });
 });

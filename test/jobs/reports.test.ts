@@ -52,6 +52,17 @@ async function claimJob() {
   return { jobId, fencingToken: claimed?.fencingToken ?? 0n };
 }
 
+test.each(["failJob", "updateJobStatus"] as const)("%s keeps half a surrogate pair, which JSON can say, as U+FFFD", async (method) => {
+  const { jobId, fencingToken } = method === "failJob" ? await claimJob() : { jobId: await createJob(), fencingToken: 0n };
+  const fields = method === "failJob" ? `"fencingToken":"${fencingToken}","final":true` : `"status":"JOB_STATUS_CANCELLED"`;
+  const response = await fetch(`http://${service.httpAddress}/ledger.v1.JobService/${method === "failJob" ? "FailJob" : "UpdateJobStatus"}`, {
+    method: "POST",
+    headers: { "content-type": "application/json" },
+    body: `{"jobId":"${jobId}",${fields},"errorMessage":"cut \\ud83d"}`,
+  });
+  expect(await response.json()).toMatchObject({ job: { errorMessage: "cut \uFFFD" } });
+});
+
 describe.each(["gRPC", "JSON"])("by %s", (door) => {
   const jobs = () => (door === "gRPC" ? service : web).jobs;
 

@@ -348,3 +348,10 @@ test("all names of a Struct and of a map are names", () => {
     `{"parameters":{"__proto__":${names}}}`,
   );
 });
+
+test("of many wrong fields, the first ones are named, and the others counted", () => {
+  const writes = Array.from({ length: 60 }, () => `{"topUp":{"userId":"x"}}`).join(",");
+  expect(() => jsonReaderOf(BatchWriteRequestSchema)(bytesOf(`{"writes":[${writes}]}`))).toThrow(
+    /^\[invalid_argument\] the request is malformed: writes\[0\]\.top_up\.user_id .*; and 44 more$/,
+  );
+});

@@ -154,7 +154,7 @@ export class Target {
       found: send(sql.prepared("adopt_is_served", servedRow)`
         SELECT EXISTS (
           SELECT FROM pg_stat_activity s
-          WHERE s.datname = current_database() AND s.pid <> pg_backend_pid() AND s.application_name IN ('ledgerd', 'ledgerd journal')
+          WHERE s.datname = current_database() AND s.pid <> pg_backend_pid() AND s.application_name IN ('ledgerd', 'ledgerd journal', 'ledgerd wait')
         ) AS served`),
     }));
     return found[0]?.served === true;
