@@ -81,7 +81,21 @@ export class Durability {
     return this.#underWay;
   }
 
+  /** A connection that breaks is replaced, once: nothing was changed on it. */
   async #wait(): Promise<string> {
+    try {
+      return await this.#waitOnce();
+    } catch (error) {
+      if (!(error instanceof ConnectionLost)) throw error;
+    }
+    try {
+      return await this.#waitOnce();
+    } catch (error) {
+      throw error instanceof ConnectionLost ? new Failure("DATABASE_UNAVAILABLE", { cause: error }) : error;
+    }
+  }
+
+  async #waitOnce(): Promise<string> {
     try {
       const connection = await this.#connected();
       const { told } = await connection.pipeline((send) => ({
@@ -97,7 +111,7 @@ export class Durability {
       // It may be within a transaction that failed.
       this.#connection?.close();
       this.#connection = undefined;
-      throw error instanceof ConnectionLost ? new Failure("DATABASE_UNAVAILABLE", { cause: error }) : error;
+      throw error;
     }
   }
 

@@ -39,7 +39,8 @@ export function statusOf(pool: DatabasePool, background: DatabasePool, feed: Fee
     const found = await background.one(sql.type(readinessRow)`
       SELECT pg_is_in_recovery() AS replica, (SELECT coalesce(max(number), 0) FROM ledgerd.schema_migrations) AS schema_version`);
     if (found.replica) return "the database is a replica and takes no writes";
-    if (found.schema_version !== schemaVersion) return `the database has schema ${found.schema_version}, this ledgerd needs ${schemaVersion}`;
+    // A newer one is right: migrations leave what earlier versions rely on, so that old processes serve beside new ones.
+    if (found.schema_version < schemaVersion) return `the database has schema ${found.schema_version}, this ledgerd needs ${schemaVersion}`;
     return undefined;
   }
 }

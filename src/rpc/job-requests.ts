@@ -67,7 +67,11 @@ export function jobSchemas(currencies: Currencies, defaultCurrency: string) {
     .superRefine(refuseUnfitting),
     claimJobs: z.object({
       workerId: name(100),
-      modelIds: z.array(name(100)).refine((ids) => ids.length <= 100, "must name at most 100 kinds"),
+      // A kind that is named twice would be looked for twice.
+      modelIds: z
+        .array(name(100))
+        .refine((ids) => ids.length <= 100, "must name at most 100 kinds")
+        .transform((ids) => [...new Set(ids)]),
       maxJobs: z.int().refine((count) => count >= 0 && count <= 1000, "must be from 0 to 1000").transform((count) => (count === 0 ? 1 : count)),
       leaseDuration: leaseIntervalOrDefault,
       wait: waitInterval,

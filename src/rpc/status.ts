@@ -80,7 +80,7 @@ const retryAfterMs: Partial<Record<Reason, number>> = {
 
 const failureTexts: Readonly<Record<FailureReason, string>> = {
   CALL_CANCELLED: "the caller cancelled the call; a write may still be applied",
-  DEADLINE_PASSED: "the deadline passed; a write may still be applied, retry it with the same key",
+  DEADLINE_PASSED: "the deadline passed; if the call writes, it may still be applied: retry it with the same key",
   SHUTTING_DOWN: "this instance is shutting down",
   OVERLOADED: "too many writes are waiting; nothing was tried, retry with the same key",
   DATABASE_UNAVAILABLE: "the database can't be reached; nothing was changed",

@@ -45,8 +45,13 @@ function reasonOf(error: ConnectError, messageLimit: number): ConnectError | und
   if (error.details.length > 0) return undefined;
   const { code, rawMessage } = error;
   if (code === Code.ResourceExhausted) return errorOf("MESSAGE_TOO_LARGE", rawMessage, { limit_bytes: `${messageLimit}` });
-  const unreadable = code === Code.InvalidArgument || rawMessage.startsWith("parse binary");
-  return unreadable ? errorOfViolations([{ field: "", description: rawMessage }]) : undefined;
+  return isUnreadable(code, rawMessage) ? errorOfViolations([{ field: "", description: rawMessage }]) : undefined;
+}
+
+/** Whether the router says that it couldn't read a request: some of its codes are those of a server's own mistakes. */
+function isUnreadable(code: Code, message: string): boolean {
+  const unreadable = /^(parse binary|decompression failed|unknown compression|protocol error)/;
+  return code === Code.InvalidArgument || code === Code.Unimplemented || unreadable.test(message);
 }
 
 function grpcWebEnd(last: Uint8Array, messageLimit: number): Uint8Array {

@@ -79,6 +79,31 @@ describe.concurrent("the writes of a batch or stream", () => {
       });
     });
 
+    test.each(both)("in a %s waits in another currency, too: keys and unique references are the user's", async (way) => {
+      await world(async ({ database, service }) => {
+        const once = (currency: string): OneWrite => ({
+          case: "topUp",
+          value: { userId: B, amount: { currency, amount: "7" }, reference: "order", uniqueReference: true, idempotencyKey: newKey() },
+        });
+        const [first, second] = [once("RUB"), once("USD")];
+        await short("batch", service, [{ case: "topUp", value: { userId: B, amount: { currency: "USD", amount: "1" }, idempotencyKey: newKey() } }]);
+        const lock = await block(database, `SELECT FROM ledgerd.user_balances WHERE user_id = ${B} AND currency = 'RUB' FOR UPDATE`);
+        expect(await short(way, service, [first, second, topUp(C)])).toEqual(["TRANSACTION_CONFLICT", "NOT_TRIED", `${C} has 1.00, 0.00 held, at 1`]);
+        await lock.release();
+        expect(await short(way, service, [first, second])).toEqual([`${B} has 17.00, 0.00 held, at 2`, "REFERENCE_ALREADY_USED"]);
+      });
+    });
+
+    test("with more expired holds than one group sets free, holds up nobody else", async () => {
+      await world(async ({ database, service }) => {
+        const holds = Array.from({ length: 1000 }, (): OneWrite => ({ case: "placeHold", value: { userId: B, amount: rub("0.01"), expiresIn: { seconds: 0n, nanos: 1000 }, idempotencyKey: newKey() } }));
+        await short("batch", service, holds);
+        const lock = await lockUser(database, B);
+        expect(await short("batch", service, [topUp(B), topUp(C)])).toEqual(["TRANSACTION_CONFLICT", `${C} has 1.00, 0.00 held, at 1`]);
+        await lock.release();
+      });
+    });
+
     test("among calls by themselves is held back until that one is answered, and then decided", async () => {
       await world(async ({ database, service }) => {
         const lane = await keepLaneBusy(database, service, D);

@@ -201,10 +201,15 @@ export class Committer {
     return this.#probed(connection, submissions, accounts, again);
   }
 
-  /** With the probe, where the locked accounts turn out to need it. */
+  /**
+   * With the probe, where the locked accounts turn out to need it; and with another one where some are left out, whose
+   * expired holds would fill the first one.
+   */
   async #probed(connection: JournalConnection, submissions: readonly Submission[], accounts: readonly AccountName[], found: Found): Promise<Found> {
-    if (!lacksProbe(found)) return found;
-    return { ...found, ...(await connection.pipeline((send) => ({ probe: sendProbe(send, submissions, accounts) }))) };
+    const isPart = found.accounts.length < accounts.length;
+    if (!isPart && !lacksProbe(found)) return found;
+    const locked = isPart ? found.accounts.map(({ account }) => account) : accounts;
+    return { ...found, ...(await connection.pipeline((send) => ({ probe: sendProbe(send, submissions, locked) }))) };
   }
 
   async #rest(connection: JournalConnection, submissions: readonly Submission[], found: Found): Promise<Rest> {

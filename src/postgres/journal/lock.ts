@@ -5,7 +5,7 @@ import { z } from "zod";
 import { inLockOrder, type AccountName, type TransactionType } from "../../domain/account.ts";
 import { ByAccount, type ReadonlyByAccount } from "../../domain/by-account.ts";
 import type { Command } from "../../domain/command.ts";
-import type { Submission } from "../../domain/group.ts";
+import { usersOf, type Submission } from "../../domain/group.ts";
 import { accountColumns, noColumns, type Rows } from "../rows.ts";
 import { int8s, texts } from "./binary.ts";
 import type { Send } from "./connection.ts";
@@ -62,20 +62,29 @@ export async function readNamed(send: Send, submissions: readonly Submission[]):
   };
 }
 
-/** Why a submission can't be decided yet: another session keeps one of its accounts locked, or it is behind such a one that shares an account with it. */
+/**
+ * Why a submission can't be decided yet: another session keeps one of its accounts locked, or it is behind such a one
+ * that shares a user with it.
+ */
 export type Wait = "locked" | "behind";
 
 /**
- * Which submissions must wait, where some accounts are not among the locked ones. Whatever waits holds back all behind it that share an account with it: decided
- * first, they might be refused for money that it brings.
+ * Which submissions must wait, where some accounts are not among the locked ones. Whatever waits holds back all behind
+ * it that share a user with it: decided first, they might be refused for money that it brings, or take a key or a
+ * unique reference that is its own. Those are the user's, in whichever currency.
  */
-export function waitsOf(submissions: readonly Submission[], named: Named, locked: ReadonlyByAccount<unknown>): readonly (Wait | undefined)[] {
-  const waiting = new ByAccount<true>();
+export function waitsOf(
+  submissions: readonly Submission[],
+  named: Named,
+  locked: ReadonlyByAccount<unknown>,
+): readonly (Wait | undefined)[] {
+  const waiting = new Set<bigint>();
   return submissions.map((submission) => {
+    const users = usersOf(submission);
     const accounts = accountsOfAll([submission], named);
     const isLocked = accounts.some(({ userId, currency }) => locked.get(userId, currency) === undefined);
-    const isBehind = accounts.some(({ userId, currency }) => waiting.get(userId, currency) === true);
-    if (isLocked || isBehind) for (const { userId, currency } of accounts) waiting.set(userId, currency, true);
+    const isBehind = users.some((user) => waiting.has(user));
+    if (isLocked || isBehind) for (const user of users) waiting.add(user);
     return isLocked ? "locked" : isBehind ? "behind" : undefined;
   });
 }
