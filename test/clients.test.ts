@@ -21,6 +21,11 @@ let service: TestService;
 beforeAll(async () => {
   database = await createDatabase();
   service = await serve(database.url);
+  // As after the README's first calls.
+  const [userId, currency] = [42n, "RUB"];
+  await service.ledger.topUp({ userId, amount: { currency, amount: "87.50" }, idempotencyKey: "order-1001" });
+  const deduct = { userId, amount: { currency, amount: "1000" }, idempotencyKey: "render-8" };
+  await expect(service.ledger.deduct(deduct)).rejects.toThrow("87.50 RUB is available");
 });
 
 afterAll(async () => {

@@ -168,9 +168,9 @@ async function checkChores(): Promise<void> {
 
 test("the loop in TypeScript works as it is printed", { timeout: 120_000 }, async () => {
   makeProject();
-  writeFileSync(inProject("package.json"), '{"type": "module"}');
   writeFileSync(inProject("buf.gen.yaml"), printed("yaml")[0] ?? "");
-  execFileSync("sh", ["-e", "-c", printed("sh")[0] ?? ""], { cwd: folder });
+  for (const commands of printed("sh").slice(0, 2))
+    execFileSync("sh", ["-e", "-c", commands], { cwd: folder, stdio: ["ignore", "ignore", "inherit"] });
   writeFileSync(inProject("worker.ts"), printed("ts")[0] ?? "");
   writeFileSync(inProject("work.ts"), workInTypeScript);
   const options = [
@@ -194,7 +194,7 @@ test("the loop in Python works as it is printed", { timeout: 120_000 }, async (c
   const isThere = spawnSync("python3", ["-c", "import grpc_tools, grpc_status"]).status === 0;
   if (!isThere) return context.skip("grpcio-tools and grpcio-status for Python are not on this machine");
   makeProject();
-  execFileSync("sh", ["-e", "-c", printed("sh")[1] ?? ""], { cwd: folder });
+  execFileSync("sh", ["-e", "-c", printed("sh")[2] ?? ""], { cwd: folder });
   writeFileSync(inProject("worker.py"), printed("python")[0] ?? "");
   writeFileSync(inProject("work.py"), workInPython);
   await checkWorker("python3", ["worker.py"], instance.grpcAddress);

@@ -114,8 +114,8 @@ export function answersFor(currencies: Currencies) {
 }
 
 /**
- * About so many characters of its texts a row is answered whole with: they take three bytes each at most. Callers may
- * give a third of it at most.
+ * A row whose texts have up to so many characters is answered whole: they take three bytes each at most. What callers
+ * may give is a fiftieth of that.
  */
 const MOST_CHARACTERS = LARGEST_ROW / 3 - 10_000;
 /** Characters that are left of a text where it is cut. */

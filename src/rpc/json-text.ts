@@ -33,8 +33,8 @@ export type Json = JsonObject | readonly Json[] | JsonNumber | string | boolean 
 export class JsonProblem extends Error {}
 
 /**
- * So deep may objects and lists be nested. The binary format takes as much of a job's parameters, the deepest of what
- * may be sent.
+ * So deep may objects and lists of the whole body be nested. What may be sent is less deep: a job's parameters, the
+ * deepest of it, may have 32 levels (`domain/parameters.ts`), and are refused by that with their field's name.
  */
 const MAX_DEPTH = 50;
 

@@ -8,7 +8,6 @@ import type { Failure, FailureReason } from "../domain/failure.ts";
 import { isoTime } from "../domain/moment.ts";
 import { formatAmount, type Money } from "../domain/money.ts";
 import type { Refusal } from "../domain/refusal.ts";
-import { firstOf } from "../domain/text.ts";
 import { BadRequestSchema, ErrorInfoSchema, RetryInfoSchema } from "../gen/google/rpc/error_details_pb.ts";
 import { ErrorReason, RefusalSchema, type Refusal as RefusalMessage } from "../gen/ledger/v1/errors_pb.ts";
 
@@ -82,7 +81,7 @@ const failureTexts: Readonly<Record<FailureReason, string>> = {
   CALL_CANCELLED: "the caller cancelled the call; a write may still be applied",
   DEADLINE_PASSED: "the deadline passed; if the call writes, it may still be applied: retry it with the same key",
   SHUTTING_DOWN: "this instance is shutting down",
-  OVERLOADED: "too many writes are waiting; nothing was tried, retry with the same key",
+  OVERLOADED: "too many calls are waiting; nothing was tried, retry with the same key",
   DATABASE_UNAVAILABLE: "the database can't be reached; nothing was changed",
   COMMIT_OUTCOME_UNKNOWN: "the connection broke during the commit; retry with the same key to find out what happened",
   TRANSACTION_CONFLICT: "other sessions were in the way for too long; nothing was changed, retry with the same key",
@@ -128,15 +127,11 @@ export function createTranslate(
   };
 }
 
-/** What is said of one of many writes has at most so many characters: a malformed one may have thousands of fields that are wrong. */
-const MAX_ITEM_MESSAGE = 4000;
-
 /** An error as an item of a batch or a stream. */
 export function refusalOfError(error: ConnectError): RefusalMessage {
   const [info] = error.findDetails(ErrorInfoSchema);
   const reason = ErrorReason[(info?.reason ?? "INTERNAL") as Reason];
-  const message = firstOf(error.rawMessage, MAX_ITEM_MESSAGE).toWellFormed();
-  return create(RefusalSchema, { reason, message, stored: false, metadata: info?.metadata ?? {} });
+  return create(RefusalSchema, { reason, message: error.rawMessage, stored: false, metadata: info?.metadata ?? {} });
 }
 
 /** An error travels in headers, of which many clients take 8 KiB: a batch of a thousand malformed writes would have the connection ended instead. */

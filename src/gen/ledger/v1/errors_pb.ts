@@ -13,7 +13,8 @@ export const file_ledger_v1_errors: GenFile = /*@__PURE__*/
   fileDesc("ChZsZWRnZXIvdjEvZXJyb3JzLnByb3RvEglsZWRnZXIudjEitwEKB1JlZnVzYWwSJgoGcmVhc29uGAEgASgOMhYubGVkZ2VyLnYxLkVycm9yUmVhc29uEg8KB21lc3NhZ2UYAiABKAkSDgoGc3RvcmVkGAMgASgIEjIKCG1ldGFkYXRhGAQgAygLMiAubGVkZ2VyLnYxLlJlZnVzYWwuTWV0YWRhdGFFbnRyeRovCg1NZXRhZGF0YUVudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEqhAoKC0Vycm9yUmVhc29uEhwKGEVSUk9SX1JFQVNPTl9VTlNQRUNJRklFRBAAEiAKHEVSUk9SX1JFQVNPTl9JTlZBTElEX1JFUVVFU1QQARIiCh5FUlJPUl9SRUFTT05fTUVTU0FHRV9UT09fTEFSR0UQAhIfChtFUlJPUl9SRUFTT05fQ0FMTF9DQU5DRUxMRUQQAxIgChxFUlJPUl9SRUFTT05fREVBRExJTkVfUEFTU0VEEAQSHgoaRVJST1JfUkVBU09OX1NIVVRUSU5HX0RPV04QBRIbChdFUlJPUl9SRUFTT05fT1ZFUkxPQURFRBAGEiUKIUVSUk9SX1JFQVNPTl9EQVRBQkFTRV9VTkFWQUlMQUJMRRAHEicKI0VSUk9SX1JFQVNPTl9DT01NSVRfT1VUQ09NRV9VTktOT1dOEAgSJQohRVJST1JfUkVBU09OX1RSQU5TQUNUSU9OX0NPTkZMSUNUEAkSJwojRVJST1JfUkVBU09OX0lERU1QT1RFTkNZX0tFWV9SRVVTRUQQChIiCh5FUlJPUl9SRUFTT05fT1VUQ09NRV9OT1RfRk9VTkQQCxIiCh5FUlJPUl9SRUFTT05fQUNDT1VOVF9OT1RfRk9VTkQQDBIiCh5FUlJPUl9SRUFTT05fU0VRVUVOQ0VfTUlTTUFUQ0gQDRInCiNFUlJPUl9SRUFTT05fUkVGRVJFTkNFX0FMUkVBRFlfVVNFRBAOEiIKHkVSUk9SX1JFQVNPTl9DVVJSRU5DWV9NSVNNQVRDSBAPEh0KGUVSUk9SX1JFQVNPTl9TQU1FX0FDQ09VTlQQEBImCiJFUlJPUl9SRUFTT05fVFJBTlNBQ1RJT05fTk9UX0ZPVU5EEBESKwonRVJST1JfUkVBU09OX1RSQU5TQUNUSU9OX05PVF9SRUZVTkRBQkxFEBISKAokRVJST1JfUkVBU09OX1JFRlVORF9FWENFRURTX09SSUdJTkFMEBMSHgoaRVJST1JfUkVBU09OX0pPQl9OT1RfRk9VTkQQHxIjCh9FUlJPUl9SRUFTT05fSk9CX1NUQVRFX0NPTkZMSUNUECASGwoXRVJST1JfUkVBU09OX0xFQVNFX0xPU1QQIRIaChZFUlJPUl9SRUFTT05fTE9DS19IRUxEECISGgoWRVJST1JfUkVBU09OX0xPQ0tfTE9TVBAjEh8KG0VSUk9SX1JFQVNPTl9IT0xEX05PVF9GT1VORBAUEiIKHkVSUk9SX1JFQVNPTl9IT0xEX09XTkVEX0JZX0pPQhAVEiYKIkVSUk9SX1JFQVNPTl9IT0xEX0FMUkVBRFlfQ0FQVFVSRUQQFhImCiJFUlJPUl9SRUFTT05fSE9MRF9BTFJFQURZX1JFTEVBU0VEEBcSHQoZRVJST1JfUkVBU09OX0hPTERfRVhQSVJFRBAYEiUKIUVSUk9SX1JFQVNPTl9DQVBUVVJFX0VYQ0VFRFNfSE9MRBAZEiMKH0VSUk9SX1JFQVNPTl9JTlNVRkZJQ0lFTlRfRlVORFMQGhIkCiBFUlJPUl9SRUFTT05fQU1PVU5UX09VVF9PRl9SQU5HRRAbEhoKFkVSUk9SX1JFQVNPTl9OT1RfVFJJRUQQHBIjCh9FUlJPUl9SRUFTT05fRkVFRF9QT1NJVElPTl9MT1NUEB0SGQoVRVJST1JfUkVBU09OX0lOVEVSTkFMEB5CdAoOZGV2LmxlZGdlcmQudjFCC0Vycm9yc1Byb3RvUAFaJWxlZGdlcmQuZGV2L2dlbi9nby9sZWRnZXIvdjE7bGVkZ2VydjGiAgNMREeqAgpMZWRnZXJkLlYxygIKTGVkZ2VyZFxWMeoCC0xlZGdlcmQ6OlYxYgZwcm90bzM");
 
 /**
- * Why one item of a batch was not applied: what the error of a single call would have said.
+ * Why one write of a batch or a stream was not applied, or what is stored of a refused one: what the error of a single
+ * call would have said.
  *
  * @generated from message ledger.v1.Refusal
  */
@@ -33,7 +34,7 @@ export type Refusal = Message<"ledger.v1.Refusal"> & {
   message: string;
 
   /**
-   * Whether it is final for the item's idempotency key.
+   * Whether it is final for the write's idempotency key.
    *
    * @generated from field: bool stored = 3;
    */
@@ -62,9 +63,14 @@ export const RefusalSchema: GenMessage<Refusal> = /*@__PURE__*/
  * say in which order they were invented).
  *
  * An error whose metadata says `stored` = `true` is final for its idempotency key: that write is not in the log and never will
- * be under this key; a new attempt takes a new key. Every other error of class INVALID_ARGUMENT, RESOURCE_EXHAUSTED, ABORTED or without `stored` changed
- * nothing in this attempt: retry with the same key. After UNAVAILABLE, DEADLINE_EXCEEDED, CANCELLED and INTERNAL the outcome is unknown: the
- * same call with the same key finds it out, and `GetOutcome` does so without executing anything.
+ * be under this key; a new attempt takes a new key.
+ *
+ * After UNAVAILABLE, DEADLINE_EXCEEDED, CANCELLED and INTERNAL the outcome is unknown: the same call with the same key
+ * finds it out, and `GetOutcome` does so without executing anything. Two reasons of code UNAVAILABLE say more:
+ * `SHUTTING_DOWN` and `DATABASE_UNAVAILABLE` changed nothing in this attempt.
+ *
+ * Every other error without `stored`, such as INVALID_ARGUMENT, RESOURCE_EXHAUSTED and ABORTED, changed nothing in this
+ * attempt: retry with the same key.
  *
  * @generated from enum ledger.v1.ErrorReason
  */
@@ -77,8 +83,8 @@ export const ErrorReason = {
   UNSPECIFIED: 0,
 
   /**
-   * INVALID_ARGUMENT. The request is malformed; `google.rpc.BadRequest` names every field that is wrong, the first 16 of them. Mend the
-   * request.
+   * INVALID_ARGUMENT. The request is malformed; `google.rpc.BadRequest` names the fields that are wrong:
+   * the first ones, 16 at most, and fewer where what is said of them is long. Mend the request.
    *
    * @generated from enum value: ERROR_REASON_INVALID_REQUEST = 1;
    */
@@ -107,14 +113,17 @@ export const ErrorReason = {
   DEADLINE_PASSED: 4,
 
   /**
-   * UNAVAILABLE. This instance is shutting down and takes no more work. Call another one, or again in a moment.
+   * UNAVAILABLE. This instance is shutting down and takes no more work; a write that it refuses so was not tried.
+   * Call another one, or again in a moment, with the same key.
    *
    * @generated from enum value: ERROR_REASON_SHUTTING_DOWN = 5;
    */
   SHUTTING_DOWN: 5,
 
   /**
-   * RESOURCE_EXHAUSTED. The queue of writes is full. Nothing was tried; retry with the same key after `RetryInfo.retry_delay`.
+   * RESOURCE_EXHAUSTED. The queue of writes or that of reads is full, all streams that may be open are, or the process
+   * verifies or rebuilds already and was asked to do so again. Nothing was tried; retry after `RetryInfo.retry_delay`, a
+   * write with the same key.
    *
    * @generated from enum value: ERROR_REASON_OVERLOADED = 6;
    */
@@ -340,9 +349,14 @@ export const ErrorReason = {
  * say in which order they were invented).
  *
  * An error whose metadata says `stored` = `true` is final for its idempotency key: that write is not in the log and never will
- * be under this key; a new attempt takes a new key. Every other error of class INVALID_ARGUMENT, RESOURCE_EXHAUSTED, ABORTED or without `stored` changed
- * nothing in this attempt: retry with the same key. After UNAVAILABLE, DEADLINE_EXCEEDED, CANCELLED and INTERNAL the outcome is unknown: the
- * same call with the same key finds it out, and `GetOutcome` does so without executing anything.
+ * be under this key; a new attempt takes a new key.
+ *
+ * After UNAVAILABLE, DEADLINE_EXCEEDED, CANCELLED and INTERNAL the outcome is unknown: the same call with the same key
+ * finds it out, and `GetOutcome` does so without executing anything. Two reasons of code UNAVAILABLE say more:
+ * `SHUTTING_DOWN` and `DATABASE_UNAVAILABLE` changed nothing in this attempt.
+ *
+ * Every other error without `stored`, such as INVALID_ARGUMENT, RESOURCE_EXHAUSTED and ABORTED, changed nothing in this
+ * attempt: retry with the same key.
  *
  * @generated from enum ledger.v1.ErrorReason
  */

@@ -1419,7 +1419,7 @@ export type StreamWritesResponse = Message<"ledger.v1.StreamWritesResponse"> & {
    *
    * A write that wasn't applied has a `refusal`. If that is `stored`, it is final for the write's key. Else its reason says, as that of a call's
    * error would, whether this attempt changed nothing or nobody knows: send the write again under its key, a malformed one (`INVALID_REQUEST`;
-   * the message names every field that is wrong, the first 16, within the write) once it is mended.
+   * the message names the fields within the write that are wrong: the first ones, 16 at most) once it is mended.
    *
    * @generated from field: repeated ledger.v1.WriteResult results = 1;
    */
