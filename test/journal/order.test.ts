@@ -96,8 +96,10 @@ describe.concurrent("the writes of a batch or stream", () => {
 
     test("with more expired holds than one group sets free, holds up nobody else", async () => {
       await world(async ({ database, service }) => {
-        const holds = Array.from({ length: 1000 }, (): OneWrite => ({ case: "placeHold", value: { userId: B, amount: rub("0.01"), expiresIn: { seconds: 0n, nanos: 1000 }, idempotencyKey: newKey() } }));
+        const holds = Array.from({ length: 1000 }, (): OneWrite => ({ case: "placeHold", value: { userId: B, amount: rub("0.01"), expiresIn: { seconds: 3n }, idempotencyKey: newKey() } }));
         await short("batch", service, holds);
+        const due = "SELECT FROM ledgerd.holds WHERE state = 'open' AND expires_at <= clock_timestamp()";
+        await until(async () => (await database.query(due)).length === holds.length);
         const lock = await lockUser(database, B);
         expect(await short("batch", service, [topUp(B), topUp(C)])).toEqual(["TRANSACTION_CONFLICT", `${C} has 1.00, 0.00 held, at 1`]);
         await lock.release();

@@ -2281,7 +2281,9 @@ export const LedgerService: GenService<{
    *
    * A write can end without an outcome: `TRANSACTION_CONFLICT`, `DEADLINE_PASSED` and so on. Then no later write that
    * names the same user is tried, of all that the server has read when that result leaves it: they get `NOT_TRIED`. Send
-   * all that have no outcome again, in their order.
+   * all that have no outcome again, in their order. What the server reads later is decided by what the log has then,
+   * though you may have sent it before you could know: send a write that depends on another one in the same message, or
+   * when that one's result is there.
    *
    * Read results while you send: while about 1,000 writes of a stream are unanswered, or answered and not read, no more are taken. A write waits where the
    * queue of writes is full, rather than be refused as `OVERLOADED`; once in it, no longer than the server's default deadline.
