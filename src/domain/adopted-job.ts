@@ -7,7 +7,7 @@
 import { unitOf, type AdoptionRules } from "./adoption.ts";
 import { decimalOf } from "./decimal.ts";
 import type { Job, JobStatus } from "./job.ts";
-import { problemIn, sizeProblem, structBytes, type Json, type JsonObject } from "./parameters.ts";
+import { problemIn, sizeProblem, storedBytes, storedProblem, type Json, type JsonObject } from "./parameters.ts";
 import type { Tally } from "./tally.ts";
 import { firstOf } from "./text.ts";
 
@@ -145,7 +145,7 @@ export function adoptJob(rules: AdoptionRules, old: OldJob, tally: Tally<JobKind
 function contentsOf(old: OldJob, count: Count): Contents {
   const modelId = old.modelId === "" ? "unknown" : firstOf(old.modelId, MODEL_LIMIT);
   const isModelCut = old.modelId !== "" && modelId !== old.modelId;
-  const { text, struct, problem, lost } = parametersOf(old.parameters, count);
+  const { text, stored, problem, lost } = parametersOf(old.parameters, count);
   if (old.modelId === "") count("model_missing");
   if (isModelCut) count("model_cut");
   if (old.isCut) count("texts_cut");
@@ -163,7 +163,7 @@ function contentsOf(old: OldJob, count: Count): Contents {
       ...(isModelCut ? { model_id: old.modelId } : {}),
       ...(old.isCut ? { bytes: `${old.bytes}` } : {}),
     },
-    bytes: struct + others,
+    bytes: stored + others,
   };
 }
 
@@ -174,15 +174,19 @@ function contentsOf(old: OldJob, count: Count): Contents {
 function parametersOf(
   given: string,
   count: Count,
-): Pick<Contents, "problem" | "lost"> & { readonly text: string; readonly struct: number } {
-  const nothing = { text: "", struct: 0, problem: undefined, lost: {} };
+): Pick<Contents, "problem" | "lost"> & { readonly text: string; readonly stored: number } {
+  const nothing = { text: "", stored: 0, problem: undefined, lost: {} };
   const value = jsonOf(given);
   if (given === "" || value === null) return nothing;
   const isObject = typeof value === "object" && !Array.isArray(value);
   if (value === undefined) count("parameters_no_json");
   else if (!isObject) count("parameters_wrapped");
   const object = isObject ? (value as JsonObject) : { value: value ?? given };
-  const problem = problemIn(object) ?? sizeProblem(object);
+  const unreadable = problemIn(object) ?? sizeProblem(object);
+  // What is nested too deep can't be written either.
+  const text = unreadable === undefined ? JSON.stringify(object) : "";
+  const stored = storedBytes(text);
+  const problem = unreadable ?? storedProblem(stored);
   if (problem !== undefined) {
     count("parameters_unreadable");
     return { ...nothing, problem: `its parameters can't be handed over: they ${problem}`, lost: { parameters: given } };
@@ -190,8 +194,8 @@ function parametersOf(
   const changes = value === undefined ? [] : changesIn(given, value);
   changes.forEach(count);
   return {
-    text: JSON.stringify(object),
-    struct: structBytes(object),
+    text,
+    stored,
     problem: undefined,
     lost: changes.length === 0 ? {} : { parameters: given },
   };

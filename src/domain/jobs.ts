@@ -6,8 +6,6 @@ import { refuseSpending } from "./floor.ts";
 import { backoff, holdsLease, JOB_HOLD_EXPIRES_AT, type Job, type JobAsk, type JobStatus } from "./job.ts";
 import type { Refusal } from "./refusal.ts";
 
-const TOO_LARGE = "it is larger than an answer to a worker may be";
-
 /** What is asked of a job, and of which account. */
 export type JobCommand = CommandOf<JobAsk["kind"]>;
 
@@ -145,8 +143,6 @@ function rescue(situation: JobSituation, job: Job): JobDecision {
   const { status, leaseExpiresAt, workerId, attempt, maxAttempts } = job;
   const isOver = leaseExpiresAt !== undefined && leaseExpiresAt <= situation.now;
   if (status !== "processing" || !isOver) return { job, entries: [] };
-  // A claim gave it to nobody.
-  if (workerId === "") return end(situation, { ...job, errorMessage: TOO_LARGE }, "failed");
   const lost: Job = { ...job, errorMessage: `the lease of worker ${workerId} ran out` };
   if (job.cancelRequested) return end(situation, lost, "cancelled");
   return attempt >= maxAttempts ? end(situation, lost, "failed") : pendingFrom(lost, situation.now);

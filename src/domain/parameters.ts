@@ -23,6 +23,12 @@ export const MAX_DEPTH = 32;
  */
 export const MAX_STRUCT_BYTES = 2 * 1024 * 1024;
 
+/**
+ * The most bytes that parameters may have as PostgreSQL writes them, which is how they are read. It writes numbers out,
+ * `1e308` with 309 digits: what a call may send has less than 5 MB.
+ */
+export const MAX_STORED_BYTES = 8 * 1024 * 1024;
+
 /** Why a Struct can't carry a value, or no client could read it; undefined: one can. */
 export function problemIn(value: Json, depth = 0): string | undefined {
   if (depth > MAX_DEPTH) return `must be nested at most ${MAX_DEPTH} deep`;
@@ -43,6 +49,8 @@ export type ReadParameters = { readonly object: JsonObject | undefined } | { rea
 /** Reads stored parameters: a JSON object as text, or an empty text for none. */
 export function readParameters(text: string): ReadParameters {
   if (text === "") return { object: undefined };
+  const unread = storedProblem(text.length);
+  if (unread !== undefined) return { problem: unread };
   const object = JSON.parse(text) as JsonObject;
   const problem = problemIn(object) ?? sizeProblem(object);
   return problem === undefined ? { object } : { problem };
@@ -53,6 +61,29 @@ export function sizeProblem(object: JsonObject): string | undefined {
   return structBytes(object) <= MAX_STRUCT_BYTES
     ? undefined
     : `must have at most ${MAX_STRUCT_BYTES} bytes as a google.protobuf.Struct`;
+}
+
+/** What is wrong with parameters of so many bytes as PostgreSQL writes them, if anything is. */
+export function storedProblem(bytes: number): string | undefined {
+  return bytes <= MAX_STORED_BYTES
+    ? undefined
+    : `must have at most ${MAX_STORED_BYTES} bytes with all digits of their numbers`;
+}
+
+/**
+ * No fewer bytes than parameters have as a Struct, and as PostgreSQL writes them; given as JSON.stringify writes them.
+ * A Struct's elements take up to 10 bytes beside what their JSON has, its entries 16, and each follows on `[`, `{` or
+ * `,`. Counted without parsing: a writer asks it of each job, however deep an earlier version let its values lie.
+ */
+export function storedBytes(text: string): number {
+  let bytes = Buffer.byteLength(text);
+  for (let place = 0; place < text.length; place++) {
+    const character = text[place];
+    if (character === "," || character === "[" || character === "{") bytes += 10;
+    else if (character === ":") bytes += 6;
+  }
+  for (const [, exponent] of text.matchAll(/\de[+-](\d{1,3})(?!\d)/g)) bytes += Number(exponent);
+  return bytes;
 }
 
 /** How many bytes an object has as a Struct. */

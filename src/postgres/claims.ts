@@ -9,9 +9,9 @@
 
 import { sql, type CommonQueryMethods, type DatabasePool } from "slonik";
 import { z } from "zod";
-import { ANSWER_BYTES, LARGEST_ROW } from "../domain/answer-size.ts";
+import { ANSWER_BYTES } from "../domain/answer-size.ts";
 import type { Job, Lease } from "../domain/job.ts";
-import { jobBytes, jobColumns } from "./job-rows.ts";
+import { jobBytes, jobColumns, roughJobBytes } from "./job-rows.ts";
 import { payerRow, type Payer } from "./jobs.ts";
 import { noColumns, type Rows } from "./rows.ts";
 
@@ -101,15 +101,15 @@ export function claimsOf(pool: DatabasePool, rows: Rows) {
 
 /**
  * Takes ready jobs for a worker, each with a token of its own; in the order of claims, and no more than an answer
- * holds. What was locked is found again by where it lies: as a join by ids, the update read the whole primary key.
- *
- * A job that no answer holds by itself, which no call can have created, would stand before all others for ever. It is
- * given to nobody, under a lease that is over at once, and what looks for lost leases ends it.
+ * holds. Of those that were found, as many are read as an answer could hold by their stored sizes; they are counted,
+ * and the first ones that fit are taken. The very first is taken in any case: whether an answer holds it alone is seen
+ * from itself. What was locked is found again by where it lies: as a join by ids, the update read the whole primary
+ * key.
  */
 async function take(connection: CommonQueryMethods, rows: Rows, { workerId, modelIds, limit, lease, requestId }: Claim): Promise<readonly Job[]> {
   const order = sql.fragment`priority DESC, run_at, id`;
   const any = sql.fragment`
-    SELECT j.ctid AS row, j.priority, j.run_at, j.id, ${jobBytes} AS bytes
+    SELECT j.ctid AS row, j.priority, j.run_at, j.id, ${roughJobBytes} AS bytes
     FROM ledgerd.jobs j
     WHERE j.status = 'pending' AND j.ready AND j.id > 0
     ORDER BY ${order}
@@ -120,7 +120,7 @@ async function take(connection: CommonQueryMethods, rows: Rows, { workerId, mode
     SELECT best.row, best.priority, best.run_at, best.id, best.bytes
     FROM unnest(${sql.array(modelIds, "text")}) AS m (model_id)
     CROSS JOIN LATERAL (
-      SELECT j.ctid AS row, j.priority, j.run_at, j.id, ${jobBytes} AS bytes
+      SELECT j.ctid AS row, j.priority, j.run_at, j.id, ${roughJobBytes} AS bytes
       FROM ledgerd.jobs j
       WHERE j.status = 'pending' AND j.ready AND j.model_id = m.model_id
       ORDER BY ${order}
@@ -131,23 +131,27 @@ async function take(connection: CommonQueryMethods, rows: Rows, { workerId, mode
     LIMIT ${limit}`;
   const claimed = await connection.any(sql.type(rows.job)`
     WITH best AS MATERIALIZED (${modelIds.length === 0 ? any : ofModels}),
-    given_to_nobody AS (
-      UPDATE ledgerd.jobs j
-      SET status = 'processing', worker_id = NULL, claim_request_id = NULL,
-          lease_expires_at = clock_timestamp(), changed_at = clock_timestamp()
-      FROM best
-      WHERE j.ctid = best.row AND best.bytes > ${LARGEST_ROW}::int8
-    ),
-    fitting AS MATERIALIZED (
-      SELECT b.row, b.priority, b.run_at, b.id, sum(b.bytes) OVER (ORDER BY b.priority DESC, b.run_at, b.id) AS bytes
+    sized AS MATERIALIZED (
+      SELECT b.row, b.priority, b.run_at, b.id,
+             sum(b.bytes) OVER (ORDER BY b.priority DESC, b.run_at, b.id) - b.bytes AS before
       FROM best b
-      WHERE b.bytes <= ${LARGEST_ROW}::int8
+    ),
+    counted AS MATERIALIZED (
+      SELECT s.row, s.priority, s.run_at, s.id, ${jobBytes} AS bytes
+      FROM sized s
+      JOIN ledgerd.jobs j ON j.ctid = s.row
+      WHERE s.before < ${ANSWER_BYTES}::int8
+    ),
+    summed AS (
+      SELECT c.row, c.priority, c.run_at, c.id, sum(c.bytes) OVER in_order AS bytes, row_number() OVER in_order AS place
+      FROM counted c
+      WINDOW in_order AS (ORDER BY c.priority DESC, c.run_at, c.id)
     ),
     source AS MATERIALIZED (SELECT ledgerd.token_source('ledgerd.fencing_token_seq') AS tokens),
     numbered AS MATERIALIZED (
       SELECT f.row, nextval(s.tokens) AS fencing_token
-      FROM fitting f CROSS JOIN source s
-      WHERE f.bytes <= ${ANSWER_BYTES}::int8
+      FROM summed f CROSS JOIN source s
+      WHERE f.bytes <= ${ANSWER_BYTES}::int8 OR f.place = 1
       ORDER BY ${order}
       LIMIT ${limit}
     )

@@ -2,6 +2,7 @@
 
 import { sql } from "slonik";
 import { z } from "zod";
+import { REST_OF_JOB } from "../domain/answer-size.ts";
 import type { Job, JobStatus } from "../domain/job.ts";
 
 /** The columns of `jobs j`. */
@@ -14,27 +15,24 @@ export const jobColumns = sql.fragment`
 
 /**
  * About how many bytes the texts of `jobs j` have: what a look at many jobs can afford, since no text is read for it.
- * `size` was told by whoever wrote the job.
+ * `size` was told by whoever wrote the job: by this version as no fewer bytes than are read, by earlier ones as those
+ * that were sent.
  */
 export const roughJobBytes = sql.fragment`
   greatest(j.size, coalesce(octet_length(j.prompt), 0) + coalesce(pg_column_size(j.parameters), 0))::int8
     + coalesce(octet_length(j.error_message), 0) + coalesce(octet_length(j.result_url), 0)`;
 
 /**
- * No fewer bytes than `jobs j` has in an answer. Parameters are answered as google.protobuf.Struct, which takes a
- * number of one digit 11 bytes: beside what PostgreSQL writes of it, an element of a list takes 10 at most, an entry of
- * an object 16, and each follows on `[`, `{` or `,`. (Such a character within a text makes it more, never less.) All
- * else is numbers, times and names, of the worker's too.
+ * No fewer bytes than `jobs j` has in an answer, and at most about twice as many; the parameters are read for it, but
+ * not written as text. They are answered as google.protobuf.Struct. As jsonb in memory, which is what `#> '{}'` makes
+ * of what may be compressed, a value has four bytes and itself, a number eight at least: only lengths above 127 take
+ * more in a Struct, by a few in hundreds. Numbers with many digits take less there.
  */
 export const jobBytes = sql.fragment`
-  1500::int8 + coalesce(octet_length(j.prompt), 0) + coalesce(octet_length(j.error_message), 0)
+  ${REST_OF_JOB}::int8 + coalesce(octet_length(j.prompt), 0) + coalesce(octet_length(j.error_message), 0)
     + coalesce(octet_length(j.result_url), 0) + coalesce(octet_length(j.idempotency_key), 0)
     + octet_length(j.model_id) + 2 * octet_length(j.cost::text)
-    + coalesce((
-        SELECT 17::int8 * octet_length(p.text) - 10::int8 * octet_length(translate(p.text, '[{,', ''))
-               - 6::int8 * octet_length(replace(p.text, ':', ''))
-        FROM (SELECT j.parameters::text AS text OFFSET 0) AS p
-      ), 0)`;
+    + coalesce(pg_column_size(j.parameters #> '{}') * 17::int8 / 16, 0)`;
 
 const jobRow = z.object({
   id: z.bigint(),

@@ -78,7 +78,7 @@ export type Jobs = ReturnType<typeof jobsOf>;
 /** The reads of jobs, over a pool. */
 export function jobsOf(pool: DatabasePool, rows: Rows) {
   const changed = (userIds: readonly bigint[]): Promise<Changes> => changesOf(pool, userIds);
-  return { byIds, inParts, sizes, payers, list, unfinished, changed };
+  return { byIds, inParts, payers, list, unfinished, changed };
 
   /** The jobs with these ids, in no order. */
   async function byIds(ids: readonly bigint[]): Promise<readonly Job[]> {
@@ -98,7 +98,7 @@ export function jobsOf(pool: DatabasePool, rows: Rows) {
   async function* inParts(ids: readonly bigint[]): AsyncGenerator<Job, void> {
     let left = (await sizes(ids)).toSorted(byId);
     while (left.length > 0) {
-      const part = fitting(left);
+      const part = firstPart(left);
       left = left.slice(part.length);
       yield* (await byIds(part.map(({ id }) => id))).toSorted(byId);
     }
@@ -121,7 +121,7 @@ export function jobsOf(pool: DatabasePool, rows: Rows) {
       WHERE j.user_id = ${userId} AND j.id < ${before} AND ${ofModel} AND ${inStatus} AND ${from} AND ${to}
       ORDER BY j.id DESC
       LIMIT ${limit}`);
-    const part = fitting(found);
+    const part = firstPart(found);
     const jobs = await byIds(part.map(({ id }) => id));
     return { jobs: jobs.toSorted(byId).toReversed(), isWhole: part.length === found.length };
   }
@@ -165,7 +165,7 @@ async function changesOf(pool: DatabasePool, userIds: readonly bigint[]): Promis
  * The first ones, up to about what an answer holds, and the one that is too many: how many fit is then seen from the
  * jobs themselves.
  */
-function fitting(found: readonly Sized[]): readonly Sized[] {
+function firstPart(found: readonly Sized[]): readonly Sized[] {
   let before = 0;
   return found.filter(({ bytes }) => {
     const fits = before < ANSWER_BYTES;

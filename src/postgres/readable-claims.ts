@@ -1,14 +1,19 @@
 // Claims whose jobs can all be handed over.
 //
-// A ledger may hold jobs with parameters that no client could read (earlier adoptions took whatever the old database
-// had). One of them in an answer would keep the worker from all jobs in it, until their attempts were gone. So it is
-// failed for good under the lease that it was just given, as its worker would do it, and the worker gets the others.
+// A ledger may hold jobs with parameters that no client could read, or so long that no answer holds them (earlier
+// adoptions took whatever the old database had). One of them in an answer would keep the worker from all jobs in it,
+// until their attempts were gone. So it is failed for good under the lease that it was just given, as its worker would
+// do it, and the worker gets the others: those behind it, where it was alone.
 
+import { LARGEST_ROW, REST_OF_JOB } from "../domain/answer-size.ts";
 import type { Job } from "../domain/job.ts";
-import { readParameters } from "../domain/parameters.ts";
+import { readParameters, structBytes } from "../domain/parameters.ts";
 import type { Claim, Claims } from "./claims.ts";
 import type { Journal } from "./journal/journal.ts";
 import { failForGood } from "./upkeep.ts";
+
+/** How often one call looks for others while all that it finds must be failed. */
+const ROUNDS = 20;
 
 /** What a queue of workers asks of claims. */
 export type ReadableClaims = Pick<Claims, "makeReady" | "claim">;
@@ -18,7 +23,7 @@ export function readableClaims({ makeReady, claim }: ReadableClaims, journal: ()
   return { makeReady, claim: claimReadable };
 
   async function claimReadable(wanted: Claim): Promise<readonly Job[]> {
-    for (;;) {
+    for (let round = 0; round < ROUNDS; round++) {
       const taken = await claim(wanted);
       const problems = new Map(taken.map((job) => [job, problemOf(job)]));
       const readable = taken.filter((job) => problems.get(job) === undefined);
@@ -32,10 +37,15 @@ export function readableClaims({ makeReady, claim }: ReadableClaims, journal: ()
       // and again.
       for (const one of ended) if (one.status === "rejected") throw one.reason;
     }
+    return [];
   }
 }
 
-function problemOf({ parameters }: Job): string | undefined {
-  const read = readParameters(parameters);
-  return "problem" in read ? `its parameters can't be handed over: they ${read.problem}` : undefined;
+function problemOf(job: Job): string | undefined {
+  const read = readParameters(job.parameters);
+  if ("problem" in read) return `its parameters can't be handed over: they ${read.problem}`;
+  const { prompt, errorMessage, resultUrl, idempotencyKey, modelId } = job;
+  const texts = [prompt, errorMessage, resultUrl, idempotencyKey, modelId];
+  const bytes = texts.reduce((sum, text) => sum + Buffer.byteLength(text), REST_OF_JOB + structBytes(read.object ?? {}));
+  return bytes <= LARGEST_ROW ? undefined : "it is larger than an answer to a worker may be";
 }

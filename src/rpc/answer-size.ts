@@ -5,10 +5,11 @@
 // three bytes for each of their characters. Longer texts, which are what makes an answer large, are counted as they
 // are. A usual transaction counts for about twice its bytes, one with long texts for half a kilobyte more than it has.
 
-import type { DescField, DescMessage, JsonObject, JsonValue, MessageInitShape } from "@bufbuild/protobuf";
+import type { DescField, DescMessage, MessageInitShape } from "@bufbuild/protobuf";
 import { ScalarType } from "@bufbuild/protobuf";
 import { StructSchema } from "@bufbuild/protobuf/wkt";
 import { ANSWER_BYTES } from "../domain/answer-size.ts";
+import { structBytes, type JsonObject } from "../domain/parameters.ts";
 import { errorOf } from "./status.ts";
 
 /** A message, or what `create` makes one of. */
@@ -132,7 +133,7 @@ function fieldSize(field: DescField, known: Map<DescMessage, Size>): Size {
 /** Of a single value of a field, or of an item of its list. */
 function sizeOfValue(field: DescField, known: Map<DescMessage, Size>): (value: unknown) => number {
   const { message } = field;
-  // As a field, it is given as the JSON object that it stands for.
+  // As a field, it is given as the JSON object that it stands for. It may be many short texts: it is counted to the byte.
   if (message === StructSchema) return (value) => delimited(structBytes(value as JsonObject));
   if (message !== undefined) {
     const size = messageSize(message, known);
@@ -142,28 +143,6 @@ function sizeOfValue(field: DescField, known: Map<DescMessage, Size>): (value: u
   // first.
   const isText = field.enum === undefined && field.scalar === ScalarType.STRING;
   return isText ? (value) => mostTextBytes(value as string) : () => LONGEST_VARINT + 1;
-}
-
-/**
- * As google.protobuf.Struct has them: a list of entries, of keys and values. Counted to the byte: it may be many short
- * texts.
- */
-function structBytes(object: JsonObject): number {
-  let bytes = 0;
-  for (const [key, value] of Object.entries(object)) {
-    bytes += 1 + delimited(2 + textBytes(key) + delimited(jsonBytes(value)));
-  }
-  return bytes;
-}
-
-function jsonBytes(value: JsonValue): number {
-  if (typeof value === "number") return 9;
-  if (typeof value === "string") return 1 + textBytes(value);
-  if (typeof value !== "object" || value === null) return 2;
-  if (!Array.isArray(value)) return 1 + delimited(structBytes(value));
-  let bytes = 0;
-  for (const item of value) bytes += 1 + delimited(jsonBytes(item));
-  return 1 + delimited(bytes);
 }
 
 function tagBytes({ number }: DescField): number {

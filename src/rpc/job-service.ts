@@ -19,6 +19,7 @@ import {
   UpdateJobStatusRequestSchema,
   WatchJobsRequestSchema,
   type ClaimedJob,
+  type Job as JobMessage,
   type JobService,
 } from "../gen/ledger/v1/job_service_pb.ts";
 import type { Claims } from "../postgres/claims.ts";
@@ -74,8 +75,18 @@ function reading({ jobRequests: requests, answers, durability, jobs, jobWatch, c
     batchGetJobs: async (request) => {
       const { jobIds } = validate(requests.batchGetJobs, BatchGetJobsRequestSchema, request);
       const fewer = "ask for fewer jobs at once";
-      refuseTooLarge((await jobs.sizes(jobIds)).reduce((sum, { bytes }) => sum + bytes, 0), fewer);
-      const found = new Map((await byIds(jobIds)).map((job) => [job.id, message(job)]));
+      const read = async () => {
+        const told = new Map<bigint, JobMessage>();
+        let bytes = 0;
+        // As soon as they are too many, no more are read.
+        for await (const job of jobs.inParts(jobIds)) {
+          const one = message(job);
+          told.set(job.id, one);
+          refuseTooLarge((bytes += listBytes([one], jobSize)), fewer);
+        }
+        return told;
+      };
+      const found = await durability.durably(read, ({ size }) => size > 0);
       const messages = jobIds.flatMap((id) => found.get(id) ?? []);
       refuseTooLarge(listBytes(messages, jobSize), fewer);
       return { jobs: messages };

@@ -556,6 +556,7 @@ describe("parameters", () => {
   const halves = `${cannot} not contain U+0000 or half a surrogate pair`;
   const infinite = `${cannot} not contain NaN or infinity`;
   const large = `{"a":[${"0,".repeat(300_000)}0]}`;
+  const spelled = `{"a":[${"1e308,".repeat(30_000)}0]}`;
 
   /**
    * What is given, what it becomes, why it can't be handed over, and what is kept beside it: what was given, or
@@ -577,6 +578,7 @@ describe("parameters", () => {
       ['{"a":"\\ud800"}', null, halves],
       ['{"\\udc00":[]}', null, halves],
       ['{"a":1e-400}', '{"a":0}', "kept"],
+      [spelled, null, `${cannot} have at most 8388608 bytes with all digits of their numbers`],
       ['{"a":1,"a":{"b":2,"b":3}}', '{"a":{"b":3}}', "kept"],
       ['{"a":1.0,"b":[-0.0,1E2,"1e400"]}', '{"a":1,"b":[0,100,"1e400"]}'],
       [" null ", null],

@@ -11,6 +11,7 @@ import { z } from "zod";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { ANSWER_BYTES } from "../../src/domain/answer-size.ts";
 import { currenciesWith } from "../../src/domain/currency.ts";
+import { storedBytes } from "../../src/domain/parameters.ts";
 import { AdminService } from "../../src/gen/ledger/v1/admin_service_pb.ts";
 import { ClaimedJobSchema, JobService, JobStatus, type ClaimedJob } from "../../src/gen/ledger/v1/job_service_pb.ts";
 import { LedgerService, ListOrder } from "../../src/gen/ledger/v1/ledger_service_pb.ts";
@@ -25,7 +26,6 @@ import { jobMessage } from "../../src/rpc/job-answers.ts";
 import { createDatabase, type TestDatabase } from "../harness/database.ts";
 import { plainClient, type Answered, type PlainClient } from "../harness/plain-client.ts";
 import { failureOf, newKey, serve, type TestService } from "../harness/service.ts";
-import { until } from "../harness/until.ts";
 
 /** Whose rows are as large as callers can make them; who has one that only an operator can have written. */
 const [USER, OTHER, ODD] = [1n, 2n, 3n];
@@ -303,48 +303,92 @@ describe("jobs", () => {
     }
   });
 
-  test("that no answer holds fail with their reason and give back what they hold; others are claimed", async () => {
+  test("that no answer holds fail with their reason and give back what they hold; the claim goes on behind them", async () => {
     const userId = 70n;
     await service.ledger.topUp({ userId, amount: rub("10"), idempotencyKey: newKey() });
     const create = async (priority: number) => {
       const asked = { userId, modelId: "odd", priority, cost: rub("1"), idempotencyKey: newKey() };
       return (await service.jobs.createJob(asked)).job?.id ?? 0n;
     };
-    const [odd, good] = [await create(9), await create(1)];
+    const [odd, long, good] = [await create(9), await create(8), await create(1)];
     const zeros = "jsonb_build_object('a', to_jsonb(array_fill(0, ARRAY[400000])))";
     await database.query(`UPDATE ledgerd.jobs SET parameters = ${zeros} WHERE id = $1`, [odd]);
-    const claimed = await service.jobs.claimJobs({ workerId: "w", modelIds: ["odd"], wait: { seconds: 20n } });
+    await database.query("UPDATE ledgerd.jobs SET prompt = repeat('x', 4000000) WHERE id = $1", [long]);
+    const claimed = await service.jobs.claimJobs({ workerId: "w", modelIds: ["odd"], maxJobs: 1 });
     expect(claimed.jobs.map(({ job }) => job?.id)).toEqual([good]);
-    const found = async () => (await client.call(JobService.method.getJob, { jobId: odd })).message.job;
-    await until(async () => (await found())?.status === JobStatus.FAILED);
-    const [page] = await pagesOf(JobService.method.listJobs, { userId });
-    const told = page?.jobs.find(({ id }) => id === odd);
-    expect(told).toMatchObject({ attempt: 0, errorMessage: "it is larger than an answer to a worker may be" });
-    expect(told, "no answer holds them").not.toHaveProperty("parameters");
+    const pages = await pagesOf(JobService.method.listJobs, { userId });
+    const told = new Map(pages.flatMap(({ jobs }) => jobs.map((job) => [job.id, job])));
+    const failed = { status: JobStatus.FAILED, attempt: 1 };
+    const problem = "its parameters can't be handed over: they must have at most 2097152 bytes as a google.protobuf.Struct";
+    expect(told.get(odd)).toMatchObject({ ...failed, errorMessage: problem });
+    expect(told.get(odd), "no answer holds them").not.toHaveProperty("parameters");
+    expect(told.get(long)).toMatchObject({ ...failed, errorMessage: "it is larger than an answer to a worker may be" });
     const { balance } = await service.ledger.getBalance({ userId });
     expect(balance).toMatchObject({ held: rub("1.00"), available: rub("9.00") });
   });
 
-  test("have no more bytes in an answer than the claim counts for them", async () => {
+  test.each([1e308, 1e-300])("with %d as often as a call can send it are claimed, read and listed whole", async (number) => {
+    const userId = 71n;
+    const modelId = `${number}`;
+    const parameters = { v: Array.from({ length: 14_000 }, () => number) };
+    const cost = rub("0");
+    const create = () => service.jobs.createJob({ userId, modelId, parameters, cost, idempotencyKey: newKey() });
+    const created = [await create(), await create()].map(({ job }) => job?.id);
+    // The second one as earlier versions wrote it.
+    const sent = JSON.stringify(parameters).length;
+    await database.query("UPDATE ledgerd.jobs SET size = $2 WHERE id = $1", [created[1], sent]);
+    const claim = { workerId: "w", modelIds: [modelId], maxJobs: 2, leaseDuration: HOUR };
+    const claims = [await service.jobs.claimJobs(claim), await service.jobs.claimJobs(claim)];
+    const claimed = claims.flatMap(({ jobs }) => jobs.map(({ job }) => job));
+    expect(claimed.map((job) => job?.id)).toEqual(created);
+    const listed = (await pagesOf(JobService.method.listJobs, { userId, modelId })).flatMap(({ jobs }) => jobs);
+    const read = await service.jobs.batchGetJobs({ jobIds: created.map((id) => id ?? 0n) });
+    const got = await service.jobs.getJob({ jobId: created[0] ?? 0n });
+    for (const job of [...claimed, ...listed, ...read.jobs, got.job]) expect(job?.parameters).toEqual(parameters);
+    expect([listed.length, read.jobs.length]).toEqual([2, 2]);
+  });
+
+  test("whose JSON is longer than an answer, but what is answered is not, are read at once", async () => {
+    const inserted = await database.query<{ id: bigint }>(
+      `INSERT INTO ledgerd.jobs (user_id, model_id, parameters, size, completed_at, status)
+       SELECT 72, 'm', p::jsonb, length(p), now(), 'failed'
+       FROM unnest(ARRAY[$1::text]) p, generate_series(1, 40)
+       RETURNING id`,
+      [JSON.stringify({ a: Array.from({ length: 5000 }, () => 1 / 3) })],
+    );
+    const { message } = await client.call(JobService.method.batchGetJobs, { jobIds: ids(inserted) });
+    expect(ids(message.jobs)).toEqual(ids(inserted).map(BigInt));
+  });
+
+  test("have no more bytes in an answer than the claim counts for them, nor as they are read than what wrote them tells", async () => {
     const limits = { min: 0, max: 1, connectTimeoutMs: 5000, queryTimeoutMs: 10_000, idleTimeoutMs: 10_000 };
     const pool = await openPool({ url: database.url, ...limits, onError: () => undefined });
     const rows = rowsFor(currenciesWith([]));
     const [answers, encode] = [answersFor(rows.currencies), encoderOf(ClaimedJobSchema)];
     const any = fc.sample(fc.dictionary(fc.string(), fc.jsonValue(), { maxKeys: 20 }), 100);
-    const values = [...any, numbers, { "": [[[[0]]]], a: {}, b: [] }, { ":": ":::,,,[[[" }].map((value) => JSON.stringify(value));
+    const many = (value: unknown) => ({ a: Array.from({ length: 5000 }, () => value) });
+    const long = "x".repeat(128);
+    const far = [1e308, 5e-324, -1e-300 / 3, 1 / 3].map(many);
+    const small = [null, "", [], {}, [[]], long, { "": 0 }, { [long]: long }].map(many);
+    const odd = [{ "": [[[[0]]]], a: {}, b: [] }, { ":": ":::,,,[[[" }, ...far, ...small];
+    const values = [...any, numbers, ...odd].map((value) => JSON.stringify(value));
     const found = await database.query<{ id: bigint }>(
       `INSERT INTO ledgerd.jobs (user_id, model_id, prompt, parameters, completed_at, status)
        SELECT 80, 'm', p, p::jsonb, now(), 'failed' FROM unnest($1::text[]) p RETURNING id`,
       [values.filter((text) => !text.includes("\\u0000") && !/\\ud[89a-f]/.test(text))],
     );
-    const bounds = await pool.any(sql.type(z.object({ id: z.bigint(), bytes: z.bigint() }))`
-      SELECT j.id, ${jobBytes} AS bytes FROM ledgerd.jobs j WHERE j.user_id = 80`);
+    const row = z.object({ id: z.bigint(), bytes: z.bigint(), written: z.number() });
+    const bounds = await pool.any(sql.type(row)`
+      SELECT j.id, ${jobBytes} AS bytes, octet_length(j.parameters::text) AS written FROM ledgerd.jobs j WHERE j.user_id = 80`);
     const byId = new Map(bounds.map(({ id, bytes }) => [id, Number(bytes)]));
+    const writtenById = new Map(bounds.map(({ id, written }) => [id, written]));
     for (const job of await jobsOf(pool, rows).byIds(ids(found))) {
       const lease = { fencingToken: -1n, leaseExpireTime: timestampFromMs(1) };
       const bytes = encode({ job: jobMessage(answers, job), ...lease }).length;
       expect(byId.get(job.id)).toBeGreaterThanOrEqual(bytes);
-      if (bytes > 500_000) expect(byId.get(job.id), "of many numbers not much more").toBeLessThan(1.25 * bytes);
+      if (bytes > 100_000) expect(byId.get(job.id), "of many values not much more").toBeLessThan(2.4 * bytes);
+      if (job.prompt === JSON.stringify(numbers)) expect(byId.get(job.id)).toBeLessThan(1.25 * bytes);
+      expect(storedBytes(job.prompt)).toBeGreaterThanOrEqual(writtenById.get(job.id) ?? Infinity);
     }
     await pool.end();
   });

@@ -2,6 +2,7 @@
 
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { createPool } from "slonik";
+import { ANSWER_BYTES } from "../../src/domain/answer-size.ts";
 import { currenciesWith } from "../../src/domain/currency.ts";
 import { claimsOf, type Claim } from "../../src/postgres/claims.ts";
 import { RUNTIME_ROLE, withSession } from "../../src/postgres/pool.ts";
@@ -11,6 +12,8 @@ import { createDatabase, type TestDatabase } from "../harness/database.ts";
 const DONE = 1_000_000;
 const WAITING = 100_000;
 const WORKED_ON = 10_000;
+const LARGE = 500;
+const LARGE_SIZE = 98_000;
 
 let database: TestDatabase;
 
@@ -24,6 +27,11 @@ beforeAll(async () => {
     `INSERT INTO ledgerd.jobs (user_id, model_id, status, worker_id, claim_request_id, fencing_token, lease_expires_at)
      SELECT n % 1000 + 1, 'model 1', 'processing', 'worker ' || n % 100, 'claim ' || n, n, now() + interval '1 hour' FROM generate_series(1, $1::int) AS n`,
     [WORKED_ON],
+  );
+  await database.query(
+    `INSERT INTO ledgerd.jobs (user_id, model_id, status, priority, size, parameters)
+     SELECT n, 'large', 'pending', -1, $2, '{"a": [0]}' FROM generate_series(1, $1::int) AS n`,
+    [LARGE, LARGE_SIZE],
   );
   await database.query("VACUUM ANALYZE ledgerd.jobs");
 }, 240_000);
@@ -47,11 +55,17 @@ interface PlanNode {
   readonly "Actual Rows": number;
   readonly "Actual Loops": number;
   readonly "Rows Removed by Filter"?: number;
+  readonly Output?: readonly string[];
   readonly Plans?: readonly PlanNode[];
 }
 
+/** The steps of that plan that read jobs. */
+async function plan(...asked: Parameters<typeof steps>): Promise<readonly PlanNode[]> {
+  return (await steps(...asked)).filter((node) => node["Relation Name"] === "jobs");
+}
+
 /** The plan of the first statement of a call that has this part, as it is executed. */
-async function plan(call: (claims: ReturnType<typeof claimsOf>) => Promise<unknown>, part = ""): Promise<readonly PlanNode[]> {
+async function steps(call: (claims: ReturnType<typeof claimsOf>) => Promise<unknown>, part = ""): Promise<readonly PlanNode[]> {
   const sent: { sql: string; values: readonly unknown[] }[] = [];
   const pool = await createPool(withSession(database.url, { role: RUNTIME_ROLE }), {
     interceptors: [{ name: "seen", transformQuery: (_context, query) => (sent.push(query), query) }],
@@ -65,7 +79,7 @@ async function plan(call: (claims: ReturnType<typeof claimsOf>) => Promise<unkno
   // As the service's sessions have it.
   await client.query("SET LOCAL enable_seqscan = off");
   await client.query("SET LOCAL enable_sort = off");
-  const { rows } = await client.query<{ "QUERY PLAN": [{ Plan: PlanNode }] }>(`EXPLAIN (ANALYZE, FORMAT JSON) ${statement?.sql ?? ""}`, [...(statement?.values ?? [])]);
+  const { rows } = await client.query<{ "QUERY PLAN": [{ Plan: PlanNode }] }>(`EXPLAIN (ANALYZE, VERBOSE, FORMAT JSON) ${statement?.sql ?? ""}`, [...(statement?.values ?? [])]);
   await client.query("ROLLBACK");
   await client.end();
   const nodes: PlanNode[] = [];
@@ -74,7 +88,7 @@ async function plan(call: (claims: ReturnType<typeof claimsOf>) => Promise<unkno
     node.Plans?.forEach(collect);
   };
   collect(rows[0]?.["QUERY PLAN"][0].Plan ?? expect.unreachable());
-  return nodes.filter((node) => node["Relation Name"] === "jobs");
+  return nodes;
 }
 
 const claim = (modelIds: readonly string[]): Claim => ({ workerId: "w", modelIds, limit: 50, lease: 30_000_000n, requestId: "" });
@@ -94,6 +108,16 @@ describe("among a million jobs that are done and many that wait", () => {
 
   test("a claim of some kinds reads each kind's part of their index", async () => {
     expectIndex(await plan((claims) => claims.claim(claim(["model 1", "model 2", "model 3"]))), "idx_jobs_ready_model", 150);
+  });
+
+  test("a claim of a thousand reads the contents of no more than an answer could hold by their sizes", async () => {
+    const asked = { ...claim(["large"]), limit: 1000 };
+    const reading = (await steps((claims) => claims.claim(asked))).filter(({ Output: output = [] }) =>
+      output.some((expression) => /parameters\)?(::text| #>)/.test(expression)),
+    );
+    const read = reading.map((node) => node["Actual Rows"] * node["Actual Loops"]);
+    expect(Math.min(...read)).toBeGreaterThan(30);
+    expect(Math.max(...read)).toBeLessThanOrEqual(1 + ANSWER_BYTES / LARGE_SIZE);
   });
 
   test("a look for jobs whose time has come reads none that have to wait", async () => {

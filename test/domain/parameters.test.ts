@@ -8,9 +8,11 @@ import { describe, expect, test } from "vitest";
 import { decimalOf } from "../../src/domain/decimal.ts";
 import {
   MAX_DEPTH,
+  MAX_STORED_BYTES,
   MAX_STRUCT_BYTES,
   problemIn,
   readParameters,
+  storedBytes,
   structBytes,
   type JsonObject,
 } from "../../src/domain/parameters.ts";
@@ -93,6 +95,23 @@ describe("parameters", () => {
       const object = { a: "x".repeat(length), b: Array(length).fill(0) as number[] };
       expect(structBytes(object)).toBe(encoded(object).length);
     }
+  });
+
+  test("have no more bytes as a Struct than are counted on their text", () => {
+    fc.assert(fc.property(json, (object) => storedBytes(JSON.stringify(object)) >= encoded(object).length));
+    const deep = `${"[".repeat(100_000)}${"]".repeat(100_000)}`;
+    expect(storedBytes(deep), "however deep").toBeGreaterThan(deep.length);
+    expect(storedBytes('{"a":"1e9,e+300"}'), "texts aren't numbers").toBeLessThan(60);
+  });
+
+  test("that a call can send may be read, however long their numbers are written", () => {
+    for (const number of [1e308, 1e-300, 5e-324, -1e308]) {
+      const length = Math.floor(99_990 / (JSON.stringify(number).length + 1));
+      const text = JSON.stringify({ a: Array.from({ length }, () => number) });
+      expect(storedBytes(text)).toBeLessThan(MAX_STORED_BYTES);
+    }
+    const problem = `must have at most ${MAX_STORED_BYTES} bytes with all digits of their numbers`;
+    expect(readParameters(`{"a": [1${"0".repeat(MAX_STORED_BYTES)}]}`)).toEqual({ problem });
   });
 
   test("that are stored are read, or it is said why not", () => {

@@ -2,6 +2,7 @@
 
 import { sql } from "slonik";
 import { isReady, type Job } from "../../domain/job.ts";
+import { storedBytes } from "../../domain/parameters.ts";
 import { noColumns } from "../rows.ts";
 import { BinaryArray } from "./binary.ts";
 
@@ -59,7 +60,7 @@ function jobRows(jobs: readonly Job[], changedAt: bigint, amount: Amount, type: 
     array.int4(job.progress);
     array.bool(job.cancelRequested);
     array.time(job.completedAt);
-    array.int4(Buffer.byteLength(job.prompt) + Buffer.byteLength(job.parameters));
+    array.int4(Buffer.byteLength(job.prompt) + storedBytes(job.parameters));
     array.time(changedAt);
   }
   return array.end();

@@ -53,9 +53,9 @@ export type Job = Message<"ledger.v1.Job"> & {
   prompt: string;
 
   /**
-   * The caller's parameters, as they were sent. Absent, whatever is stored, where no client could read them: a ledger
-   * may have adopted such a job from another application. It isn't given to workers; the first claim that finds it fails
-   * it, and `error_message` says why.
+   * The caller's parameters, as they were sent. Absent, whatever is stored, where no client could read them, and where
+   * the job has more than 3 MiB: a ledger may have adopted such a job from another application. It isn't given to
+   * workers; the first claim that finds it fails it, and `error_message` says why.
    *
    * @generated from field: google.protobuf.Struct parameters = 5;
    */
@@ -90,7 +90,8 @@ export type Job = Message<"ledger.v1.Job"> & {
   resultUrl: string;
 
   /**
-   * Why the last attempt failed, as the worker said, or ledgerd of a lease that ran out.
+   * Why the last attempt failed, as the worker said, or ledgerd of a lease that ran out, or of a job that could not be
+   * handed over.
    *
    * @generated from field: string error_message = 10;
    */
@@ -1250,8 +1251,8 @@ export const JobService: GenService<{
   /**
    * Takes up to `max_jobs` due jobs for a worker: larger priority first, then the earlier `run_time`, then the smaller id. Waits up to
    * `wait` while there are none. Fewer at once where they are large: only those are leased that are answered, and an
-   * answer has 3.5 MiB at most. A job that alone is larger, which no call can have created, fails with that as its
-   * reason.
+   * answer has 3.5 MiB at most. A job of more than 3 MiB, which no call can have created, fails with that as its
+   * reason when a claim finds it, and the claim goes on behind it.
    *
    * @generated from rpc ledger.v1.JobService.ClaimJobs
    */

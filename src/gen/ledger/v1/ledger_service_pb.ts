@@ -2125,8 +2125,8 @@ export const ListOrderSchema: GenEnum<ListOrder> = /*@__PURE__*/
  * succeed.
  *
  * No answer has more than 3.5 MiB, in no service: clients take 4 MiB unless they are told otherwise. A page of large
- * rows has fewer of them than were asked for, and its token goes on behind them. A row that alone is larger, which no
- * call can have written, is told with its texts cut and marked.
+ * rows has fewer of them than were asked for, and its token goes on behind them. A row of more than 3 MiB, which no
+ * call can have written, is told with its texts cut and marked, and a job of that size without its parameters.
  *
  * Lengths of texts are in characters, everywhere in this contract: Unicode code points, each up to 4 bytes of UTF-8.
  *
