@@ -6,7 +6,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { HoldState, TransactionType, type Transaction } from "../../src/gen/ledger/v1/account_pb.ts";
 import { ListOrder } from "../../src/gen/ledger/v1/ledger_service_pb.ts";
 import { time } from "../../src/rpc/answers.ts";
-import { pageToken } from "../../src/rpc/pages.ts";
+import { pageToken as tokenOf } from "../../src/rpc/pages.ts";
 import { createDatabase, type TestDatabase } from "../harness/database.ts";
 import { failureOf, newKey, serve, type TestService } from "../harness/service.ts";
 
@@ -285,7 +285,7 @@ test.each([
   const userId = 4_711n;
   await topUp(userId, "1");
   // As GetStatement makes it: bound to the same arguments, with two ranges behind them.
-  const made = pageToken(["statement", userId, "RUB", undefined, undefined], [...range, ...range]);
+  const made = tokenOf(["statement", userId, "RUB", undefined, undefined], [...range, ...range]);
   expect(await failureOf(service.ledger.getStatement({ userId, pageToken: made }))).toMatchObject({
     code: Code.InvalidArgument,
     fields: ["page_token"],
