@@ -18,6 +18,12 @@ const DEFAULT_ATTEMPTS = 3;
 /** The schemas of requests about jobs. */
 export type JobSchemas = ReturnType<typeof jobSchemas>;
 
+/** Kinds of jobs to claim; one that is named twice would be looked for twice. */
+const kinds = z
+  .array(name(100))
+  .refine((ids) => ids.length <= 100, "must name at most 100 kinds")
+  .transform((ids) => [...new Set(ids)]);
+
 /** The schemas of requests about jobs, for a ledger with these currencies. */
 export function jobSchemas(currencies: Currencies, defaultCurrency: string) {
   const cost = money(currencies, defaultCurrency, "not negative");
@@ -67,11 +73,7 @@ export function jobSchemas(currencies: Currencies, defaultCurrency: string) {
     .superRefine(refuseUnfitting),
     claimJobs: z.object({
       workerId: name(100),
-      // A kind that is named twice would be looked for twice.
-      modelIds: z
-        .array(name(100))
-        .refine((ids) => ids.length <= 100, "must name at most 100 kinds")
-        .transform((ids) => [...new Set(ids)]),
+      modelIds: kinds,
       maxJobs: z.int().refine((count) => count >= 0 && count <= 1000, "must be from 0 to 1000").transform((count) => (count === 0 ? 1 : count)),
       leaseDuration: leaseIntervalOrDefault,
       wait: waitInterval,

@@ -176,6 +176,15 @@ describe("ClaimJobs", () => {
     expect(answers.slice(1)).toEqual([answers[0], answers[0], answers[0]]);
   });
 
+  test("that names a kind twice looks for it once", async () => {
+    const modelId = `twice ${newKey()}`;
+    for (let count = 0; count < 3; count++) {
+      await service.jobs.createJob({ userId: 1n, modelId, cost: { amount: "0" }, idempotencyKey: newKey() });
+    }
+    const { jobs } = await service.jobs.claimJobs({ workerId: "w", modelIds: [modelId, modelId], maxJobs: 2 });
+    expect(jobs).toHaveLength(2);
+  });
+
   test("gives no more at once than a client takes as one answer", async () => {
     const userId = await userWith("100");
     const modelId = newModel();
