@@ -50,6 +50,20 @@ describe("while the database is there", () => {
     );
   });
 
+  test("a schema that lacks a migration isn't served from, one that a newer version has migrated is", async () => {
+    const newest = "SELECT max(number) FROM ledgerd.schema_migrations";
+    const [taken] = await postgres.query<{ number: number; name: string; checksum: string }>(
+      `DELETE FROM ledgerd.schema_migrations WHERE number = (${newest}) RETURNING number, name, checksum`,
+    );
+    await until(async () => (await check())[0] === Status.NOT_SERVING);
+    const add = "INSERT INTO ledgerd.schema_migrations (number, name, checksum) VALUES ($1, $2, $3)";
+    await postgres.query(add, [5000, "of a newer version", ""]);
+    await until(async () => (await check())[0] === Status.SERVING);
+    await postgres.query("DELETE FROM ledgerd.schema_migrations WHERE number = 5000");
+    await postgres.query(add, [taken?.number, taken?.name, taken?.checksum]);
+    await until(async () => (await check())[0] === Status.SERVING);
+  });
+
   test("a service that isn't there is unknown to Check, and to Watch until it comes", async () => {
     const unknown = await health.check({ service: "ledger.v1.Nothing" }).catch((error: unknown) => error);
     expect(unknown).toBeInstanceOf(ConnectError);

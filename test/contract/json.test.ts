@@ -214,6 +214,21 @@ describe("two texts stay two", () => {
   });
 });
 
+test.each([
+  ["a body that ends within its gzip", gzipSync('{"userId":"1"}').subarray(0, 20), "gzip"],
+  ["an encoding that isn't taken", Buffer.from("{}"), "deflate"],
+])("%s is refused with a reason", async (_what, body, encoding) => {
+  const { status, bytes } = await post(TOP_UP, "application/json", body, { "content-encoding": encoding });
+  const error = errorFromJson(JSON.parse(bytes.toString()) as never, undefined, unknown);
+  expect([status, describeFailure(error).reason]).toEqual([400, "INVALID_REQUEST"]);
+});
+
+test("a watch that is asked for twice in one call is refused with a reason", async () => {
+  const twice = Buffer.concat([enveloped(Buffer.from("{}")), enveloped(Buffer.from("{}"))]);
+  const { bytes } = await post(WATCH, "application/connect+json", twice);
+  expect(bytes.toString()).toMatch(/"code":"invalid_argument".*"reason":"INVALID_REQUEST"|google\.rpc\.ErrorInfo/s);
+});
+
 describe("any legal name comes back as it was sent", () => {
   test("of metadata: in answers, lists, statements, the feed and outcomes, by JSON and by gRPC", async () => {
     const userId = 79n;
