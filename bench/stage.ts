@@ -50,7 +50,16 @@ export class Stage {
 
   /** Does the work on a stage, and clears it away. */
   static async use<T>(options: Options, say: (message: string) => void, work: (stage: Stage) => Promise<T>): Promise<T> {
-    const interrupted = interruption();
+    const { interrupted, reason } = interruption();
+    try {
+      return await Stage.#use(options, say, (stage) => Promise.race([work(stage), interrupted]));
+    } catch (error) {
+      // What was going on fails in its own ways as its processes end: what stopped it is what is told.
+      throw reason() ?? error;
+    }
+  }
+
+  static async #use<T>(options: Options, say: (message: string) => void, work: (stage: Stage) => Promise<T>): Promise<T> {
     await using opened = new AsyncDisposableStack();
     const folder = mkdtempSync(path.join(tmpdir(), "ledgerd-bench-"));
     opened.defer(() => rmSync(folder, { recursive: true, force: true }));
@@ -63,7 +72,7 @@ export class Stage {
     opened.defer(() => admin.end());
     const stage = new Stage(options, say, server.url, admin, Number.parseInt(readFileSync(path.join(folder, "data/postmaster.pid"), "utf8"), 10));
     opened.defer(() => stage.#close());
-    return await Promise.race([work(stage), interrupted]);
+    return await work(stage);
   }
 
   /** What is made once, under a name, for all who ask for it. */
@@ -143,12 +152,18 @@ export class Stage {
 }
 
 /** Throws when a signal asks to stop: PostgreSQL runs apart from the terminal, and would go on. */
-function interruption(): Promise<never> {
-  const { promise, reject } = Promise.withResolvers<never>();
-  for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, () => reject(new Error(`stopped by ${signal}`)));
+function interruption(): { readonly interrupted: Promise<never>; readonly reason: () => Error | undefined } {
+  const { promise: interrupted, reject } = Promise.withResolvers<never>();
+  let reason: Error | undefined;
+  for (const signal of ["SIGINT", "SIGTERM"] as const) {
+    process.once(signal, () => {
+      reason = new Error(`stopped by ${signal}`);
+      reject(reason);
+    });
+  }
   // It may come before anybody waits for it.
-  promise.catch(() => undefined);
-  return promise;
+  interrupted.catch(() => undefined);
+  return { interrupted, reason: () => reason };
 }
 
 async function giveMoney(url: string, users: number): Promise<void> {
