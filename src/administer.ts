@@ -14,7 +14,7 @@ import { runRebuild } from "./ops/rebuild-command.ts";
 import { restore } from "./ops/restore.ts";
 import { runVerification } from "./ops/verify-command.ts";
 import { pendingMigrations } from "./postgres/migrate.ts";
-import { checkReachable } from "./postgres/reachable.ts";
+import { checkReachable, type Use } from "./postgres/reachable.ts";
 import { version } from "./version.ts";
 
 /** Does what the command asks for; answers its exit code. */
@@ -37,7 +37,7 @@ export function administer(line: Line, config: Config, log: Logger): Promise<num
 }
 
 async function runMigrate({ plan, noBackup }: Line, config: Config, log: Logger): Promise<number> {
-  return withDatabase(config, log, async ({ url }) => {
+  return withDatabase(config, log, plan ? "read" : "write", async ({ url }) => {
     if (!plan) {
       const applied = await applyMigrations(url, config, log, noBackup);
       return print(applied.length === 0 ? "the schema is up to date\n" : applied.map(({ name }) => `applied ${name}\n`).join(""));
@@ -53,7 +53,7 @@ async function runBackup({ to, keepDays }: Line, config: Config, log: Logger): P
   const folder = to ?? config.LEDGERD_BACKUP_DIR;
   if (folder === undefined) return complain(["say where the archive goes: `ledgerd backup --to DIR`, or LEDGERD_BACKUP_DIR", "see `ledgerd help`"]);
   const progress = new Progress("backup");
-  return withDatabase(config, log, async ({ url }) => {
+  return withDatabase(config, log, "read", async ({ url }) => {
     const { file, manifest, removed } = await backUp({
       url,
       folder,
@@ -70,7 +70,7 @@ async function runBackup({ to, keepDays }: Line, config: Config, log: Logger): P
 
 async function runRestore({ from = "" }: Line, config: Config, log: Logger): Promise<number> {
   const progress = new Progress("restore");
-  return withDatabase(config, log, async ({ url }) => {
+  return withDatabase(config, log, "write", async ({ url }) => {
     const { manifest, verification } = await restore({
       url,
       file: from,
@@ -90,8 +90,13 @@ async function runRestore({ from = "" }: Line, config: Config, log: Logger): Pro
 }
 
 /** Does it with the database, whether it is served from or not. */
-async function withDatabase(config: Config, log: Logger, work: (database: Database) => Promise<number>): Promise<number> {
-  const database = await openDatabaseBeside(config, log);
+async function withDatabase(
+  config: Config,
+  log: Logger,
+  use: Use,
+  work: (database: Database) => Promise<number>,
+): Promise<number> {
+  const database = await openDatabaseBeside(config, log, use);
   try {
     return await work(database);
   } finally {
@@ -102,7 +107,7 @@ async function withDatabase(config: Config, log: Logger, work: (database: Databa
 /** Verifies or rebuilds. Their work fails by what they find, so what keeps it from being done is as a wrong command line. */
 async function runProof({ command, digest, writeDigest, trustLog }: Line, config: Config, log: Logger): Promise<number> {
   try {
-    await using ledger = await openLedger(config, log);
+    await using ledger = await openLedger(config, log, command === "rebuild" ? "write" : "read");
     const { currencies, LEDGERD_CONNECT_TIMEOUT: connectTimeoutMs } = config;
     const options = { url: ledger.url, pool: ledger.pool, currencies, connectTimeoutMs, signal: stopSignal() };
     const progress = new Progress(command);
@@ -116,15 +121,16 @@ async function runProof({ command, digest, writeDigest, trustLog }: Line, config
 
 async function runAdopt({ adopt }: Line, config: Config, log: Logger): Promise<number> {
   const { currencies, LEDGERD_DEFAULT_CURRENCY: defaultCurrency, LEDGERD_CONNECT_TIMEOUT: connectTimeoutMs, LEDGERD_QUERY_TIMEOUT: queryTimeoutMs } = config;
-  await checkReachable(adopt.from ?? "", connectTimeoutMs, "see that PostgreSQL runs there and that --from is right");
+  const advice = "see that PostgreSQL runs there and that --from is right";
+  await checkReachable({ url: adopt.from ?? "", use: "look", timeoutMs: connectTimeoutMs, advice });
   const openTarget = async () => {
-    const database = await openDatabaseBeside(config, log);
+    const database = await openDatabaseBeside(config, log, "write");
     try {
       await bringUpToDate(database.url, config, log);
     } finally {
       await database.close();
     }
-    return openLedger(config, log);
+    return openLedger(config, log, "write");
   };
   const settings = { currencies, defaultCurrency, connectTimeoutMs, queryTimeoutMs, signal: stopSignal("run it again to go on") };
   await runAdoption(adopt, settings, openTarget, new Progress("adopt"));

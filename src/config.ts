@@ -1,8 +1,10 @@
 // What can be configured, by environment variables alone. The only reader of process.env.
 
+import { readFileSync } from "node:fs";
 import { z } from "zod";
 import { currenciesWith, MAX_DIGITS, type Currencies, type Currency } from "./domain/currency.ts";
 import type { Schedule } from "./domain/schedule.ts";
+import { problemOfUrl, withPassFile } from "./postgres/url.ts";
 
 /** Where to listen. */
 export interface Address {
@@ -91,14 +93,26 @@ const units = z
   .refine((list) => list.every((unit) => unit.digits <= MAX_DIGITS), `must have at most ${MAX_DIGITS} fraction digits, such as CRD:6`)
   .refine((list) => new Set(list.map(({ code }) => code)).size === list.length, "must name each code once, such as CRD:6,TOK:0");
 
-const databaseUrl = z
-  .string()
-  .refine((text) => URL.canParse(text) && /^postgres(ql)?:$/.test(new URL(text).protocol), "must be a URL such as postgres://user:password@host:5432/database");
+const databaseUrl = z.string().superRefine((text, context) => {
+  const message = problemOfUrl(text);
+  if (message !== undefined) context.addIssue({ code: "custom", message });
+});
 
 const environment = z.object({
   DATABASE_URL: databaseUrl
     .optional()
-    .describe("The PostgreSQL (15 to 18) to use. Without it, ledgerd runs a PostgreSQL of its own"),
+    .describe(
+      "The PostgreSQL (15 to 18) to use, with libpq's parameters: [Connecting](docs/connecting.md). Without it, ledgerd " +
+        "runs a PostgreSQL of its own",
+    ),
+  DATABASE_URL_FILE: z.string().optional().describe("A file that holds what `DATABASE_URL` would"),
+  PGPASSFILE: z
+    .string()
+    .optional()
+    .describe(
+      "A file of passwords, as libpq has it, for a `DATABASE_URL` that has none and names no file. Without it: `.pgpass` " +
+        "in the home folder",
+    ),
   LEDGERD_DATA_DIR: z
     .string()
     .optional()
@@ -157,7 +171,7 @@ const environment = z.object({
 });
 
 /** The validated settings. */
-export type Config = Omit<z.output<typeof environment>, "LEDGERD_UNITS"> & {
+export type Config = Omit<z.output<typeof environment>, "LEDGERD_UNITS" | "DATABASE_URL_FILE" | "PGPASSFILE"> & {
   /** ISO 4217 and the configured units. */
   readonly currencies: Currencies;
 };
@@ -170,10 +184,35 @@ export function readConfig(env: Environment = process.env): { config: Config } |
   const given = Object.fromEntries(Object.entries(env).filter(([, value]) => value !== undefined && value !== ""));
   const parsed = environment.safeParse(given);
   const wrong = (parsed.error?.issues ?? []).map((issue) => `${issue.path.join(".")} ${issue.message}${quote(String(issue.path[0]), given)}`);
-  const problems = [...wrong, ...contradictions(given)];
-  if (!parsed.success || problems.length > 0) return { problems };
-  const { LEDGERD_UNITS, ...rest } = parsed.data;
-  return { config: { ...rest, currencies: currenciesWith(LEDGERD_UNITS) } };
+  const url = urlOf(given);
+  const problems = [...wrong, ...("problem" in url ? [url.problem] : []), ...contradictions(given)];
+  if (!parsed.success || "problem" in url || problems.length > 0) return { problems };
+  const { LEDGERD_UNITS, DATABASE_URL_FILE: _file, PGPASSFILE: _passFile, ...rest } = parsed.data;
+  return { config: { ...rest, DATABASE_URL: url.url, currencies: currenciesWith(LEDGERD_UNITS) } };
+}
+
+/** The database's URL, from wherever it comes, with the file of passwords that it is to use. */
+function urlOf({ DATABASE_URL, DATABASE_URL_FILE, PGPASSFILE }: Environment): { url: string | undefined } | { problem: string } {
+  if (DATABASE_URL !== undefined && DATABASE_URL_FILE !== undefined) {
+    return { problem: "DATABASE_URL_FILE must not be set beside DATABASE_URL: one or the other says it" };
+  }
+  const url = DATABASE_URL_FILE === undefined ? DATABASE_URL : tryRead(DATABASE_URL_FILE);
+  if (url instanceof Error) {
+    return { problem: `DATABASE_URL_FILE must be a file with the database's URL: ${url.message}` };
+  }
+  if (url === undefined) return { url };
+  const wrong = problemOfUrl(url);
+  if (wrong === undefined) return { url: PGPASSFILE === undefined ? url : withPassFile(url, PGPASSFILE) };
+  return DATABASE_URL_FILE === undefined ? { url } : { problem: `DATABASE_URL_FILE must hold what DATABASE_URL would, which ${wrong}` };
+}
+
+/** A file's text, without the end of its line; or why it can't be read. */
+function tryRead(file: string): string | Error {
+  try {
+    return readFileSync(file, "utf8").trim();
+  } catch (error) {
+    return error instanceof Error ? error : new Error(String(error));
+  }
 }
 
 /** What is wrong between settings. Each check looks at its own ones alone: it is made whatever is wrong elsewhere. */
@@ -223,9 +262,9 @@ export function readKeepDays(flag: string): number | string {
   return parsed.data ?? `--keep-days ${parsed.error?.issues[0]?.message}; it is ${JSON.stringify(flag)}`;
 }
 
-/** The environment for a further process of ours: that of this one, but for these settings. */
-export function environmentWith(settings: Environment): Environment {
-  return { ...process.env, ...settings };
+/** The environment for a further process of ours on this database: that of this one, but for these settings. */
+export function environmentWith(url: string, settings: Environment = {}): Environment {
+  return { ...process.env, DATABASE_URL_FILE: "", DATABASE_URL: url, ...settings };
 }
 
 /** Variables that look like ours but aren't: a typing error would otherwise go unnoticed. */

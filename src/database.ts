@@ -6,8 +6,8 @@ import type { Config } from "./config.ts";
 import { migrateWithBackup } from "./ops/major.ts";
 import { runningEmbedded, startEmbedded } from "./postgres/embedded.ts";
 import { pendingMigrations, SchemaProblem, type Migration } from "./postgres/migrate.ts";
-import { openPool, withSession } from "./postgres/pool.ts";
-import { checkReachable } from "./postgres/reachable.ts";
+import { openPool } from "./postgres/pool.ts";
+import { checkReachable, type Use } from "./postgres/reachable.ts";
 import { version } from "./version.ts";
 
 /** A database that can be connected to. */
@@ -22,13 +22,14 @@ const DEFAULT_CONNECTIONS = 100;
 /** An embedded server has so many more than are needed: for its own use, `ledgerd migrate`, a look by psql. */
 const SPARE_CONNECTIONS = 20;
 
-/** The database to serve from, by so many connections. An embedded one is started, and must not be running already. */
-export async function openDatabase(config: Config, log: Logger, connections: number): Promise<Database> {
+/** The database to use, by so many connections. An embedded one is started, and must not be running already. */
+export async function openDatabase(config: Config, log: Logger, connections: number, use: Use): Promise<Database> {
   const url = config.DATABASE_URL;
   if (url !== undefined) {
-    const room = await checkReachable(url, config.LEDGERD_CONNECT_TIMEOUT, "see that PostgreSQL runs there and that DATABASE_URL is right");
-    const advice = "calls will fail when it is full: lower LEDGERD_POOL_MAX or LEDGERD_WORKERS, or raise max_connections";
-    if (connections > room) log.warn({ connections, room }, `PostgreSQL has room for fewer connections than may be needed; ${advice}`);
+    const advice = "see that PostgreSQL runs there and that DATABASE_URL is right";
+    const room = await checkReachable({ url, use, timeoutMs: config.LEDGERD_CONNECT_TIMEOUT, advice });
+    const remedy = "calls will fail when it is full: lower LEDGERD_POOL_MAX or LEDGERD_WORKERS, or raise max_connections";
+    if (connections > room) log.warn({ connections, room }, `PostgreSQL has room for fewer connections than may be needed; ${remedy}`);
     return { url, close: () => Promise.resolve() };
   }
   const settings = { max_connections: String(Math.max(DEFAULT_CONNECTIONS, connections + SPARE_CONNECTIONS)) };
@@ -37,10 +38,11 @@ export async function openDatabase(config: Config, log: Logger, connections: num
 }
 
 /** The database to administer: if a `ledgerd serve` runs an embedded one, that. */
-export async function openDatabaseBeside(config: Config, log: Logger): Promise<Database> {
+export async function openDatabaseBeside(config: Config, log: Logger, use: Use): Promise<Database> {
   const running = config.DATABASE_URL === undefined ? runningEmbedded(config.LEDGERD_DATA_DIR) : undefined;
-  if (running === undefined) return openDatabase(config, log, 1);
-  await checkReachable(running, config.LEDGERD_CONNECT_TIMEOUT, "the ledgerd that runs it may still be starting; try again");
+  if (running === undefined) return openDatabase(config, log, 1, use);
+  const advice = "the ledgerd that runs it may still be starting; try again";
+  await checkReachable({ url: running, use, timeoutMs: config.LEDGERD_CONNECT_TIMEOUT, advice });
   return { url: running, close: () => Promise.resolve() };
 }
 
@@ -54,13 +56,13 @@ export interface Ledger extends AsyncDisposable {
 const ADMIN_CONNECTIONS = 2;
 
 /** Opens the ledger to administer. Throws if its schema isn't up to date: what it holds would be misread. */
-export async function openLedger(config: Config, log: Logger): Promise<Ledger> {
+export async function openLedger(config: Config, log: Logger, use: Use): Promise<Ledger> {
   await using opened = new AsyncDisposableStack();
-  const database = opened.adopt(await openDatabaseBeside(config, log), ({ close }) => close());
+  const database = opened.adopt(await openDatabaseBeside(config, log, use), ({ close }) => close());
   const pending = await pendingMigrations(database.url);
   if (pending.length > 0) throw new SchemaProblem(`the database lacks the migrations ${pending.map(({ name }) => name).join(", ")}: run \`ledgerd migrate\` first`);
   const pool = await openPool({
-    url: withSession(database.url, { application_name: "ledgerd" }),
+    url: database.url,
     min: 0,
     max: ADMIN_CONNECTIONS,
     connectTimeoutMs: config.LEDGERD_CONNECT_TIMEOUT,

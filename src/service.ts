@@ -31,7 +31,7 @@ import { Leadership } from "./postgres/leadership.ts";
 import { LockWaits } from "./postgres/lock-waits.ts";
 import { locksOf } from "./postgres/locks.ts";
 import { knownMigrations } from "./postgres/migrate.ts";
-import { openPool, RUNTIME_ROLE, withSession } from "./postgres/pool.ts";
+import { openPool, RUNTIME_ROLE } from "./postgres/pool.ts";
 import { readableClaims } from "./postgres/readable-claims.ts";
 import { rowsFor } from "./postgres/rows.ts";
 import { safetyProblems } from "./postgres/safety.ts";
@@ -103,7 +103,11 @@ const DURABILITY_CONNECTIONS = 1;
 export async function startService(config: Config, log: Logger, surroundings = alone): Promise<Service> {
   await using opened = new AsyncDisposableStack();
   const storage = await openStorage(config, log, opened, surroundings);
-  const translate = createTranslate(failureOf, ({ error, ...incident }) => log.error({ ...incident, err: error }, "internal error"));
+  const noted: typeof failureOf = (error) => {
+    storage.status.note(error);
+    return failureOf(error);
+  };
+  const translate = createTranslate(noted, ({ error, ...incident }) => log.error({ ...incident, err: error }, "internal error"));
   const shutdown = new AbortController();
   const { guard, empty } = createGuard({
     defaultDeadlineMs: config.LEDGERD_DEFAULT_DEADLINE,
@@ -161,7 +165,7 @@ type Storage = Awaited<ReturnType<typeof openStorage>>;
 
 /** The database, migrated and found safe, and all that reads and writes it. */
 async function openStorage(config: Config, log: Logger, opened: AsyncDisposableStack, { tell, hear }: Surroundings) {
-  const database = opened.adopt(await openDatabase(config, log, connectionsOf(config)), ({ close }) => close());
+  const database = opened.adopt(await openDatabase(config, log, connectionsOf(config), "write"), ({ close }) => close());
   await bringUpToDate(database.url, config, log);
   const pool = opened.adopt(await connect(database.url, config, log, config.LEDGERD_POOL_MAX), (open) => open.end());
   const background = opened.adopt(await connect(database.url, config, log, BACKGROUND_CONNECTIONS), (open) => open.end());
@@ -233,7 +237,8 @@ async function openStorage(config: Config, log: Logger, opened: AsyncDisposableS
 
 /** Verification and rebuilding: those that are asked for, and the one in the background. */
 function openProofs(url: string, pool: DatabasePool, config: Config, log: Logger) {
-  const ledger = { url: withSession(url, { role: RUNTIME_ROLE }), pool, currencies: config.currencies, connectTimeoutMs: config.LEDGERD_CONNECT_TIMEOUT };
+  const { currencies, LEDGERD_CONNECT_TIMEOUT: connectTimeoutMs } = config;
+  const ledger = { url, role: RUNTIME_ROLE, pool, currencies, connectTimeoutMs };
   const backgroundProof = new BackgroundProof({
     ...ledger,
     rowsPerSecond: config.LEDGERD_VERIFY_RATE,
@@ -261,9 +266,15 @@ export function connectionsOf(config: Config): number {
 
 function connect(url: string, config: Config, log: Logger, max: number): Promise<DatabasePool> {
   return openPool({
-    // Everything that is read has an index; a plan that is kept from when a table was small must not scan it when it is large,
-    // nor read all of a user's rows to sort them where an index has their order.
-    url: withSession(url, { role: RUNTIME_ROLE, application_name: "ledgerd", enable_seqscan: "off", enable_sort: "off" }),
+    url,
+    // Everything that is read has an index; a plan that is kept from when a table was small must not scan it when it is
+    // large.
+    settings: { role: RUNTIME_ROLE, enable_seqscan: "off" },
+    // Nor must it read all of a user's rows to sort them where an index has their order. Before PostgreSQL 18 a step that
+    // is switched off costs 10^10: where a sort is needed nevertheless, all plans seem to cost the same, and lists walked
+    // through the whole log. 18 counts such steps instead.
+    settingsSince18: { enable_sort: "off" },
+    mustTakeWrites: true,
     min: Math.min(config.LEDGERD_POOL_MIN, max),
     max,
     connectTimeoutMs: config.LEDGERD_CONNECT_TIMEOUT,

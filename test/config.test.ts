@@ -1,7 +1,10 @@
 // Configuration: what the environment may say, what counts where it says nothing, and how all that is wrong is told at once.
 
-import { describe, expect, test } from "vitest";
-import { describeSettings, readConfig, unknownVariables, type Config } from "../src/config.ts";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { afterAll, describe, expect, test } from "vitest";
+import { describeSettings, environmentWith, readConfig, unknownVariables, type Config } from "../src/config.ts";
 
 type Environment = Readonly<Record<string, string | undefined>>;
 
@@ -122,7 +125,7 @@ describe("a setting", () => {
     expect(line.endsWith(`; it is ${JSON.stringify(text)}`), line).toBe(true);
   });
 
-  test.each(["mysql://u:s3cret@h/d", "u:s3cret@h/d", "postgres://u:s3cret@h:port/d", "postgres://u:s3#cret@h/d"])(
+  test.each(["mysql://u:s3cret@h/d", "u:s3cret@h/d", "postgres://u:s3#cret@h/d"])(
     "DATABASE_URL is never quoted, for its password's sake: %s",
     (url) => {
       expect(problemsOf({ DATABASE_URL: url })).toEqual(["DATABASE_URL must be a URL such as postgres://user:password@host:5432/database"]);
@@ -189,9 +192,52 @@ describe("the description of the settings", () => {
     const settings = describeSettings();
     const defaults = Object.fromEntries(settings.map((setting) => [setting.name, setting.default]));
     expect(configOf(defaults)).toEqual(configOf({}));
-    expect(settings.filter((setting) => setting.default === "").map(({ name }) => name)).toEqual(["DATABASE_URL", "LEDGERD_DATA_DIR", "LEDGERD_WORKERS", "LEDGERD_UNITS", "LEDGERD_LANES", "LEDGERD_BACKUP_DIR"]);
+    expect(settings.filter((setting) => setting.default === "").map(({ name }) => name)).toEqual(["DATABASE_URL", "DATABASE_URL_FILE", "PGPASSFILE", "LEDGERD_DATA_DIR", "LEDGERD_WORKERS", "LEDGERD_UNITS", "LEDGERD_LANES", "LEDGERD_BACKUP_DIR"]);
     expect(unknownVariables(defaults)).toEqual([]);
     const read = Object.keys(configOf({})).filter((name) => name !== "currencies");
     expect(settings.map(({ name }) => name)).toEqual(expect.arrayContaining(read));
+  });
+});
+
+describe("the database's URL", () => {
+  const folder = mkdtempSync(path.join(tmpdir(), "ledgerd-config-"));
+  const file = path.join(folder, "url");
+
+  afterAll(() => rmSync(folder, { recursive: true }));
+
+  test("may come from a file, for secrets that are mounted", () => {
+    writeFileSync(file, "postgres://u:p@h/d\n");
+    expect(configOf({ DATABASE_URL_FILE: file }).DATABASE_URL).toBe("postgres://u:p@h/d");
+  });
+
+  test("comes from one place", () => {
+    writeFileSync(file, "postgres://u:p@h/d\n");
+    expect(problemsOf({ DATABASE_URL_FILE: file, DATABASE_URL: "postgres://u@h/d" })).toEqual([
+      "DATABASE_URL_FILE must not be set beside DATABASE_URL: one or the other says it",
+    ]);
+  });
+
+  test("is refused in a file as elsewhere, without being told", () => {
+    writeFileSync(file, "postgres://u:s3cret@h/d?sslmode=verify-full");
+    const [problem, ...others] = problemsOf({ DATABASE_URL_FILE: file });
+    expect(problem).toMatch(/^DATABASE_URL_FILE must hold what DATABASE_URL would, which must say by sslrootcert /);
+    expect([others, problem?.includes("s3cret")]).toEqual([[], false]);
+    expect(problemsOf({ DATABASE_URL_FILE: path.join(folder, "nowhere") })).toEqual([
+      expect.stringMatching(/^DATABASE_URL_FILE must be a file with the database's URL: ENOENT/),
+    ]);
+  });
+
+  test("takes its password from PGPASSFILE where it has none", () => {
+    expect(configOf({ DATABASE_URL: "postgres://u@h/d", PGPASSFILE: "/p" }).DATABASE_URL).toBe("postgres://u@h/d?passfile=%2Fp");
+    expect(configOf({ DATABASE_URL: "postgres://u:p@h/d", PGPASSFILE: "/p" }).DATABASE_URL).toBe("postgres://u:p@h/d");
+    expect(configOf({ PGPASSFILE: "/p" }).DATABASE_URL).toBeUndefined();
+  });
+
+  test("is for further processes in one place as well", () => {
+    expect(environmentWith("postgres://u@h/d", { LEDGERD_LANES: "1" })).toMatchObject({
+      DATABASE_URL: "postgres://u@h/d",
+      DATABASE_URL_FILE: "",
+      LEDGERD_LANES: "1",
+    });
   });
 });

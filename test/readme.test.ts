@@ -100,7 +100,7 @@ describe("the README's other commands", () => {
 
 test("the table of settings is that of the code", () => {
   const rows = describeSettings().map(({ name, default: fallback, description }) => `| \`${name}\` | ${fallback === "" ? "" : `\`${fallback}\``} | ${description} |`);
-  expect(readme.split("\n").filter((line) => /^\| `(LEDGERD_|DATABASE_URL)/.test(line))).toEqual(rows);
+  expect(readme.split("\n").filter((line) => /^\| `(LEDGERD_|DATABASE_URL|PGPASSFILE)/.test(line))).toEqual(rows);
 });
 
 test("the table of calls is that of the contract", () => {

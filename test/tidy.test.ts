@@ -66,7 +66,7 @@ const table: Readonly<Record<string, { readonly values: RegExp; readonly types?:
   domain: { values: /^src\/domain\// },
   postgres: { values: /^(src\/(domain|postgres)\/|slonik$|pg$|zod$|node:)/ },
   rpc: { values: /^(src\/(domain|gen|rpc)\/|@bufbuild\/|@connectrpc\/|@grpc\/|grpc-health-check$|zod$|node:)/, types: /^src\/(postgres\/|ops\/|config.ts$)/ },
-  config: { values: /^(src\/domain\/|zod$)/ },
+  config: { values: /^(src\/domain\/|src\/postgres\/url\.ts$|node:fs$|zod$)/ },
   version: { values: /^node:/ },
   database: { values: /^src\/(config.ts$|version.ts$|postgres\/|ops\/)/, types: /^(pino|slonik)$/ },
   service: { values: /^(src\/|node:)/, types: /^(pino|slonik)$/ },

@@ -15,9 +15,12 @@ export type FailureReason =
 /** A failure with a reason that callers are told. Everything else that is thrown is a bug, and answered as INTERNAL. */
 export class Failure extends Error {
   readonly reason: FailureReason;
+  /** What callers are told beside the reason. */
+  readonly why: string | undefined;
 
-  constructor(reason: FailureReason, options?: ErrorOptions) {
+  constructor(reason: FailureReason, options?: ErrorOptions & { readonly why?: string | undefined }) {
     super(reason, options);
     this.reason = reason;
+    this.why = options?.why;
   }
 }

@@ -4,6 +4,7 @@ import { writeFileSync } from "node:fs";
 import type { DatabasePool } from "slonik";
 import { AdoptionProblem } from "../domain/adoption.ts";
 import type { Currencies } from "../domain/currency.ts";
+import { problemOfUrl } from "../postgres/url.ts";
 import { adopt } from "./adopt.ts";
 import { rehearse } from "./adopt-rehearsal.ts";
 import { describeAdoption } from "./adopt-report.ts";
@@ -49,7 +50,8 @@ export interface AdoptTarget {
 /** What is wrong with the options; undefined: nothing, as far as they tell by themselves. */
 export function problemOfFlags({ from, "rename-currency": renames = [] }: AdoptFlags): string | undefined {
   if (from === undefined) return "adopt needs --from, the old application's database, such as --from postgres://user:password@host:5432/database";
-  if (!URL.canParse(from) || !/^postgres(ql)?:$/.test(new URL(from).protocol)) return "--from must be a URL such as postgres://user:password@host:5432/database";
+  const problem = problemOfUrl(from);
+  if (problem !== undefined) return `--from ${problem}`;
   const wrong = renames.find((pair) => !rename.test(pair));
   return wrong === undefined ? undefined : `--rename-currency must be an old code and ours, such as RUR=RUB; it is ${JSON.stringify(wrong)}`;
 }

@@ -17,7 +17,7 @@ import type { VerifyOptions } from "./verify.ts";
 import { verifyAccounts } from "./verify-accounts.ts";
 
 /** What to rebuild. */
-export interface RebuildOptions extends Pick<VerifyOptions, "url" | "pool" | "currencies" | "connectTimeoutMs" | "signal"> {
+export interface RebuildOptions extends Pick<VerifyOptions, "url" | "role" | "pool" | "currencies" | "connectTimeoutMs" | "signal"> {
   readonly trustLog: boolean;
 }
 
@@ -69,8 +69,8 @@ export async function* rebuildLedger(options: RebuildOptions): AsyncGenerator<Re
   yield { kind: "summary", summary: { rows, accounts, repairedBalances, repairedHolds, left, seconds: Math.round(seconds * 1000) / 1000, rowsPerSecond: Math.round(rows / Math.max(0.001, seconds)) } };
 }
 
-async function* proveAndRepair({ url, pool, currencies, connectTimeoutMs, signal }: RebuildOptions, counts: Counts): AsyncGenerator<RebuildEvent, void> {
-  const session = await ProofSession.open(url, connectTimeoutMs);
+async function* proveAndRepair({ url, role, pool, currencies, connectTimeoutMs, signal }: RebuildOptions, counts: Counts): AsyncGenerator<RebuildEvent, void> {
+  const session = await ProofSession.open(url, connectTimeoutMs, role);
   try {
     const { last } = await logEnd(pool);
     const rest = (): Promise<void> => {

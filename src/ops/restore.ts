@@ -3,7 +3,7 @@
 
 import type { Currencies } from "../domain/currency.ts";
 import { knownMigrations, migrate, type Migration } from "../postgres/migrate.ts";
-import { openPool, withSession } from "../postgres/pool.ts";
+import { openPool } from "../postgres/pool.ts";
 import { RestoreTarget, TargetProblem } from "../postgres/restoring.ts";
 import { Archive, ArchiveProblem, type Manifest } from "./archive.ts";
 import type { Finding } from "./finding.ts";
@@ -118,9 +118,9 @@ async function compare(target: RestoreTarget, { tables, digest }: Manifest): Pro
 }
 
 async function verify({ url, currencies, connectTimeoutMs, queryTimeoutMs, signal, progress, onFinding }: RestoreOptions): Promise<Summary> {
-  const session = withSession(url, { application_name: "ledgerd restore" });
+  const limits = { min: 0, max: 1, connectTimeoutMs, queryTimeoutMs, idleTimeoutMs: queryTimeoutMs };
   // A connection that breaks makes the statement at hand fail, which says it.
-  const pool = await openPool({ url: session, min: 0, max: 1, connectTimeoutMs, queryTimeoutMs, idleTimeoutMs: queryTimeoutMs, onError: () => undefined });
+  const pool = await openPool({ url, name: "ledgerd restore", ...limits, onError: () => undefined });
   try {
     for await (const event of verifyLedger({ url, pool, currencies, connectTimeoutMs, signal })) {
       if (event.kind === "summary") return event.summary;

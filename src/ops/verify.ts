@@ -20,6 +20,8 @@ import { verifyHolds, verifyIds, verifyJobs, verifyKeys } from "./verify-tables.
 /** What to verify. */
 export interface VerifyOptions {
   readonly url: string;
+  /** As which its own session works; absent: as the login. */
+  readonly role?: string;
   /** Of the same database. */
   readonly pool: DatabasePool;
   readonly currencies: Currencies;
@@ -35,10 +37,10 @@ export interface VerifyOptions {
 
 /** Verifies. The last event is the summary. Throws where it can't go on, when the signal ends it, and `DigestProblem` at once if a digest isn't whole. */
 export async function* verifyLedger(options: VerifyOptions): AsyncGenerator<VerifyEvent, void> {
-  const { url, pool, currencies, connectTimeoutMs, signal } = options;
+  const { url, role, pool, currencies, connectTimeoutMs, signal } = options;
   const start = performance.now();
   const heads = options.digest === undefined ? 0 : await countHeads(options.digest);
-  const session = await ProofSession.open(url, connectTimeoutMs);
+  const session = await ProofSession.open(url, connectTimeoutMs, role);
   try {
     const { last } = await settledEnd(pool, signal);
     const { last: settledBy } = await logEnd(pool);

@@ -13,7 +13,7 @@ import { sql } from "slonik";
 import { z } from "zod";
 import { Failure } from "../domain/failure.ts";
 import { ConnectionLost, JournalConnection } from "./journal/connection.ts";
-import { RUNTIME_ROLE, withSession } from "./pool.ts";
+import { RUNTIME_ROLE } from "./pool.ts";
 
 /**
  * After so many reads, each of another past than the wait after it, something is wrong with the way to the database.
@@ -42,8 +42,7 @@ export class Durability {
   #timeline: string | undefined;
 
   constructor(url: string, connectTimeoutMs: number) {
-    const session = withSession(url, { role: RUNTIME_ROLE });
-    this.#open = () => JournalConnection.open(session, connectTimeoutMs, "ledgerd wait");
+    this.#open = () => JournalConnection.open(url, { role: RUNTIME_ROLE }, connectTimeoutMs, "ledgerd wait");
   }
 
   /**

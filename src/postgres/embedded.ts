@@ -12,7 +12,8 @@ import { tmpdir, totalmem } from "node:os";
 import path from "node:path";
 import type { Readable } from "node:stream";
 import { setTimeout as delay } from "node:timers/promises";
-import pg from "pg";
+import type pg from "pg";
+import { connect } from "./connect.ts";
 import { defaultFolder, leaveFolder, liveOwner, runAs, takeFolder, type RunAs } from "./embedded-folder.ts";
 
 /** A running server. */
@@ -37,6 +38,7 @@ export interface EmbeddedOptions {
 const PORT = 5432;
 /** After a crash it first goes through all that was written since the last checkpoint: a gigabyte took 5 s, and there are up to four. */
 const READY_WITHIN_MS = 300_000;
+const CONNECT_TIMEOUT_MS = 10_000;
 const STOP_WITHIN_S = 30;
 const RESTART_AFTER_MS = 500;
 /**
@@ -181,10 +183,8 @@ class Server implements EmbeddedPostgres {
   }
 
   async #accepts(): Promise<boolean> {
-    const client = new pg.Client({ connectionString: urlOf(this.#socketFolder, "postgres"), connectionTimeoutMillis: 1000 });
-    client.on("error", () => undefined);
     try {
-      await client.connect();
+      const client = await this.#connect(1000);
       await client.end();
       return true;
     } catch {
@@ -194,14 +194,17 @@ class Server implements EmbeddedPostgres {
   }
 
   async #createDatabase(): Promise<void> {
-    const client = new pg.Client({ connectionString: urlOf(this.#socketFolder, "postgres") });
-    await client.connect();
+    const client = await this.#connect(CONNECT_TIMEOUT_MS);
     try {
       const found = await client.query("SELECT 1 FROM pg_database WHERE datname = 'ledgerd'");
       if (found.rowCount === 0) await client.query("CREATE DATABASE ledgerd");
     } finally {
       await client.end();
     }
+  }
+
+  #connect(timeoutMs: number): Promise<pg.Client> {
+    return connect({ url: urlOf(this.#socketFolder, "postgres"), name: "ledgerd start", timeoutMs });
   }
 
   /** The process that serves the data folder, ours or not. A pid in a file may be another process's by now. */

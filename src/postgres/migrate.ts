@@ -6,6 +6,7 @@ import { createHash } from "node:crypto";
 import { readdirSync, readFileSync } from "node:fs";
 import path from "node:path";
 import pg from "pg";
+import { connect } from "./connect.ts";
 
 /** A migration that a database has. */
 export interface AppliedMigration {
@@ -36,6 +37,8 @@ const FOLDER = path.resolve(import.meta.dirname, "../../migrations");
 
 /** Migrators wait for each other this long, and no statement of theirs waits longer for a lock that writes need as well. */
 const LOCK_TIMEOUT = "10s";
+
+const CONNECT_TIMEOUT_MS = 10_000;
 
 /** Any number, the same in all versions: who holds its advisory lock migrates this database. */
 const MIGRATION_LOCK = 7_091_223_344_115_001n;
@@ -153,10 +156,7 @@ export async function appliedMigrations(client: pg.Client): Promise<readonly App
 }
 
 async function withClient<T>(url: string, work: (client: pg.Client) => Promise<T>): Promise<T> {
-  const client = new pg.Client({ connectionString: url, application_name: "ledgerd migrate", connectionTimeoutMillis: 10_000 });
-  // A connection that breaks makes the statement at hand fail, which says it.
-  client.on("error", () => undefined);
-  await client.connect();
+  const client = await connect({ url, name: "ledgerd migrate", timeoutMs: CONNECT_TIMEOUT_MS });
   try {
     return await work(client);
   } finally {

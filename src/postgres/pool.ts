@@ -1,11 +1,20 @@
 // The pool of connections that all statements go through but the journal's.
 
 import { createPool, SchemaValidationError, type DatabasePool, type Interceptor, type QueryResultRow } from "slonik";
-import { pgDriver } from "./driver.ts";
+import type { SessionSettings } from "./connect.ts";
+import { driverFor } from "./driver.ts";
 
 /** How to connect, in milliseconds where it is about time. */
 export interface PoolOptions {
   readonly url: string;
+  /** As which its sessions are seen in pg_stat_activity; absent: `ledgerd`. */
+  readonly name?: string;
+  /** What its sessions have beside what all have: a role, say. */
+  readonly settings?: SessionSettings;
+  /** And these, on PostgreSQL 18 and later. */
+  readonly settingsSince18?: SessionSettings;
+  /** Whether only sessions will do that take writes. */
+  readonly mustTakeWrites?: boolean;
   readonly min: number;
   readonly max: number;
   readonly connectTimeoutMs: number;
@@ -21,34 +30,29 @@ export const RUNTIME_ROLE = "ledgerd_runtime";
 /** The seed's limit: no transaction takes longer. Of the reading ones, those with several statements are held to it. */
 const TRANSACTION_LIMIT_MS = 10_000;
 
-/** Opens a pool. Throws while the database can't be reached. */
+/** Opens a pool. */
 export async function openPool(options: PoolOptions): Promise<DatabasePool> {
-  const pool = await createPool(options.url, {
+  const { url, name = "ledgerd", connectTimeoutMs: timeoutMs, mustTakeWrites = false } = options;
+  const settings = {
+    statement_timeout: options.queryTimeoutMs,
+    idle_in_transaction_session_timeout: TRANSACTION_LIMIT_MS,
+    ...options.settings,
+  };
+  const { settingsSince18 = {} } = options;
+  const pool = await createPool(url, {
+    driverFactory: driverFor({ url, name, timeoutMs, settings, settingsSince18, mustTakeWrites }),
     minPoolSize: options.min,
     maxPoolSize: options.max,
-    connectionTimeout: options.connectTimeoutMs,
-    statementTimeout: options.queryTimeoutMs,
     idleTimeout: options.idleTimeoutMs,
-    idleInTransactionSessionTimeout: TRANSACTION_LIMIT_MS,
     connectionRetryLimit: 0,
     queryRetryLimit: 0,
     transactionRetryLimit: 0,
     // The default, DISCARD ALL, costs a round trip for each statement; nothing here leaves state in its session.
     resetConnection: () => Promise.resolve(),
-    driverFactory: pgDriver,
     interceptors: [resultParser],
   });
   pool.on("error", options.onError);
   return pool;
-}
-
-/** The same database, with these settings in each session: a role, say, or limits. */
-export function withSession(url: string, settings: Readonly<Record<string, string | number>>): string {
-  const target = new URL(url);
-  const given = target.searchParams.get("options");
-  const ours = Object.entries(settings).map(([name, value]) => `-c ${name}=${String(value).replaceAll(" ", "\\ ")}`);
-  target.searchParams.set("options", [...(given === null ? [] : [given]), ...ours].join(" "));
-  return target.href;
 }
 
 /** Slonik checks rows against a statement's schema only where an interceptor does it. */

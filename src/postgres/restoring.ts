@@ -10,7 +10,7 @@ import { copyIn } from "./copy.ts";
 import { appliedMigrations, FIRST_RESTORE_MARK, type AppliedMigration } from "./migrate.ts";
 import { noColumns } from "./rows.ts";
 import { ask, openSession } from "./session.ts";
-import { headsDigest, sequencesOf, tablesOf, textFormat, type SequenceState, type Table } from "./snapshot.ts";
+import { headsDigest, sequencesOf, tablesOf, type SequenceState, type Table } from "./snapshot.ts";
 
 /** The database isn't one that can be restored into. */
 export class TargetProblem extends Error {}
@@ -54,7 +54,7 @@ export class RestoreTarget {
 
   /** Opens it; throws `TargetProblem` if another restore is at work, or a ledgerd serves. */
   static async open(url: string, signal: AbortSignal): Promise<RestoreTarget> {
-    const client = await openSession({ url, name: "ledgerd restore", settings: textFormat, signal });
+    const client = await openSession({ url, name: "ledgerd restore", settings: {}, signal });
     const target = new RestoreTarget(client);
     try {
       const { rows } = await client.query<{ free: boolean }>("SELECT pg_try_advisory_lock($1) AS free", [RESTORE_LOCK]);

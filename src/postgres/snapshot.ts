@@ -43,9 +43,6 @@ const BACKUP_LOCK = 7_091_223_344_115_002n;
 const DIGEST_FIRST_LINE = "ledgerd.digest.1\n";
 const DIGEST_PART_BYTES = 256 * 1024;
 
-/** How values are written as text: in one way, whatever the server's own settings are. */
-export const textFormat = { DateStyle: "ISO", IntervalStyle: "postgres", TimeZone: "UTC", bytea_output: "hex", extra_float_digits: 1 } as const;
-
 const identityRow = z.object({ ledger: z.string(), database: z.string(), postgres: z.string(), time: z.coerce.bigint() });
 
 const sequenceRow = z.object({ last_value: z.coerce.bigint(), is_called: z.boolean() });
@@ -74,7 +71,7 @@ export class Snapshot {
   /** Opens one. While another backup of this database is being made it waits, having told so. */
   static async open(url: string, onWait: () => void, signal?: AbortSignal): Promise<Snapshot> {
     // Not a plan with parallel workers, which would take more of the machine than one core.
-    const settings = { role: RUNTIME_ROLE, max_parallel_workers_per_gather: 0, ...textFormat };
+    const settings = { role: RUNTIME_ROLE, max_parallel_workers_per_gather: 0 };
     const snapshot = new Snapshot(await openSession({ url, name: "ledgerd backup", settings, signal }));
     try {
       await snapshot.#begin(onWait);
@@ -87,12 +84,6 @@ export class Snapshot {
 
   async #begin(onWait: () => void): Promise<void> {
     const client = this.#client;
-    // A login or a database may have limits of its own; not each version knows all of these.
-    await client.query(`
-      SELECT set_config(name, '0', false)
-      FROM pg_settings
-      WHERE name = ANY('{statement_timeout,transaction_timeout,idle_in_transaction_session_timeout,lock_timeout}')
-      LIMIT 10`);
     const { rows } = await client.query<{ free: boolean }>("SELECT pg_try_advisory_lock($1) AS free", [BACKUP_LOCK]);
     if (rows[0]?.free !== true) {
       onWait();

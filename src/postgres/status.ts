@@ -2,17 +2,43 @@
 
 import { sql, type DatabasePool } from "slonik";
 import { z } from "zod";
+import { reasonOf } from "./connect.ts";
+import { tellsOfDamage } from "./errors.ts";
 import type { Feed } from "./feed.ts";
 
 const statusRow = z.object({ database_version: z.string(), schema_version: z.number(), partitions: z.number(), headroom: z.bigint() });
-const readinessRow = z.object({ replica: z.boolean(), schema_version: z.number() });
+const readinessRow = z.object({ replica: z.boolean(), read_only: z.boolean(), schema_version: z.number() });
+
+/**
+ * Whether sessions that begin now are read-only: those that have begun keep what they got from the database or the login.
+ * What is set for a login in a database comes before what is set for the login, that before the database's, and the
+ * server's own comes last.
+ */
+const startsReadOnly = sql.fragment`
+  coalesce(
+    (SELECT substring(item FROM '=(.*)')::bool
+     FROM pg_db_role_setting s, unnest(s.setconfig) AS item
+     WHERE s.setdatabase IN (0, (SELECT d.oid FROM pg_database d WHERE d.datname = current_database()))
+       AND s.setrole IN (0, (SELECT r.oid FROM pg_roles r WHERE r.rolname = session_user))
+       AND starts_with(item, 'default_transaction_read_only=')
+     ORDER BY s.setrole = 0, s.setdatabase = 0
+     LIMIT 1),
+    current_setting('default_transaction_read_only')::bool
+  )`;
 
 /** Reads the state of the database. */
 export type Status = ReturnType<typeof statusOf>;
 
 /** The reads of the database's state: they go through `background`, and tell the state of `pool`. */
 export function statusOf(pool: DatabasePool, background: DatabasePool, feed: Feed) {
-  return { read, problem };
+  /** Why nothing here can be trusted any more, until somebody has looked at it, and started anew. */
+  let damage: string | undefined;
+  return { read, problem, note };
+
+  /** Takes in what a call failed by. */
+  function note(error: unknown): void {
+    if (damage === undefined && tellsOfDamage(error)) damage = reasonOf(error);
+  }
 
   async function read() {
     const found = await background.one(sql.type(statusRow)`
@@ -36,9 +62,12 @@ export function statusOf(pool: DatabasePool, background: DatabasePool, feed: Fee
 
   /** Why the database can't take writes; undefined if it can. Throws if it can't be reached. */
   async function problem(schemaVersion: number): Promise<string | undefined> {
+    if (damage !== undefined) return `the database's data is damaged: ${damage}; mend it, and start ledgerd again`;
     const found = await background.one(sql.type(readinessRow)`
-      SELECT pg_is_in_recovery() AS replica, (SELECT coalesce(max(number), 0) FROM ledgerd.schema_migrations) AS schema_version`);
+      SELECT pg_is_in_recovery() AS replica, ${startsReadOnly} AS read_only,
+             (SELECT coalesce(max(number), 0) FROM ledgerd.schema_migrations) AS schema_version`);
     if (found.replica) return "the database is a replica and takes no writes";
+    if (found.read_only) return "the database takes no writes: default_transaction_read_only is on";
     // A newer one is right: migrations leave what earlier versions rely on, so that old processes serve beside new ones.
     if (found.schema_version < schemaVersion) return `the database has schema ${found.schema_version}, this ledgerd needs ${schemaVersion}`;
     return undefined;

@@ -25,7 +25,7 @@ export async function runBackup({ url, folder, keepDays, signal }: BackupOrder):
   if (signal.aborted) return;
   const args = [MAIN, "backup", "--to", folder, "--keep-days", String(keepDays)];
   // Detached, in a process group of its own: Ctrl-C reaches the service alone, which then ends it.
-  const child = spawn(process.execPath, args, { env: environmentWith({ DATABASE_URL: url }), stdio: ["ignore", "ignore", "pipe"], detached: true });
+  const child = spawn(process.execPath, args, { env: environmentWith(url), stdio: ["ignore", "ignore", "pipe"], detached: true });
   const ended = once(child, "close") as Promise<[number | null, NodeJS.Signals | null]>;
   let complaint = "";
   child.stderr.setEncoding("utf8").on("data", (text: string) => (complaint = (complaint + text).slice(-KEPT_CHARACTERS)));

@@ -18,7 +18,8 @@ const LANES_OF_A_WORKER = 1;
 export async function startWorkers(count: number, config: Config, log: Logger): Promise<Service> {
   await using opened = new AsyncDisposableStack();
   const lanes = config.LEDGERD_LANES ?? LANES_OF_A_WORKER;
-  const database = opened.adopt(await openDatabase(config, log, count * connectionsOf({ ...config, LEDGERD_LANES: lanes })), ({ close }) => close());
+  const connections = count * connectionsOf({ ...config, LEDGERD_LANES: lanes });
+  const database = opened.adopt(await openDatabase(config, log, connections, "write"), ({ close }) => close());
   await bringUpToDate(database.url, config, log);
   const crew = opened.adopt(new Crew(log), (workers) => workers.stop());
   const give = (door: DoorName) => (worker: WorkerProcess, connection: Socket) => worker.give(door, connection);
@@ -26,9 +27,8 @@ export async function startWorkers(count: number, config: Config, log: Logger): 
     grpc: opened.adopt(await placed("LEDGERD_GRPC_ADDR", Gate.open(config.LEDGERD_GRPC_ADDR, give("grpc"))), (gate) => gate.close()),
     http: opened.adopt(await placed("LEDGERD_HTTP_ADDR", Gate.open(config.LEDGERD_HTTP_ADDR, give("http"))), (gate) => gate.close()),
   };
-  const env = environmentWith({
+  const env = environmentWith(database.url, {
     ...compiledForChildren(),
-    DATABASE_URL: database.url,
     LEDGERD_MIGRATE: "never",
     LEDGERD_LANES: `${lanes}`,
     LEDGERD_GRPC_ADDR: gates.grpc.address,

@@ -102,8 +102,9 @@ export function errorOf(reason: Reason, message: string, metadata: Metadata = {}
 }
 
 /** The error of a failure on our side. */
-export function errorOfFailure(reason: FailureReason, cause: unknown): ConnectError {
-  return errorOf(reason, failureTexts[reason], {}, cause);
+export function errorOfFailure(reason: FailureReason, cause: unknown, why?: string): ConnectError {
+  const text = why === undefined ? failureTexts[reason] : `the database can't be used now: ${why}; nothing was changed`;
+  return errorOf(reason, text, {}, cause);
 }
 
 /** Turns whatever a handler threw into the error that its caller gets. `where` is for the log. */
@@ -120,7 +121,7 @@ export function createTranslate(
   return (error, where) => {
     if (error instanceof ConnectError) return error;
     const failure = failureOf(error);
-    if (failure !== undefined) return errorOfFailure(failure.reason, error);
+    if (failure !== undefined) return errorOfFailure(failure.reason, error, failure.why);
     const incident = randomUUID();
     log({ incident, where, error });
     return errorOf("INTERNAL", `internal error; the server's log has it as incident ${incident}`, { incident }, error);

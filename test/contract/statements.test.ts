@@ -20,14 +20,14 @@ afterAll(async () => {
 
 const rub = (amount: string) => ({ currency: "RUB", amount });
 
-/** How many statements a call sends; those of the background aside. */
+/** How many statements a call sends; those of the background, and those by which sessions begin, aside. */
 async function statementsOf(call: () => Promise<unknown>): Promise<number> {
   const thisDatabase = "(SELECT oid FROM pg_database WHERE datname = current_database())";
   await database.query(`SELECT pg_stat_statements_reset(0, ${thisDatabase}, 0)`);
   await call();
   const [counted] = await database.query<{ calls: bigint }>(
     `SELECT coalesce(sum(calls), 0)::int8 AS calls FROM pg_stat_statements
-     WHERE dbid = ${thisDatabase} AND query !~ 'pg_stat_statements|pg_is_in_recovery|add_transaction_partitions'`,
+     WHERE dbid = ${thisDatabase} AND query !~ 'pg_stat_statements|pg_is_in_recovery|set_config|add_transaction_partitions'`,
   );
   return Number(counted?.calls);
 }

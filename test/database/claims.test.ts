@@ -5,7 +5,7 @@ import { createPool } from "slonik";
 import { ANSWER_BYTES } from "../../src/domain/answer-size.ts";
 import { currenciesWith } from "../../src/domain/currency.ts";
 import { claimsOf, type Claim } from "../../src/postgres/claims.ts";
-import { RUNTIME_ROLE, withSession } from "../../src/postgres/pool.ts";
+import { RUNTIME_ROLE } from "../../src/postgres/pool.ts";
 import { rowsFor } from "../../src/postgres/rows.ts";
 import { createDatabase, type TestDatabase } from "../harness/database.ts";
 
@@ -67,7 +67,7 @@ async function plan(...asked: Parameters<typeof steps>): Promise<readonly PlanNo
 /** The plan of the first statement of a call that has this part, as it is executed. */
 async function steps(call: (claims: ReturnType<typeof claimsOf>) => Promise<unknown>, part = ""): Promise<readonly PlanNode[]> {
   const sent: { sql: string; values: readonly unknown[] }[] = [];
-  const pool = await createPool(withSession(database.url, { role: RUNTIME_ROLE }), {
+  const pool = await createPool(`${database.url}?options=-c%20role%3D${RUNTIME_ROLE}`, {
     interceptors: [{ name: "seen", transformQuery: (_context, query) => (sent.push(query), query) }],
     resetConnection: () => Promise.resolve(),
   });

@@ -1,7 +1,7 @@
 // Which databases ledgerd refuses to serve from: those whose log it could change, and those that can lose what was acknowledged.
 
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { openPool, RUNTIME_ROLE, withSession } from "../../src/postgres/pool.ts";
+import { openPool, RUNTIME_ROLE } from "../../src/postgres/pool.ts";
 import { safetyProblems } from "../../src/postgres/safety.ts";
 import { createDatabase, type TestDatabase } from "../harness/database.ts";
 import { startPostgres, type OwnPostgres } from "../harness/postgres.ts";
@@ -10,7 +10,7 @@ import { serve } from "../harness/service.ts";
 /** What is wrong with a database in a session with these settings. */
 async function problemsOf(url: string, settings: Readonly<Record<string, string>>, durability: "required" | "relaxed"): Promise<readonly string[]> {
   const limits = { connectTimeoutMs: 10_000, queryTimeoutMs: 10_000, idleTimeoutMs: 10_000 };
-  const pool = await openPool({ url: withSession(url, settings), min: 0, max: 1, ...limits, onError: () => undefined });
+  const pool = await openPool({ url, settings, min: 0, max: 1, ...limits, onError: () => undefined });
   try {
     return await safetyProblems(pool, durability);
   } finally {

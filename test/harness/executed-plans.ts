@@ -1,8 +1,12 @@
 // A PostgreSQL that writes down how it carried out every statement, those inside of functions too: the plans that callers really got, from
 // their own sessions with their own settings, rather than what EXPLAIN says elsewhere of a copy of the statement.
 
+import type pg from "pg";
+import { migrate } from "../../src/postgres/migrate.ts";
+import { connectTo } from "./database.ts";
 import type { OwnPostgres } from "./postgres.ts";
 import { startPostgres } from "./postgres.ts";
+import { isStock, startStock } from "./stock-server.ts";
 import { until } from "./until.ts";
 
 /** A step of a plan, as PostgreSQL describes it. */
@@ -25,7 +29,7 @@ export interface Executed {
 }
 
 /** The server. */
-export interface PlanningPostgres extends OwnPostgres {
+export interface PlanningPostgres extends Pick<OwnPostgres, "url" | "query" | typeof Symbol.asyncDispose> {
   /** What ledgerd's sessions have executed since the last time that this was asked for. */
   readonly executed: () => Promise<readonly Executed[]>;
 }
@@ -45,9 +49,9 @@ const settings = {
   "auto_explain.log_format": "json",
 };
 
-/** Starts one. */
+/** Starts one: the embedded one, or as its package has it. */
 export async function startPlanningPostgres(): Promise<PlanningPostgres> {
-  const server = await startPostgres(settings);
+  const server = await (isStock ? startStockLedger() : startPostgres(settings));
   let read = 0;
   let marks = 0;
 
@@ -64,6 +68,25 @@ export async function startPlanningPostgres(): Promise<PlanningPostgres> {
     return text.split("\n").flatMap(planIn);
   };
   return { ...server, executed };
+}
+
+async function startStockLedger(): Promise<Omit<PlanningPostgres, "executed">> {
+  const server = await startStock([], settings);
+  const name = await server.createDatabase();
+  const url = server.socketUrl(name);
+  await migrate(url);
+  return {
+    url,
+    query: async <R extends pg.QueryResultRow>(text: string, values: readonly unknown[] = []) => {
+      const client = await connectTo(url);
+      try {
+        return (await client.query<R>(text, [...values])).rows;
+      } finally {
+        await client.end();
+      }
+    },
+    [Symbol.asyncDispose]: () => server[Symbol.asyncDispose](),
+  };
 }
 
 /** The plan in a line of the log, if it has one of ours. */

@@ -1,4 +1,5 @@
-// One PostgreSQL for all test files that don't break theirs, with a migrated database to clone.
+// One PostgreSQL for all test files that don't break theirs, with a migrated database to clone: the embedded one, or that of
+// the programs which LEDGERD_TEST_POSTGRES names, as its packager made it.
 
 import { chmodSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -7,6 +8,7 @@ import pg from "pg";
 import type { TestProject } from "vitest/node";
 import { startEmbedded } from "../../src/postgres/embedded.ts";
 import { migrate } from "../../src/postgres/migrate.ts";
+import { isStock, startStock } from "./stock-server.ts";
 
 declare module "vitest" {
   export interface ProvidedContext {
@@ -25,7 +27,12 @@ const settings = {
   "pg_stat_statements.track_utility": "off",
 };
 
-export default async function setup(project: TestProject): Promise<() => Promise<void>> {
+interface Started {
+  readonly url: string;
+  readonly stop: () => Promise<void>;
+}
+
+async function startOurs(): Promise<Started> {
   const folder = mkdtempSync(path.join(tmpdir(), "ledgerd-test-"));
   chmodSync(folder, 0o755);
   const server = await startEmbedded({ folder, settings, log: (message) => process.stderr.write(`${message}\n`) });
@@ -33,14 +40,27 @@ export default async function setup(project: TestProject): Promise<() => Promise
     await server.stop();
     rmSync(folder, { recursive: true, force: true });
   };
+  return { url: server.url, stop };
+}
+
+async function startStockServer(): Promise<Started> {
+  const server = await startStock([], settings);
+  await server.query("CREATE DATABASE ledgerd");
+  return { url: server.socketUrl("ledgerd"), stop: () => server[Symbol.asyncDispose]() };
+}
+
+export default async function setup(project: TestProject): Promise<() => Promise<void>> {
+  const { url, stop } = await (isStock ? startStockServer() : startOurs());
   try {
-    await migrate(server.url);
-    const admin = new pg.Client({ connectionString: server.url.replace(/ledgerd$/, "postgres") });
+    await migrate(url);
+    const admin = new pg.Client({ connectionString: url.replace(/ledgerd$/, "postgres") });
     await admin.connect();
+    const { rows } = await admin.query<{ version: string }>("SELECT current_setting('server_version') AS version");
+    process.stdout.write(`database: PostgreSQL ${rows[0]?.version}, ${isStock ? "as its package has it" : "embedded"}\n`);
     // A template that takes no connections is never "being accessed by other users" when it is copied.
     await admin.query("ALTER DATABASE ledgerd IS_TEMPLATE true ALLOW_CONNECTIONS false");
     await admin.end();
-    project.provide("templateUrl", server.url);
+    project.provide("templateUrl", url);
     return stop;
   } catch (error) {
     await stop();

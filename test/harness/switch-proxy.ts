@@ -92,7 +92,7 @@ export async function startSwitchProxy(databaseUrl: string): Promise<SwitchProxy
     open.resolve();
   };
   return {
-    url: `postgres://postgres@127.0.0.1:${(listener.address() as AddressInfo).port}${pathname}`,
+    url: `postgres://postgres@127.0.0.1:${(listener.address() as AddressInfo).port}${pathname}?sslmode=disable`,
     pause,
     cut,
     resume,

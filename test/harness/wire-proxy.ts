@@ -70,7 +70,7 @@ export async function startWireProxy(databaseUrl: string, sessions: "journal" | 
     for (const socket of sockets) socket.destroy();
   };
   return {
-    url: `postgres://postgres@127.0.0.1:${(listener.address() as AddressInfo).port}${pathname}`,
+    url: `postgres://postgres@127.0.0.1:${(listener.address() as AddressInfo).port}${pathname}?sslmode=disable`,
     tamper: (next) => (tampering = next),
     cut: () => cut(journals),
     [Symbol.asyncDispose]: async () => {

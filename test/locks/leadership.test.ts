@@ -4,7 +4,7 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 import { ownLocks } from "../../src/domain/lock.ts";
 import { Leadership } from "../../src/postgres/leadership.ts";
 import { locksOf, type Locks } from "../../src/postgres/locks.ts";
-import { openPool, RUNTIME_ROLE, withSession } from "../../src/postgres/pool.ts";
+import { openPool, RUNTIME_ROLE } from "../../src/postgres/pool.ts";
 import { createDatabase, type TestDatabase } from "../harness/database.ts";
 import { until } from "../harness/until.ts";
 
@@ -15,7 +15,7 @@ let close: () => Promise<void>;
 beforeAll(async () => {
   database = await createDatabase();
   const limits = { connectTimeoutMs: 10_000, queryTimeoutMs: 10_000, idleTimeoutMs: 10_000 };
-  const pool = await openPool({ url: withSession(database.url, { role: RUNTIME_ROLE }), min: 0, max: 2, ...limits, onError: () => undefined });
+  const pool = await openPool({ url: database.url, settings: { role: RUNTIME_ROLE }, min: 0, max: 2, ...limits, onError: () => undefined });
   locks = locksOf(pool);
   close = () => pool.end();
 });

@@ -4,7 +4,7 @@
 // Slonik's and zod's hands. The tables are named without a schema: the session's search path says where they are.
 // Nothing here is one long transaction. Whatever PostgreSQL won't answer is told in one sentence.
 
-import pg from "pg";
+import type pg from "pg";
 import { sql, type QuerySqlToken } from "slonik";
 import {
   AdoptionProblem,
@@ -14,6 +14,7 @@ import {
   type OldTransaction,
 } from "../../domain/adoption.ts";
 import { JOB_BYTES, type OldJob } from "../../domain/adopted-job.ts";
+import { connect } from "../connect.ts";
 import { noColumns } from "../rows.ts";
 import { columnOf, columnsQuery, keyQuery, shapeProblems, tables, tablesIn, type TableName } from "./shape.ts";
 import { unreadable } from "./unreadable.ts";
@@ -110,17 +111,15 @@ export class Source {
 
   /** Connects, and sees that the tables are the old application's. Throws `AdoptionProblem` if something is missing. */
   static async open(options: SourceOptions): Promise<Source> {
-    const client = new pg.Client({
-      connectionString: options.url,
-      application_name: APPLICATION,
-      connectionTimeoutMillis: options.connectTimeoutMs,
-      types: { getTypeParser: () => (text: string) => text },
-    });
-    // A connection that breaks makes the statement at hand fail, which says it.
-    client.on("error", () => undefined);
+    const { url, connectTimeoutMs } = options;
+    const types = { getTypeParser: () => (text: string) => text };
+    const client = await connect({ url, name: APPLICATION, timeoutMs: connectTimeoutMs, types }).catch(
+      (error: unknown) => {
+        throw unreadable(error);
+      },
+    );
     const source = new Source(client, options);
     try {
-      await client.connect();
       await source.#prepare();
     } catch (error) {
       await source.close();
@@ -137,17 +136,10 @@ export class Source {
   async #prepare(): Promise<void> {
     const { schema, timeZone, queryTimeoutMs } = this.#options;
     const settings = {
-      lock_timeout: "0",
-      transaction_timeout: "0",
-      idle_session_timeout: "0",
-      idle_in_transaction_session_timeout: "0",
       default_transaction_read_only: "on",
       row_security: "off",
       DateStyle: "ISO, YMD",
-      IntervalStyle: "postgres",
-      bytea_output: "hex",
       extra_float_digits: "3",
-      jit: "off",
       max_parallel_workers_per_gather: "0",
       enable_seqscan: "off",
       enable_bitmapscan: "off",

@@ -18,7 +18,6 @@ import { chainHash, figuresOf } from "../journal/chain.ts";
 import { JournalConnection } from "../journal/connection.ts";
 import { upsertJobs } from "../journal/write-jobs.ts";
 import { balanceRows, logRows, selectRowTypes, type AccountRow, type Row, type RowTypes } from "../journal/write.ts";
-import { withSession } from "../pool.ts";
 import { noColumns, parseStored, type Rows } from "../rows.ts";
 
 /** Who owns the tables: it may number jobs, which whoever serves may not. The log is append-only to it as well. */
@@ -125,7 +124,7 @@ export class Target {
 
   /** Connects; throws `AdoptionProblem` if another adoption runs. */
   static async open(url: string, connectTimeoutMs: number, rows: Rows): Promise<Target> {
-    const connection = await JournalConnection.open(withSession(url, session), connectTimeoutMs);
+    const connection = await JournalConnection.open(url, session, connectTimeoutMs);
     try {
       const { types } = await connection.pipeline((send) => ({
         // A journal's session is one that serves: this one isn't, and may wait here for another one's end.

@@ -12,6 +12,7 @@ import type { AccountName } from "../../domain/account.ts";
 import { Failure } from "../../domain/failure.ts";
 import { planGroup, usersOf, type Plan, type Submission } from "../../domain/group.ts";
 import type { Outcome } from "../../domain/transaction.ts";
+import { troubleOf } from "../errors.ts";
 import type { Rows } from "../rows.ts";
 import { ConnectionLost, NotCommitted, type JournalConnection } from "./connection.ts";
 import { bookOf, EXPIRY_LIMIT, hasRest, lacksProbe, mustProbe, readRest, sendProbe, sendReads, type Found, type Rest } from "./facts.ts";
@@ -118,7 +119,11 @@ export class Committer {
       } catch (error) {
         if (error instanceof Failure) throw error;
         const state = error instanceof pg.DatabaseError ? error.code : undefined;
-        const lost = error instanceof ConnectionLost;
+        const trouble = troubleOf(error);
+        // Another connection may lead to a server that takes writes.
+        const lost = error instanceof ConnectionLost || trouble?.session !== undefined;
+        // Nothing was changed, and no part of the group would fare better now.
+        if (trouble !== undefined && !lost) throw new Failure("DATABASE_UNAVAILABLE", { cause: error });
         // Where a connection was lost, callers repeat what they don't know the outcome of.
         if (lost || isTaken(error, state)) this.#toProbe = PROBED_AFTER_REPEAT;
         if (state === LOCK_NOT_AVAILABLE && mode === "wait") {

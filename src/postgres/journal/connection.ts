@@ -2,9 +2,11 @@
 // server in one round trip, which Slonik can't. (On this machine's PostgreSQL, a lone deduction in two round trips takes 1.1 to 1.3 ms; the same
 // statements one by one, as Slonik sends them, take 1.9.)
 
-import pg from "pg";
+import type pg from "pg";
 import type { QuerySqlToken } from "slonik";
 import type { z } from "zod";
+import { connect, cut, type SessionSettings } from "../connect.ts";
+import { troubleOf } from "../errors.ts";
 import { parserOf } from "../parsers.ts";
 import type { Texts } from "../rows.ts";
 import { Pipeline, type Answer, type Prepared, type Step } from "./pipeline.ts";
@@ -41,20 +43,17 @@ export class JournalConnection {
   }
 
   /** Connects; throws `ConnectionLost` if that fails. */
-  static async open(url: string, connectTimeoutMs: number, name = "ledgerd journal"): Promise<JournalConnection> {
-    const client = new pg.Client({
-      connectionString: url,
-      application_name: name,
-      connectionTimeoutMillis: connectTimeoutMs,
-      keepAlive: true,
-    });
-    const connection = new JournalConnection(client);
+  static async open(
+    url: string,
+    settings: SessionSettings,
+    timeoutMs: number,
+    name = "ledgerd journal",
+  ): Promise<JournalConnection> {
     try {
-      await client.connect();
+      return new JournalConnection(await connect({ url, name, settings, timeoutMs, mustTakeWrites: true }));
     } catch (cause) {
       throw new ConnectionLost("PostgreSQL can't be reached", { cause });
     }
-    return connection;
   }
 
   /** Whether statements can still be sent. */
@@ -117,21 +116,18 @@ export class JournalConnection {
 
   /** The server, or the way to it, is stuck. */
   #giveUp(): void {
-    const { stream } = (this.#client as unknown as { connection: pg.Connection }).connection;
-    stream.destroy(new Error(`the statements took longer than ${PIPELINE_LIMIT_MS} ms`));
+    cut(this.#client, new Error(`the statements took longer than ${PIPELINE_LIMIT_MS} ms`));
   }
 
   #explain(error: unknown): unknown {
     // A session that does otherwise than it was asked is given up as well: it would go on so.
     const untrusted = error instanceof NotCommitted || error instanceof ConnectionLost;
-    // Class 08: the connection's own errors. 57P01 to 57P03: the server is going down, or not up yet. 25P03, 57P05:
-    // idle for too long. 25006: it is a replica; another connection may lead to the server that takes writes.
-    const state = error instanceof pg.DatabaseError ? (error.code ?? "") : "";
-    const broken = this.#lost !== undefined || /^(08...|57P0[1235]|25P03|25006)$/.test(state);
-    if (!untrusted && !broken) return error;
+    const state = troubleOf(error)?.session;
+    const broken = this.#lost !== undefined || state === "over";
+    if (!untrusted && !broken && state === undefined) return error;
     this.#lost ??= error instanceof Error ? error : new Error(String(error));
     this.close();
-    return untrusted ? error : new ConnectionLost("the connection broke", { cause: error });
+    return broken && !untrusted ? new ConnectionLost("the connection broke", { cause: error }) : error;
   }
 }
 

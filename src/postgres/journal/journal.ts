@@ -4,7 +4,7 @@ import type { DatabasePool } from "slonik";
 import type { Submission } from "../../domain/group.ts";
 import type { Outcome } from "../../domain/transaction.ts";
 import type { Durability } from "../durability.ts";
-import { RUNTIME_ROLE, withSession } from "../pool.ts";
+import { RUNTIME_ROLE } from "../pool.ts";
 import type { Rows } from "../rows.ts";
 import { Committer } from "./commit.ts";
 import { JournalConnection } from "./connection.ts";
@@ -59,7 +59,6 @@ const session = {
   enable_seqscan: "off",
   enable_hashjoin: "off",
   enable_mergejoin: "off",
-  jit: "off",
 };
 
 /** Whether a preview tells of what was done, rather than what would be. */
@@ -67,9 +66,9 @@ const isTold = (outcome: Outcome): boolean => outcome.kind === "refused" || outc
 
 /** Opens a journal. Its connections are opened when they are first needed. */
 export function openJournal(options: JournalOptions, pool: DatabasePool): Journal {
-  const { rows, connectTimeoutMs, durability, onCommit } = options;
-  const url = withSession(options.url, session);
-  const committers = Array.from({ length: options.lanes }, () => new Committer(() => JournalConnection.open(url, connectTimeoutMs), rows));
+  const { url, rows, connectTimeoutMs, durability, onCommit } = options;
+  const open = () => JournalConnection.open(url, session, connectTimeoutMs);
+  const committers = Array.from({ length: options.lanes }, () => new Committer(open, rows));
   const waking = committers.map((committer) => ({
     commit: async (...group: Parameters<GroupCommitter["commit"]>) => {
       await committer.commit(...group);

@@ -3,10 +3,10 @@
 // Statements by Slonik's tag, run by pg, as in the journal, and for the same reason, figures: a row of the log as an array of texts takes a third of
 // the time that it takes through Slonik, as an object that zod checks. What the rows hold is checked one by one afterwards: that is the point.
 
-import pg from "pg";
+import type pg from "pg";
 import type { QuerySqlToken } from "slonik";
 import { Failure } from "../../domain/failure.ts";
-import { withSession } from "../pool.ts";
+import { connect } from "../connect.ts";
 
 /** A row's columns, in the order in which they were asked for. */
 export type Fields = readonly (string | null)[];
@@ -27,7 +27,6 @@ const settings = {
   enable_sort: "off",
   enable_hashjoin: "off",
   enable_mergejoin: "off",
-  jit: "off",
   max_parallel_workers_per_gather: 0,
 };
 
@@ -48,16 +47,16 @@ export class ProofSession {
     client.on("error", (error: Error) => (this.#lost = error));
   }
 
-  /** Connects; throws if that fails. */
-  static async open(url: string, connectTimeoutMs: number): Promise<ProofSession> {
-    const client = new pg.Client({
-      connectionString: withSession(url, { ...settings, application_name: "ledgerd verify" }),
-      connectionTimeoutMillis: connectTimeoutMs,
+  /** Connects, to work as this role, or as the login; throws if that fails. */
+  static async open(url: string, connectTimeoutMs: number, role?: string): Promise<ProofSession> {
+    const client = await connect({
+      url,
+      name: "ledgerd verify",
+      timeoutMs: connectTimeoutMs,
+      settings: { ...settings, ...(role === undefined ? {} : { role }) },
       types: { getTypeParser: () => asText },
     });
-    const session = new ProofSession(client);
-    await client.connect();
-    return session;
+    return new ProofSession(client);
   }
 
   /** Reads in one snapshot: everything is as of one moment. Whoever asks while another one is read waits for its end. */
