@@ -8,30 +8,40 @@ import type { Tasks } from "./load/main.ts";
 import type { Load, Window } from "./load/meter.ts";
 import { checkLog, takenIn, type Taken } from "./log.ts";
 
+/** A database, and the process of its server. */
+export interface Server {
+  readonly url: string;
+  readonly postmaster: number;
+}
+
 /** A ledgerd that serves. */
 export class Ledger {
   readonly address: string;
+  /** Of its PostgreSQL. */
+  readonly postmaster: number;
   readonly #url: string;
   readonly #child: ChildProcess;
   readonly #before: Taken;
   #applied = 0n;
   #failed = 0n;
 
-  private constructor(url: string, address: string, child: ChildProcess, before: Taken) {
+  private constructor({ url, postmaster }: Server, address: string, child: ChildProcess, before: Taken) {
     this.#url = url;
+    this.postmaster = postmaster;
     this.address = address;
     this.#child = child;
     this.#before = before;
   }
 
   /** Starts it on a database, with so many workers; undefined: as many as it itself wants. */
-  static async start(url: string, workers: number | undefined): Promise<Ledger> {
+  static async start(server: Server, workers: number | undefined): Promise<Ledger> {
+    const { url } = server;
     const before = await takenIn(url);
     const { LEDGERD_WORKERS: _, ...inherited } = process.env;
     const ours = { DATABASE_URL: url, LEDGERD_GRPC_ADDR: "127.0.0.1:0", LEDGERD_HTTP_ADDR: "127.0.0.1:0", LEDGERD_LOG_LEVEL: "error" };
     const env = { ...inherited, ...ours, ...(workers === undefined ? {} : { LEDGERD_WORKERS: String(workers) }) };
     const child = spawn(process.execPath, [path.resolve(import.meta.dirname, "../src/main.ts")], { env, stdio: ["ignore", "pipe", "inherit"] });
-    return new Ledger(url, await addressOf(child), child, before);
+    return new Ledger(server, await addressOf(child), child, before);
   }
 
   /** The process, or the first of its processes. */

@@ -34,7 +34,8 @@ export async function measure(stage: Stage, lineups: readonly Lineup[], window: 
 
 async function sampleOf(stage: Stage, { measure: run, ledger }: Contender, window: Window): Promise<Sample> {
   const service = ledger?.pid;
-  const before = { service: service === undefined ? undefined : cpuOf(service), postgres: cpuOf(stage.postmaster) };
+  const postmaster = ledger?.postmaster ?? stage.postmaster;
+  const before = { service: service === undefined ? undefined : cpuOf(service), postgres: cpuOf(postmaster) };
   const load = await run(window);
   const used = (pid: number, from: number | undefined): number | undefined => {
     const to = cpuOf(pid);
@@ -45,7 +46,7 @@ async function sampleOf(stage: Stage, { measure: run, ledger }: Contender, windo
     cpuPerOperation: {
       caller: (load.cpuMs * 1000) / load.operations,
       service: service === undefined ? undefined : used(service, before.service),
-      postgres: used(stage.postmaster, before.postgres),
+      postgres: used(postmaster, before.postgres),
     },
     callerCores: load.cpuMs / load.tookMs,
   };

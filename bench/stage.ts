@@ -8,7 +8,7 @@ import pg from "pg";
 import { startEmbedded } from "../src/postgres/embedded.ts";
 import { migrate } from "../src/postgres/migrate.ts";
 import { databaseAt, inSession } from "./database.ts";
-import { Ledger } from "./ledger.ts";
+import { Ledger, type Server } from "./ledger.ts";
 import { LoadProcess } from "./load-process.ts";
 import type { Options } from "./options.ts";
 
@@ -23,6 +23,9 @@ const WARM_UP = { unary: { warmUpMs: 0, measuredMs: 3000 }, bulk: { warmUpMs: 0,
 
 /** What PostgreSQL is told beside its defaults. */
 const SETTINGS = { max_connections: "300" };
+
+/** Where the embedded server's settings are not PostgreSQL's own, those: of PostgreSQL 18, as initdb writes them. */
+const STOCK = { shared_buffers: "128MB", max_wal_size: "1GB" };
 
 /** What the result names of PostgreSQL's settings. */
 const NAMED_SETTINGS = ["server_version", "fsync", "synchronous_commit", "full_page_writes", "shared_buffers", "max_wal_size", "wal_compression", "max_connections"];
@@ -39,6 +42,8 @@ export class Stage {
   readonly #admin: pg.Client;
   readonly #shared = new Map<string, Promise<unknown>>();
   readonly #ledgers: Ledger[] = [];
+  /** Further servers. */
+  readonly #more = new AsyncDisposableStack();
 
   private constructor(options: Options, say: (message: string) => void, url: string, admin: pg.Client, postmaster: number) {
     this.options = options;
@@ -61,16 +66,13 @@ export class Stage {
 
   static async #use<T>(options: Options, say: (message: string) => void, work: (stage: Stage) => Promise<T>): Promise<T> {
     await using opened = new AsyncDisposableStack();
-    const folder = mkdtempSync(path.join(tmpdir(), "ledgerd-bench-"));
-    opened.defer(() => rmSync(folder, { recursive: true, force: true }));
-    chmodSync(folder, 0o755);
-    const server = await startEmbedded({ folder, settings: SETTINGS, log: say });
-    opened.defer(() => server.stop());
+    const server = await startServer(opened, SETTINGS, say);
     const admin = new pg.Client({ connectionString: databaseAt(server.url, "postgres") });
     admin.on("error", () => undefined);
     await admin.connect();
     opened.defer(() => admin.end());
-    const stage = new Stage(options, say, server.url, admin, Number.parseInt(readFileSync(path.join(folder, "data/postmaster.pid"), "utf8"), 10));
+    const stage = new Stage(options, say, server.url, admin, server.postmaster);
+    opened.use(stage.#more);
     opened.defer(() => stage.#close());
     return await work(stage);
   }
@@ -84,21 +86,33 @@ export class Stage {
 
   /** The ledger of all workloads that don't need one of their own. */
   ledger(): Promise<Ledger> {
-    return this.shared("ledger", async () => {
-      const ledger = await this.openLedger(await this.ledgerDatabase("ledger"));
-      this.say("warming it up");
-      const { address } = ledger;
-      const { users } = this.options;
-      await ledger.takeFrom(this.caller, "unary", { address, method: "Deduct", inFlight: 256, users }, WARM_UP.unary);
-      await ledger.takeFrom(this.caller, "stream", { address, streams: 4, perMessage: 1, unanswered: 500, users }, WARM_UP.bulk);
-      await ledger.takeFrom(this.caller, "batch", { address, inFlight: 8, size: 500, users }, WARM_UP.bulk);
-      return ledger;
+    return this.shared("ledger", async () => this.#warmedUp(await this.openLedger(await this.ledgerDatabase("ledger"))));
+  }
+
+  /** The same on a server with the settings that PostgreSQL is shipped with. */
+  stockLedger(): Promise<Ledger> {
+    return this.shared("stock ledger", async () => {
+      this.say(`loading ${this.options.users} accounts into a stock PostgreSQL`);
+      const { url, postmaster } = await startServer(this.#more, { ...SETTINGS, ...STOCK }, this.say);
+      await migrate(url);
+      await giveMoney(url, this.options.users);
+      return this.#warmedUp(await this.openLedger(url, postmaster));
     });
   }
 
+  async #warmedUp(ledger: Ledger): Promise<Ledger> {
+    this.say("warming it up");
+    const { address } = ledger;
+    const { users } = this.options;
+    await ledger.takeFrom(this.caller, "unary", { address, method: "Deduct", inFlight: 256, users }, WARM_UP.unary);
+    await ledger.takeFrom(this.caller, "stream", { address, streams: 4, perMessage: 1, unanswered: 500, users }, WARM_UP.bulk);
+    await ledger.takeFrom(this.caller, "batch", { address, inFlight: 8, size: 500, users }, WARM_UP.bulk);
+    return ledger;
+  }
+
   /** Serves a database until the end, when its log is checked. */
-  async openLedger(url: string): Promise<Ledger> {
-    const ledger = await Ledger.start(url, this.options.workers);
+  async openLedger(url: string, postmaster = this.postmaster): Promise<Ledger> {
+    const ledger = await Ledger.start({ url, postmaster }, this.options.workers);
     this.#ledgers.push(ledger);
     return ledger;
   }
@@ -149,6 +163,21 @@ export class Stage {
   async #close(): Promise<void> {
     await Promise.all([this.caller.stop(), this.rival.stop(), ...this.#ledgers.map((ledger) => ledger.stop())]);
   }
+}
+
+/** A server in a folder of its own, until the end. */
+async function startServer(
+  opened: AsyncDisposableStack,
+  settings: Readonly<Record<string, string>>,
+  log: (message: string) => void,
+): Promise<Server> {
+  const folder = mkdtempSync(path.join(tmpdir(), "ledgerd-bench-"));
+  opened.defer(() => rmSync(folder, { recursive: true, force: true }));
+  chmodSync(folder, 0o755);
+  const server = await startEmbedded({ folder, settings, log });
+  opened.defer(() => server.stop());
+  const postmaster = Number.parseInt(readFileSync(path.join(folder, "data/postmaster.pid"), "utf8"), 10);
+  return { url: server.url, postmaster };
 }
 
 /** Throws when a signal asks to stop: PostgreSQL runs apart from the terminal, and would go on. */

@@ -10,10 +10,11 @@ import { memory } from "./memory.ts";
 import { openLoop } from "./open-loop.ts";
 import { read } from "./read.ts";
 import { rebuild } from "./rebuild.ts";
+import { stock } from "./stock.ts";
 import { stream, streamHot } from "./stream.ts";
 import { unary, unaryHot } from "./unary.ts";
 
-export const workloads: readonly Workload[] = [unary, unaryHot, lone, stream, streamHot, batch, batchHot, read, jobs, feed, history, openLoop, memory, rebuild];
+export const workloads: readonly Workload[] = [unary, unaryHot, lone, stream, streamHot, batch, batchHot, read, jobs, feed, history, openLoop, memory, rebuild, stock];
 
 /** How many of them `--quick` measures. */
 export const QUICK = 8;

@@ -1,5 +1,6 @@
 // unary, unary_hot: 256 concurrent Deducts, against the seed's five statements under pgbench.
 
+import type { Ledger } from "../ledger.ts";
 import type { Stage } from "../stage.ts";
 import { rateRatio, type Contender, type Lineup, type Workload } from "../workload.ts";
 import { seedUnderPgbench } from "./seed.ts";
@@ -31,7 +32,12 @@ async function prepare(stage: Stage, users: number): Promise<Lineup> {
 
 /** Unary Deducts, as many at a time as this workload has. */
 export async function deductsOneByOne(stage: Stage, users: number): Promise<Contender> {
-  const ledger = await stage.ledger();
+  return deductsOn(stage, await stage.ledger(), "ledgerd", users);
+}
+
+/** The same on any ledger. */
+export function deductsOn(stage: Stage, ledger: Ledger, name: string, users: number): Contender {
   const task = { address: ledger.address, method: "Deduct", inFlight: IN_FLIGHT, users } as const;
-  return { title: `ledgerd, ${IN_FLIGHT} Deducts at a time`, ledger, measure: (window) => ledger.takeFrom(stage.caller, "unary", task, window) };
+  const measure: Contender["measure"] = (window) => ledger.takeFrom(stage.caller, "unary", task, window);
+  return { title: `${name}, ${IN_FLIGHT} Deducts at a time`, ledger, measure };
 }
