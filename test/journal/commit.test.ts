@@ -136,6 +136,36 @@ test("a refund of what was lost meanwhile is refused, though it was there when i
   expect(isLost).toBe(true);
 });
 
+describe("GetOutcome, when the connection breaks on which it waits for durability", () => {
+  const isWait = (message: Message): boolean =>
+    textOf(message)?.includes("pg_logical_emit_message(true, 'ledgerd', 'read')") === true;
+
+  /** Asks what became of a write that was applied, and cuts the first waits, so many; answers how that failed, if so. */
+  async function askWith(breaks: number): Promise<{ readonly reason: string; readonly cuts: number }> {
+    await using database = await createDatabase();
+    await using proxy = await startWireProxy(database.url, "all");
+    await using service = await serve(proxy.url);
+    const request = newTopUp();
+    const { transaction } = await service.ledger.topUp(request);
+    let cuts = 0;
+    proxy.tamper({ client: (message) => (cuts < breaks && isWait(message) ? ((cuts += 1), "cut") : message) });
+    const outcome = service.ledger.getOutcome(request, patient);
+    const reason = await outcome.then(
+      ({ transactions }) => (expect(transactions).toEqual([transaction]), ""),
+      async () => (await failureOf(outcome)).reason,
+    );
+    return { reason, cuts };
+  }
+
+  test("once, waits again on another one, and answers", async () => {
+    expect(await askWith(1)).toEqual({ reason: "", cuts: 1 });
+  });
+
+  test("and the next one, too, says that the database is unavailable", async () => {
+    expect(await askWith(2)).toEqual({ reason: "DATABASE_UNAVAILABLE", cuts: 2 });
+  });
+});
+
 describe("a server that waits for a standby at each commit, and has none", () => {
   let server: OwnPostgres;
 
