@@ -9,7 +9,7 @@ import { checkDatabase } from "../harness/inspect.ts";
 import { startPostgres, type OwnPostgres } from "../harness/postgres.ts";
 import { failureOf, newKey, serve, type TestService } from "../harness/service.ts";
 import { until } from "../harness/until.ts";
-import { startWireProxy, tagOf, textOf, withText, type Message, type WireProxy } from "../harness/wire-proxy.ts";
+import { startWireProxy, tagOf, textOf, withText, type Message, type Verdict, type WireProxy } from "../harness/wire-proxy.ts";
 
 const rub = (amount: string) => ({ currency: "RUB", amount });
 const patient = { timeoutMs: 60_000 };
@@ -136,33 +136,42 @@ test("a refund of what was lost meanwhile is refused, though it was there when i
   expect(isLost).toBe(true);
 });
 
-describe("GetOutcome, when the connection breaks on which it waits for durability", () => {
+describe("GetOutcome, where its wait for durability", () => {
+  const cut = (): Verdict => "cut";
+  const spoil = (message: Message): Verdict => withText(message, () => "SELECT 1 / 0");
   const isWait = (message: Message): boolean =>
     textOf(message)?.includes("pg_logical_emit_message(true, 'ledgerd', 'read')") === true;
 
-  /** Asks what became of a write that was applied, and cuts the first waits, so many; answers how that failed, if so. */
-  async function askWith(breaks: number): Promise<{ readonly reason: string; readonly cuts: number }> {
+  /** Asks twice what became of a write that was applied, and does this to the first waits, so many. */
+  async function askTwice(tamper: (wait: Message) => Verdict, times: number): Promise<readonly string[]> {
     await using database = await createDatabase();
     await using proxy = await startWireProxy(database.url, "all");
     await using service = await serve(proxy.url);
     const request = newTopUp();
-    const { transaction } = await service.ledger.topUp(request);
-    let cuts = 0;
-    proxy.tamper({ client: (message) => (cuts < breaks && isWait(message) ? ((cuts += 1), "cut") : message) });
-    const outcome = service.ledger.getOutcome(request, patient);
-    const reason = await outcome.then(
-      ({ transactions }) => (expect(transactions).toEqual([transaction]), ""),
-      async () => (await failureOf(outcome)).reason,
-    );
-    return { reason, cuts };
+    await service.ledger.topUp(request);
+    let tampered = 0;
+    const client = (message: Message): Verdict =>
+      tampered < times && isWait(message) ? ((tampered += 1), tamper(message)) : message;
+    proxy.tamper({ client });
+    const ask = async (): Promise<string> => {
+      const outcome = service.ledger.getOutcome(request, patient);
+      return outcome.then(() => "told", async () => (await failureOf(outcome)).reason);
+    };
+    const answers = [await ask(), await ask()];
+    expect(tampered).toBe(times);
+    return answers;
   }
 
-  test("once, waits again on another one, and answers", async () => {
-    expect(await askWith(1)).toEqual({ reason: "", cuts: 1 });
+  test("breaks once, waits again on another connection, and answers", async () => {
+    expect(await askTwice(cut, 1)).toEqual(["told", "told"]);
   });
 
-  test("and the next one, too, says that the database is unavailable", async () => {
-    expect(await askWith(2)).toEqual({ reason: "DATABASE_UNAVAILABLE", cuts: 2 });
+  test("breaks again, says that the database is unavailable", async () => {
+    expect(await askTwice(cut, 2)).toEqual(["DATABASE_UNAVAILABLE", "told"]);
+  });
+
+  test("fails in the database, leaves nothing of that to the next one", async () => {
+    expect(await askTwice(spoil, 1)).toEqual(["INTERNAL", "told"]);
   });
 });
 
