@@ -276,7 +276,7 @@ describe("AdminService", () => {
   });
 });
 
-/** A range of a statement's rows, and what is left of it behind a page, as its token has them: here they are the same. */
+/** A range of a statement's rows, and what is left of it behind a page, as its token has them: here the same. */
 const twice = (...range: readonly string[]): readonly string[] => [...range, ...range];
 
 test.each([

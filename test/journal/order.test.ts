@@ -190,10 +190,12 @@ describe.concurrent("the writes of a batch or stream", () => {
       await database.query("ALTER TABLE ledgerd.transactions ADD CONSTRAINT no_poison CHECK (description IS DISTINCT FROM 'poison')");
       // All that a stream takes before it has told of the first ones, some of it long, and counted as several writes.
       const metadata = Object.fromEntries(Array.from({ length: 16 }, (_, index) => [`${index}`, "x".repeat(512)]));
-      const long: OneWrite = { case: "topUp", value: { userId: D, amount: rub("1"), metadata, idempotencyKey: newKey() } };
+      const value = { userId: D, amount: rub("1"), metadata, idempotencyKey: newKey() };
       const others = Array.from({ length: 997 }, () => topUp(D));
-      const results = await short("stream", service, [topUp(A, "5", "poison"), long, ...others, deduct(A, "3")]);
-      expect([results[0], results.at(-2), results.at(-1)]).toEqual(["INTERNAL", `${D} has 999.00, 0.00 held, at 999`, "NOT_TRIED"]);
+      const writes: OneWrite[] = [topUp(A, "5", "poison"), { case: "topUp", value }, ...others, deduct(A, "3")];
+      const results = await short("stream", service, writes);
+      const told = ["INTERNAL", `${D} has 999.00, 0.00 held, at 999`, "NOT_TRIED"];
+      expect([results[0], ...results.slice(-2)]).toEqual(told);
     });
   });
 
