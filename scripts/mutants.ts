@@ -3,14 +3,14 @@
 //   node scripts/mutants.ts lock queue   those whose names contain one of these words
 
 import { execFile } from "node:child_process";
-import { cpSync, existsSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { cpSync, existsSync, mkdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { promisify } from "node:util";
 import { z } from "zod";
 
 /** A change that must not go unnoticed. */
-interface Mutant {
+export interface Mutant {
   readonly name: string;
   /** The file, the text that occurs in it exactly once, and what takes its place. */
   readonly change: readonly [file: string, text: string, instead: string];
@@ -46,7 +46,7 @@ const readTests = "test/concurrency/reads.test.ts";
 const streamTests = "test/contract/stream-writes.test.ts";
 const stopped = "is its reader's: while nothing is read, writing stops, 100 to a message, and goes on when it is";
 
-const mutants: readonly Mutant[] = [
+export const mutants: readonly Mutant[] = [
   {
     name: "later writes of a group not held back by one whose account is locked",
     change: [lock, "const isBehind = users.some((user) => waiting.has(user));", "const isBehind = false;"],
@@ -229,7 +229,7 @@ const mutants: readonly Mutant[] = [
   },
   {
     name: "failed groups not halved",
-    change: [commit, "cause instanceof Failure || submissions.length === 1", "true"],
+    change: [commit, "cause instanceof Failure || group.length === 1", "true"],
     killer: [groupTests, "with one poison command fails only that one of its 100"],
   },
   {
@@ -244,7 +244,7 @@ const mutants: readonly Mutant[] = [
   },
   {
     name: "deadlines don't end in the queue",
-    change: [lanes, "({ deadline }) => deadline <= now", "() => false"],
+    change: [lanes, "waiting.deadline <= now", "false"],
     killer: [groupTests, "drops a call whose deadline passes in it, untried"],
   },
   {
@@ -328,9 +328,7 @@ const root = path.resolve(import.meta.dirname, "..");
 const copied = ["src", "test", "migrations", "proto", "package.json", "tsconfig.json", "vitest.config.ts"];
 const RUN_LIMIT_MS = 300_000;
 
-const words = process.argv.slice(2);
-const chosen = mutants.filter(({ name }) => words.length === 0 || words.some((word) => name.includes(word)));
-const copy = mkdtempSync(path.join(tmpdir(), "ledgerd-mutants-"));
+const copy = path.join(tmpdir(), `ledgerd-mutants-${process.pid}`);
 
 const reportSchema = z.object({
   testResults: z.array(z.object({ assertionResults: z.array(z.object({ title: z.string(), status: z.string() })) })),
@@ -338,11 +336,13 @@ const reportSchema = z.object({
 
 type TestResult = z.infer<typeof reportSchema>["testResults"][number]["assertionResults"][number];
 
-/** Whether all mutants were killed. */
-async function main(): Promise<boolean> {
+/** Whether all mutants were killed whose names contain one of these words, or all if there are none. */
+async function main(words: readonly string[]): Promise<boolean> {
+  const chosen = mutants.filter(({ name }) => words.length === 0 || words.some((word) => name.includes(word)));
+  const misfits = chosen.flatMap(misfitOf);
+  if (misfits.length > 0) throw new Error(misfits.join("; "));
   for (const name of copied) cpSync(path.join(root, name), path.join(copy, name), { recursive: true });
   symlinkSync(path.join(root, "node_modules"), path.join(copy, "node_modules"));
-  for (const mutant of chosen) assertFits(mutant);
   const files = [...new Set(chosen.map(({ killer: [file] }) => file))];
   const broken = (await run(files)).filter(({ status }) => status !== "passed");
   const missing = chosen.length === 0 ? ["there is no such mutant"] : broken.map(({ title, status }) => `${status} without any mutant: ${title}`);
@@ -362,9 +362,10 @@ async function main(): Promise<boolean> {
   return survivors === 0;
 }
 
-function assertFits({ name, change: [file, text] }: Mutant): void {
-  const found = readFileSync(path.join(copy, file), "utf8").split(text).length - 1;
-  if (found !== 1) throw new Error(`the mutant "${name}" doesn't fit: ${file} has its text ${found} times`);
+/** Why a mutant can't be put into the tree, if it can't. */
+export function misfitOf({ name, change: [file, text] }: Mutant): readonly string[] {
+  const found = readFileSync(path.join(root, file), "utf8").split(text).length - 1;
+  return found === 1 ? [] : [`the mutant "${name}" doesn't fit: ${file} has its text ${found} times`];
 }
 
 /** What became of a mutant's killer while the mutant was in the tree. */
@@ -398,8 +399,11 @@ function print(...lines: readonly string[]): void {
   for (const line of lines) process.stdout.write(`${line}\n`);
 }
 
-try {
-  process.exitCode = (await main()) ? 0 : 1;
-} finally {
-  rmSync(copy, { recursive: true });
+if (import.meta.main) {
+  mkdirSync(copy);
+  try {
+    process.exitCode = (await main(process.argv.slice(2))) ? 0 : 1;
+  } finally {
+    rmSync(copy, { recursive: true });
+  }
 }

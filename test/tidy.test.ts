@@ -4,6 +4,7 @@ import { readdirSync, readFileSync } from "node:fs";
 import path from "node:path";
 import { parseSync, visitorKeys, type Node } from "oxc-parser";
 import { describe, expect, test } from "vitest";
+import { misfitOf, mutants } from "../scripts/mutants.ts";
 
 const root = path.resolve(import.meta.dirname, "..");
 
@@ -152,6 +153,10 @@ describe("every file", () => {
 
 test("only config.ts reads the environment of the service", () => {
   expect(ours.filter(({ file, text }) => file !== "src/config.ts" && text.includes("process.env")).map(({ file }) => file)).toEqual([]);
+});
+
+test("every mutant can be put into the tree: the text it changes is there, once", () => {
+  expect(mutants.flatMap(misfitOf)).toEqual([]);
 });
 
 /** The body of a `describe`: a heading rather than a function. */

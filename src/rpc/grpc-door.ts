@@ -51,7 +51,7 @@ export interface GrpcDoorOptions extends CallOptions {
  *
  * Honest callers cancel: all that they have asked for, when the database stands still. By Node's own bounds (1000
  * cancelled calls, then 33 a second) the connection ends then, with all other calls on it. A cancelled call costs us
- * what an answered one does, 30 to 60 µs of CPU, so that cancelling gains an attacker nothing over asking: ours are
+ * what an answered one does, 30 to 110 µs of CPU, so that cancelling gains an attacker nothing over asking: ours are
  * 100,000 at once, and then about as many a second as a process can serve.
  *
  * Calls that came and were cancelled within one turn of the event loop still count as calls at a time. One too many is

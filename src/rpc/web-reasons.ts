@@ -50,7 +50,7 @@ function reasonOf(error: ConnectError, messageLimit: number): ConnectError | und
 
 /** Whether the router says that it couldn't read a request: some of its codes are those of a server's own mistakes. */
 function isUnreadable(code: Code, message: string): boolean {
-  const unreadable = /^(parse binary|decompression failed|unknown compression|protocol error)/;
+  const unreadable = /^(parse binary|decompression failed|received compressed envelope)/;
   return code === Code.InvalidArgument || code === Code.Unimplemented || unreadable.test(message);
 }
 

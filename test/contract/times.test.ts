@@ -2,7 +2,7 @@
 // and by both doors.
 
 import type { DescMessage } from "@bufbuild/protobuf";
-import type { Duration, Timestamp } from "@bufbuild/protobuf/wkt";
+import type { Timestamp } from "@bufbuild/protobuf/wkt";
 import type { Transport } from "@connectrpc/connect";
 import { createConnectTransport, createGrpcTransport } from "@connectrpc/connect-node";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -11,6 +11,7 @@ import { ErrorReasonSchema } from "../../src/gen/ledger/v1/errors_pb.ts";
 import { JobService, type Job } from "../../src/gen/ledger/v1/job_service_pb.ts";
 import { LedgerService } from "../../src/gen/ledger/v1/ledger_service_pb.ts";
 import { LockService } from "../../src/gen/ledger/v1/lock_service_pb.ts";
+import { boundaryTimes, time, YEAR_1 } from "../harness/boundary-times.ts";
 import { createDatabase, type TestDatabase } from "../harness/database.ts";
 import { clientsOver, failureOf, newKey, serve, type Clients, type TestService } from "../harness/service.ts";
 import { nameOf, requestWith, timeFieldsOf, type Message, type TimeField } from "../harness/time-fields.ts";
@@ -61,84 +62,6 @@ const bases: Readonly<Record<string, () => Message>> = {
 function basis({ typeName }: DescMessage): Message {
   return bases[typeName]?.() ?? expect.unreachable(`${typeName} leads to a time: say above what else it needs`);
 }
-
-const time = (seconds: bigint, nanos = 0): Timestamp => ({ $typeName: "google.protobuf.Timestamp", seconds, nanos });
-const span = (seconds: bigint, nanos = 0): Duration => ({ $typeName: "google.protobuf.Duration", seconds, nanos });
-
-const MAX_INT64 = 2n ** 63n - 1n;
-const MIN_INT64 = -(2n ** 63n);
-const YEAR_1 = -62_135_596_800n;
-const LAST_OF_9999 = 253_402_300_799n;
-const LONGEST = 315_576_000_000n;
-const values = {
-  Timestamp: {
-    right: [
-      time(YEAR_1),
-      time(YEAR_1, 1),
-      time(YEAR_1 + 1n, 999_999_999),
-      time(-2n, 500_000_000),
-      time(-1n, 999_999_999),
-      time(-1n, 999_999),
-      time(-1n),
-      time(0n),
-      time(0n, 1),
-      time(0n, 999_999_999),
-      time(1n),
-      time(1_700_000_000n, 123_456_789),
-      time(2n ** 33n),
-      time(LAST_OF_9999),
-      time(LAST_OF_9999, 999_999_999),
-    ],
-    wrong: [
-      time(YEAR_1 - 1n),
-      time(YEAR_1 - 1n, 999_999_999),
-      time(LAST_OF_9999 + 1n),
-      time(MIN_INT64),
-      time(MAX_INT64),
-      time(0n, -1),
-      time(0n, 1_000_000_000),
-      time(-2n, -500_000_000),
-      time(0n, 2 ** 31 - 1),
-      time(0n, -(2 ** 31)),
-    ],
-  },
-  Duration: {
-    right: [
-      span(0n),
-      span(0n, 1),
-      span(0n, 999),
-      span(0n, 1000),
-      span(0n, 1_500_000),
-      span(1n),
-      span(1n, 1),
-      span(1n, 500_000_000),
-      span(30n),
-      span(30n, 1),
-      span(3600n),
-      span(3600n, 1),
-      span(7_776_000n),
-      span(7_776_000n, 1),
-      span(0n, -1),
-      span(-1n),
-      span(-1n, -500_000_000),
-      span(LONGEST),
-      span(-LONGEST),
-    ],
-    wrong: [
-      span(1n, -500_000_000),
-      span(-1n, 500_000_000),
-      span(1n, -1),
-      span(0n, 1_000_000_000),
-      span(0n, -1_000_000_000),
-      span(1n, 2 ** 31 - 1),
-      span(-1n, -(2 ** 31)),
-      span(LONGEST + 1n),
-      span(-LONGEST - 1n),
-      span(MAX_INT64),
-      span(MIN_INT64),
-    ],
-  },
-};
 
 /** What a call was answered: a reason, and what is said with it; of one that succeeded neither. */
 interface Answered {
@@ -203,7 +126,7 @@ describe.each(fields.map((field) => ({ name: `${field.method.name}.${nameOf(fiel
     }) as Answered;
 
     test("takes what is right, or refuses it by its name, alike by each door", async () => {
-      for (const value of values[field.kind].right) {
+      for (const value of boundaryTimes[field.kind].right) {
         const calls = doorsOf(field).map(async (door) => answered(door, field, requestWith(field, value, basis)));
         const [first, ...others] = await Promise.all(calls);
         const about = `${value.seconds} s ${value.nanos} ns`;
@@ -214,7 +137,7 @@ describe.each(fields.map((field) => ({ name: `${field.method.name}.${nameOf(fiel
     });
 
     test("refuses by its name what is neither a time nor a duration", async () => {
-      for (const value of values[field.kind].wrong) {
+      for (const value of boundaryTimes[field.kind].wrong) {
         // JSON has no way to write these.
         for (const door of doorsOf(field).filter((name) => name !== "Connect with JSON")) {
           expect(
@@ -229,7 +152,7 @@ describe.each(fields.map((field) => ({ name: `${field.method.name}.${nameOf(fiel
 
 test("a job's time comes back as it was sent, to the microsecond, in lists and to whoever claims it", async () => {
   const sent: Timestamp[] = [];
-  for (const runTime of values.Timestamp.right) {
+  for (const runTime of boundaryTimes.Timestamp.right) {
     const { job } = await service.jobs.createJob({
       userId: 2n,
       modelId: "times",

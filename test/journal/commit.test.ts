@@ -9,7 +9,7 @@ import { checkDatabase } from "../harness/inspect.ts";
 import { startPostgres, type OwnPostgres } from "../harness/postgres.ts";
 import { failureOf, newKey, serve, type TestService } from "../harness/service.ts";
 import { until } from "../harness/until.ts";
-import { startWireProxy, tagOf, textOf, withText, type Message, type WireProxy } from "../harness/wire-proxy.ts";
+import { startWireProxy, tagOf, textOf, withText, type Message, type Verdict, type WireProxy } from "../harness/wire-proxy.ts";
 
 const rub = (amount: string) => ({ currency: "RUB", amount });
 const patient = { timeoutMs: 60_000 };
@@ -134,6 +134,45 @@ test("a refund of what was lost meanwhile is refused, though it was there when i
   const refund = service.ledger.refund({ userId, transactionId, idempotencyKey: newKey() }, patient);
   expect(await failureOf(refund)).toMatchObject({ code: Code.NotFound, reason: "TRANSACTION_NOT_FOUND" });
   expect(isLost).toBe(true);
+});
+
+describe("GetOutcome, where its wait for durability", () => {
+  const cut = (): Verdict => "cut";
+  const spoil = (message: Message): Verdict => withText(message, () => "SELECT 1 / 0");
+  const isWait = (message: Message): boolean =>
+    textOf(message)?.includes("pg_logical_emit_message(true, 'ledgerd', 'read')") === true;
+
+  /** Asks twice what became of a write that was applied, and does this to the first waits, so many. */
+  async function askTwice(tamper: (wait: Message) => Verdict, times: number): Promise<readonly string[]> {
+    await using database = await createDatabase();
+    await using proxy = await startWireProxy(database.url, "all");
+    await using service = await serve(proxy.url);
+    const request = newTopUp();
+    await service.ledger.topUp(request);
+    let tampered = 0;
+    const client = (message: Message): Verdict =>
+      tampered < times && isWait(message) ? ((tampered += 1), tamper(message)) : message;
+    proxy.tamper({ client });
+    const ask = async (): Promise<string> => {
+      const outcome = service.ledger.getOutcome(request, patient);
+      return outcome.then(() => "told", async () => (await failureOf(outcome)).reason);
+    };
+    const answers = [await ask(), await ask()];
+    expect(tampered).toBe(times);
+    return answers;
+  }
+
+  test("breaks once, waits again on another connection, and answers", async () => {
+    expect(await askTwice(cut, 1)).toEqual(["told", "told"]);
+  });
+
+  test("breaks again, says that the database is unavailable", async () => {
+    expect(await askTwice(cut, 2)).toEqual(["DATABASE_UNAVAILABLE", "told"]);
+  });
+
+  test("fails in the database, leaves nothing of that to the next one", async () => {
+    expect(await askTwice(spoil, 1)).toEqual(["INTERNAL", "told"]);
+  });
 });
 
 describe("a server that waits for a standby at each commit, and has none", () => {

@@ -63,8 +63,9 @@ export class Committer {
 
   /**
    * Commits a group, and answers each of its writes, by its place. Those that need an account which another session keeps locked, and those behind them that
-   * share one, don't hold up the answers of the others. They are tried again by themselves; what is locked then as well gets `TRANSACTION_CONFLICT`, and
-   * what was only behind that is tried once more, unless it comes from the same source.
+   * share a user with one, don't hold up the answers of the others. They are tried again by themselves; what is locked
+   * then as well gets `TRANSACTION_CONFLICT`, and what was only behind that is tried once more, unless it comes from
+   * the same source.
    */
   async commit(group: readonly Sourced[], answer: (answers: readonly (Committed | undefined)[]) => void): Promise<void> {
     const undecided = new Undecided();

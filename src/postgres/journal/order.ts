@@ -2,8 +2,9 @@
 //
 // A write can end without an outcome: another session keeps its account locked, its deadline passes, the connection breaks. A later one of the same
 // batch or stream that was decided nevertheless might be refused, for ever, for money that the first one brings when it is sent again. So what
-// shares a user with it isn't tried either, and the caller sends both again, in their order. By users rather than accounts, which aren't known of a
-// write that names a hold before that is read: a write in another currency is held back in vain, which costs its caller a retry.
+// shares a user with it isn't tried either, and the caller sends both again, in their order. By users rather than
+// accounts: idempotency keys and unique references are the user's, so that a write in another currency may depend on
+// it, too; and the account of a write that names a hold isn't known before that is read.
 
 import { usersOf, type Submission } from "../../domain/group.ts";
 
