@@ -209,7 +209,7 @@ export const mutants: readonly Mutant[] = [
   },
   {
     name: "a session that rolled back is kept",
-    change: [connection, "if (!untrusted && !broken) return error;", "if (!broken) return error;"],
+    change: [connection, "if (!untrusted && !broken && state === undefined)", "if (!broken && state === undefined)"],
     killer: [commitTests, "tries again by itself, on a new session, after one that rolled back"],
   },
   {
@@ -224,7 +224,7 @@ export const mutants: readonly Mutant[] = [
   },
   {
     name: "no new attempt on a new connection",
-    change: [commit, "const lost = error instanceof ConnectionLost;", "const lost = false;"],
+    change: [commit, "const lost = error instanceof ConnectionLost ||", "const lost = false &&"],
     killer: [commitTests, "tries again by itself when the connection breaks while the server answers the lock"],
   },
   {
