@@ -1,6 +1,7 @@
 // Sessions of the benchmark itself, beside what it measures.
 
 import pg from "pg";
+import { SERVING_LOGIN } from "../src/postgres/embedded-access.ts";
 
 /** Does some work in a session of its own. */
 export async function inSession<T>(url: string, work: (client: pg.Client) => Promise<T>): Promise<T> {
@@ -13,6 +14,11 @@ export async function inSession<T>(url: string, work: (client: pg.Client) => Pro
   } finally {
     await client.end();
   }
+}
+
+/** The same database by the login that serves. */
+export function servedAt(url: string): string {
+  return url.replace("//postgres@", `//${SERVING_LOGIN}@`);
 }
 
 /** The same server's other database. */

@@ -3,6 +3,7 @@
 import { spawn, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
 import path from "node:path";
+import { servedAt } from "./database.ts";
 import type { LoadProcess } from "./load-process.ts";
 import type { Tasks } from "./load/main.ts";
 import type { Load, Window } from "./load/meter.ts";
@@ -38,7 +39,7 @@ export class Ledger {
     const { url } = server;
     const before = await takenIn(url);
     const { LEDGERD_WORKERS: _, ...inherited } = process.env;
-    const ours = { DATABASE_URL: url, LEDGERD_GRPC_ADDR: "127.0.0.1:0", LEDGERD_HTTP_ADDR: "127.0.0.1:0", LEDGERD_LOG_LEVEL: "error" };
+    const ours = { DATABASE_URL: servedAt(url), LEDGERD_GRPC_ADDR: "127.0.0.1:0", LEDGERD_HTTP_ADDR: "127.0.0.1:0", LEDGERD_LOG_LEVEL: "error" };
     const env = { ...inherited, ...ours, ...(workers === undefined ? {} : { LEDGERD_WORKERS: String(workers) }) };
     const child = spawn(process.execPath, [path.resolve(import.meta.dirname, "../src/main.ts")], { env, stdio: ["ignore", "pipe", "inherit"] });
     return new Ledger(server, await addressOf(child), child, before);

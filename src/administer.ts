@@ -3,7 +3,7 @@
 import type { Logger } from "pino";
 import type { Line } from "./command-line.ts";
 import type { Config } from "./config.ts";
-import { applyMigrations, bringUpToDate, openDatabaseBeside, openLedger, type Database } from "./database.ts";
+import { applyMigrations, bringUpToDate, openDatabaseBeside, openLedger, type Database, type Login } from "./database.ts";
 import { complain, FAILED, print, sentenceOf, stopSignal } from "./exit.ts";
 import { runAdoption } from "./ops/adopt-command.ts";
 import { backUp } from "./ops/backup.ts";
@@ -37,7 +37,7 @@ export function administer(line: Line, config: Config, log: Logger): Promise<num
 }
 
 async function runMigrate({ plan, noBackup }: Line, config: Config, log: Logger): Promise<number> {
-  return withDatabase(config, log, plan ? "read" : "write", async ({ url }) => {
+  return withDatabase(config, log, plan ? "read" : "write", "owner", async ({ url }) => {
     if (!plan) {
       const applied = await applyMigrations(url, config, log, noBackup);
       return print(applied.length === 0 ? "the schema is up to date\n" : applied.map(({ name }) => `applied ${name}\n`).join(""));
@@ -53,7 +53,7 @@ async function runBackup({ to, keepDays }: Line, config: Config, log: Logger): P
   const folder = to ?? config.LEDGERD_BACKUP_DIR;
   if (folder === undefined) return complain(["say where the archive goes: `ledgerd backup --to DIR`, or LEDGERD_BACKUP_DIR", "see `ledgerd help`"]);
   const progress = new Progress("backup");
-  return withDatabase(config, log, "read", async ({ url }) => {
+  return withDatabase(config, log, "read", "serving", async ({ url }) => {
     const { file, manifest, removed } = await backUp({
       url,
       folder,
@@ -70,7 +70,7 @@ async function runBackup({ to, keepDays }: Line, config: Config, log: Logger): P
 
 async function runRestore({ from = "" }: Line, config: Config, log: Logger): Promise<number> {
   const progress = new Progress("restore");
-  return withDatabase(config, log, "write", async ({ url }) => {
+  return withDatabase(config, log, "write", "owner", async ({ url }) => {
     const { manifest, verification } = await restore({
       url,
       file: from,
@@ -94,9 +94,10 @@ async function withDatabase(
   config: Config,
   log: Logger,
   use: Use,
+  login: Login,
   work: (database: Database) => Promise<number>,
 ): Promise<number> {
-  const database = await openDatabaseBeside(config, log, use);
+  const database = await openDatabaseBeside(config, log, use, login);
   try {
     return await work(database);
   } finally {
@@ -107,7 +108,7 @@ async function withDatabase(
 /** Verifies or rebuilds. Their work fails by what they find, so what keeps it from being done is as a wrong command line. */
 async function runProof({ command, digest, writeDigest, trustLog }: Line, config: Config, log: Logger): Promise<number> {
   try {
-    await using ledger = await openLedger(config, log, command === "rebuild" ? "write" : "read");
+    await using ledger = await openLedger(config, log, command === "rebuild" ? "write" : "read", "serving");
     const { currencies, LEDGERD_CONNECT_TIMEOUT: connectTimeoutMs } = config;
     const options = { url: ledger.url, pool: ledger.pool, currencies, connectTimeoutMs, signal: stopSignal() };
     const progress = new Progress(command);
@@ -124,13 +125,13 @@ async function runAdopt({ adopt }: Line, config: Config, log: Logger): Promise<n
   const advice = "see that PostgreSQL runs there and that --from is right";
   await checkReachable({ url: adopt.from ?? "", use: "look", timeoutMs: connectTimeoutMs, advice });
   const openTarget = async () => {
-    const database = await openDatabaseBeside(config, log, "write");
+    const database = await openDatabaseBeside(config, log, "write", "owner");
     try {
-      await bringUpToDate(database.url, config, log);
+      await bringUpToDate(database, config, log);
     } finally {
       await database.close();
     }
-    return openLedger(config, log, "write");
+    return openLedger(config, log, "write", "owner");
   };
   const settings = { currencies, defaultCurrency, connectTimeoutMs, queryTimeoutMs, signal: stopSignal("run it again to go on") };
   await runAdoption(adopt, settings, openTarget, new Progress("adopt"));

@@ -106,11 +106,19 @@ const environment = z.object({
         "runs a PostgreSQL of its own",
     ),
   DATABASE_URL_FILE: z.string().optional().describe("A file that holds what `DATABASE_URL` would"),
+  LEDGERD_MIGRATION_URL: databaseUrl
+    .optional()
+    .describe(
+      "The same database by a login that may change the schema, for migrations, `restore` and `adopt` alone: " +
+        "[Logins](docs/connecting.md#logins). Without it these take the login of `DATABASE_URL`, and `serve` on an old schema " +
+        "refuses to start",
+    ),
+  LEDGERD_MIGRATION_URL_FILE: z.string().optional().describe("A file that holds what `LEDGERD_MIGRATION_URL` would"),
   PGPASSFILE: z
     .string()
     .optional()
     .describe(
-      "A file of passwords, as libpq has it, for a `DATABASE_URL` that has none and names no file. Without it: `.pgpass` " +
+      "A file of passwords, as libpq has it, for a URL that has none and names no file. Without it: `.pgpass` " +
         "in the home folder",
     ),
   LEDGERD_DATA_DIR: z
@@ -156,7 +164,10 @@ const environment = z.object({
   LEDGERD_MIGRATE: z
     .enum(["auto", "never"], "must be auto or never")
     .prefault("auto")
-    .describe("Whether `serve` brings the schema up to date at start, which takes a role that may; with `never` it refuses to start on an old schema"),
+    .describe(
+      "Whether `serve` brings the schema up to date at start, by `LEDGERD_MIGRATION_URL`; with `never` it refuses to start " +
+        "on an old schema",
+    ),
   LEDGERD_BACKUP_DIR: z
     .string()
     .min(1, "must be a folder, such as /var/backups/ledgerd")
@@ -168,10 +179,20 @@ const environment = z.object({
     .enum(["required", "relaxed"], "must be required or relaxed")
     .prefault("required")
     .describe("`required` refuses a PostgreSQL whose settings can lose acknowledged writes (`fsync`, `full_page_writes`, `synchronous_commit`); `relaxed` serves nevertheless"),
+  LEDGERD_SEPARATION: z
+    .enum(["required", "relaxed"], "must be required or relaxed")
+    .prefault("required")
+    .describe(
+      "`required` refuses to serve as a login that could become more than `ledgerd_runtime`; `relaxed` serves nevertheless, " +
+        "with a warning, and migrates as that login",
+    ),
 });
 
 /** The validated settings. */
-export type Config = Omit<z.output<typeof environment>, "LEDGERD_UNITS" | "DATABASE_URL_FILE" | "PGPASSFILE"> & {
+export type Config = Omit<
+  z.output<typeof environment>,
+  "LEDGERD_UNITS" | "DATABASE_URL_FILE" | "LEDGERD_MIGRATION_URL_FILE" | "PGPASSFILE"
+> & {
   /** ISO 4217 and the configured units. */
   readonly currencies: Currencies;
 };
@@ -184,26 +205,37 @@ export function readConfig(env: Environment = process.env): { config: Config } |
   const given = Object.fromEntries(Object.entries(env).filter(([, value]) => value !== undefined && value !== ""));
   const parsed = environment.safeParse(given);
   const wrong = (parsed.error?.issues ?? []).map((issue) => `${issue.path.join(".")} ${issue.message}${quote(String(issue.path[0]), given)}`);
-  const url = urlOf(given);
-  const problems = [...wrong, ...("problem" in url ? [url.problem] : []), ...contradictions(given)];
-  if (!parsed.success || "problem" in url || problems.length > 0) return { problems };
-  const { LEDGERD_UNITS, DATABASE_URL_FILE: _file, PGPASSFILE: _passFile, ...rest } = parsed.data;
-  return { config: { ...rest, DATABASE_URL: url.url, currencies: currenciesWith(LEDGERD_UNITS) } };
+  const url = urlOf("DATABASE_URL", given);
+  const migrationUrl = urlOf("LEDGERD_MIGRATION_URL", given);
+  const unread = [url, migrationUrl].flatMap((one) => ("problem" in one ? [one.problem] : []));
+  const problems = [...wrong, ...unread, ...contradictions(given)];
+  if (!parsed.success || "problem" in url || "problem" in migrationUrl || problems.length > 0) return { problems };
+  const {
+    LEDGERD_UNITS,
+    DATABASE_URL_FILE: _file,
+    LEDGERD_MIGRATION_URL_FILE: _migrationFile,
+    PGPASSFILE: _passFile,
+    ...rest
+  } = parsed.data;
+  const urls = { DATABASE_URL: url.url, LEDGERD_MIGRATION_URL: migrationUrl.url };
+  return { config: { ...rest, ...urls, currencies: currenciesWith(LEDGERD_UNITS) } };
 }
 
-/** The database's URL, from wherever it comes, with the file of passwords that it is to use. */
-function urlOf({ DATABASE_URL, DATABASE_URL_FILE, PGPASSFILE }: Environment): { url: string | undefined } | { problem: string } {
-  if (DATABASE_URL !== undefined && DATABASE_URL_FILE !== undefined) {
-    return { problem: "DATABASE_URL_FILE must not be set beside DATABASE_URL: one or the other says it" };
+/** Settings that are URLs of the database, and may hold a password. */
+type UrlSetting = "DATABASE_URL" | "LEDGERD_MIGRATION_URL";
+
+/** A URL, from wherever it comes, with the file of passwords that it is to use. */
+function urlOf(name: UrlSetting, given: Environment): { url: string | undefined } | { problem: string } {
+  const { [name]: said, [`${name}_FILE`]: file, PGPASSFILE } = given;
+  if (said !== undefined && file !== undefined) {
+    return { problem: `${name}_FILE must not be set beside ${name}: one or the other says it` };
   }
-  const url = DATABASE_URL_FILE === undefined ? DATABASE_URL : tryRead(DATABASE_URL_FILE);
-  if (url instanceof Error) {
-    return { problem: `DATABASE_URL_FILE must be a file with the database's URL: ${url.message}` };
-  }
+  const url = file === undefined ? said : tryRead(file);
+  if (url instanceof Error) return { problem: `${name}_FILE must be a file with the database's URL: ${url.message}` };
   if (url === undefined) return { url };
   const wrong = problemOfUrl(url);
   if (wrong === undefined) return { url: PGPASSFILE === undefined ? url : withPassFile(url, PGPASSFILE) };
-  return DATABASE_URL_FILE === undefined ? { url } : { problem: `DATABASE_URL_FILE must hold what DATABASE_URL would, which ${wrong}` };
+  return file === undefined ? { url } : { problem: `${name}_FILE must hold what ${name} would, which ${wrong}` };
 }
 
 /** A file's text, without the end of its line; or why it can't be read. */
@@ -218,6 +250,10 @@ function tryRead(file: string): string | Error {
 /** What is wrong between settings. Each check looks at its own ones alone: it is made whatever is wrong elsewhere. */
 function contradictions(given: Environment): readonly string[] {
   const problems: string[] = [];
+  const isGiven = (name: UrlSetting): boolean => given[name] !== undefined || given[`${name}_FILE`] !== undefined;
+  if (isGiven("LEDGERD_MIGRATION_URL") && !isGiven("DATABASE_URL")) {
+    problems.push("LEDGERD_MIGRATION_URL must not be set without DATABASE_URL: they lead to the same database");
+  }
   const pool = environment.pick({ LEDGERD_POOL_MIN: true, LEDGERD_POOL_MAX: true }).safeParse(given).data;
   if (pool !== undefined && pool.LEDGERD_POOL_MIN > pool.LEDGERD_POOL_MAX) {
     problems.push(`LEDGERD_POOL_MIN must not be above LEDGERD_POOL_MAX, such as ${pool.LEDGERD_POOL_MAX}; it is "${pool.LEDGERD_POOL_MIN}"`);
@@ -237,9 +273,9 @@ function contradictions(given: Environment): readonly string[] {
   return problems;
 }
 
-/** What a variable is set to, but for the one that may contain a password. */
+/** What a variable is set to, but for those that may contain a password. */
 function quote(name: string, given: Environment): string {
-  return name === "DATABASE_URL" ? "" : `; it is ${JSON.stringify(given[name])}`;
+  return name === "DATABASE_URL" || name === "LEDGERD_MIGRATION_URL" ? "" : `; it is ${JSON.stringify(given[name])}`;
 }
 
 function tryCurrencies(list: readonly Currency[]): Currencies | Error {
@@ -262,9 +298,13 @@ export function readKeepDays(flag: string): number | string {
   return parsed.data ?? `--keep-days ${parsed.error?.issues[0]?.message}; it is ${JSON.stringify(flag)}`;
 }
 
-/** The environment for a further process of ours on this database: that of this one, but for these settings. */
+/**
+ * The environment for a further process of ours on this database: that of this one, but for these settings, and for the
+ * login that may change the schema.
+ */
 export function environmentWith(url: string, settings: Environment = {}): Environment {
-  return { ...process.env, DATABASE_URL_FILE: "", DATABASE_URL: url, ...settings };
+  const migrations = { LEDGERD_MIGRATION_URL: "", LEDGERD_MIGRATION_URL_FILE: "" };
+  return { ...process.env, ...migrations, DATABASE_URL_FILE: "", DATABASE_URL: url, ...settings };
 }
 
 /** Variables that look like ours but aren't: a typing error would otherwise go unnoticed. */

@@ -12,10 +12,16 @@ import { version } from "./version.ts";
 
 /** A database that can be connected to. */
 export interface Database {
+  /** By the login that serves, or does what the command does. */
   readonly url: string;
+  /** By the login that may change the schema; undefined: none is known. */
+  readonly ownerUrl: string | undefined;
   /** Ends what was started for it. */
   readonly close: () => Promise<void>;
 }
+
+/** By which login a command works: the one of DATABASE_URL, or the one that may change the schema. */
+export type Login = "serving" | "owner";
 
 /** What PostgreSQL allows by itself. */
 const DEFAULT_CONNECTIONS = 100;
@@ -23,27 +29,52 @@ const DEFAULT_CONNECTIONS = 100;
 const SPARE_CONNECTIONS = 20;
 
 /** The database to use, by so many connections. An embedded one is started, and must not be running already. */
-export async function openDatabase(config: Config, log: Logger, connections: number, use: Use): Promise<Database> {
-  const url = config.DATABASE_URL;
-  if (url !== undefined) {
-    const advice = "see that PostgreSQL runs there and that DATABASE_URL is right";
-    const room = await checkReachable({ url, use, timeoutMs: config.LEDGERD_CONNECT_TIMEOUT, advice });
-    const remedy = "calls will fail when it is full: lower LEDGERD_POOL_MAX or LEDGERD_WORKERS, or raise max_connections";
-    if (connections > room) log.warn({ connections, room }, `PostgreSQL has room for fewer connections than may be needed; ${remedy}`);
-    return { url, close: () => Promise.resolve() };
-  }
+export async function openDatabase(
+  config: Config,
+  log: Logger,
+  connections: number,
+  use: Use,
+  login: Login = "serving",
+): Promise<Database> {
+  if (config.DATABASE_URL === undefined) return openEmbedded(config, log, connections, use, login);
+  const { url, ownerUrl, setting } = loginsOf(config, config.DATABASE_URL, use, login);
+  const advice = `see that PostgreSQL runs there and that ${setting} is right`;
+  const isRefused = config.LEDGERD_SEPARATION === "required";
+  const onPowers = isRefused ? undefined : (problem: string) => log.warn(problem);
+  const room = await checkReachable({ url, use, timeoutMs: config.LEDGERD_CONNECT_TIMEOUT, advice, onPowers });
+  const remedy = "calls will fail when it is full: lower LEDGERD_POOL_MAX or LEDGERD_WORKERS, or raise max_connections";
+  if (connections > room) log.warn({ connections, room }, `PostgreSQL has room for fewer connections than may be needed; ${remedy}`);
+  return { url, ownerUrl, close: () => Promise.resolve() };
+}
+
+/** Who logs in at an operator's PostgreSQL, and which setting says so. Who serves may not migrate, unless that is relaxed. */
+function loginsOf(config: Config, url: string, use: Use, login: Login) {
+  const { LEDGERD_MIGRATION_URL: migrationUrl, LEDGERD_SEPARATION: separation } = config;
+  const ownerUrl = migrationUrl ?? (use === "serve" && separation === "required" ? undefined : url);
+  return login === "owner" && migrationUrl !== undefined
+    ? { url: migrationUrl, ownerUrl, setting: "LEDGERD_MIGRATION_URL" }
+    : { url, ownerUrl, setting: "DATABASE_URL" };
+}
+
+async function openEmbedded(config: Config, log: Logger, connections: number, use: Use, login: Login): Promise<Database> {
+  await using opened = new AsyncDisposableStack();
   const settings = { max_connections: String(Math.max(DEFAULT_CONNECTIONS, connections + SPARE_CONNECTIONS)) };
-  const server = await startEmbedded({ folder: config.LEDGERD_DATA_DIR, settings, log: (message) => log.warn(message) });
-  return { url: server.url, close: () => server.stop() };
+  const starting = startEmbedded({ folder: config.LEDGERD_DATA_DIR, settings, log: (message) => log.warn(message) });
+  const server = opened.adopt(await starting, (started) => started.stop());
+  const url = login === "serving" ? server.servingUrl : server.url;
+  const advice = "it is ledgerd's own: see what it has logged";
+  await checkReachable({ url, use, timeoutMs: config.LEDGERD_CONNECT_TIMEOUT, advice });
+  const running = opened.move();
+  return { url, ownerUrl: server.url, close: () => running.disposeAsync() };
 }
 
 /** The database to administer: if a `ledgerd serve` runs an embedded one, that. */
-export async function openDatabaseBeside(config: Config, log: Logger, use: Use): Promise<Database> {
+export async function openDatabaseBeside(config: Config, log: Logger, use: Use, login: Login): Promise<Database> {
   const running = config.DATABASE_URL === undefined ? runningEmbedded(config.LEDGERD_DATA_DIR) : undefined;
-  if (running === undefined) return openDatabase(config, log, 1, use);
+  if (running === undefined) return openDatabase(config, log, 1, use, login);
   const advice = "the ledgerd that runs it may still be starting; try again";
   await checkReachable({ url: running, use, timeoutMs: config.LEDGERD_CONNECT_TIMEOUT, advice });
-  return { url: running, close: () => Promise.resolve() };
+  return { url: running, ownerUrl: running, close: () => Promise.resolve() };
 }
 
 /** A ledger to administer: its database, of the schema that this version has, and connections with the rights of the login. */
@@ -56,9 +87,9 @@ export interface Ledger extends AsyncDisposable {
 const ADMIN_CONNECTIONS = 2;
 
 /** Opens the ledger to administer. Throws if its schema isn't up to date: what it holds would be misread. */
-export async function openLedger(config: Config, log: Logger, use: Use): Promise<Ledger> {
+export async function openLedger(config: Config, log: Logger, use: Use, login: Login): Promise<Ledger> {
   await using opened = new AsyncDisposableStack();
-  const database = opened.adopt(await openDatabaseBeside(config, log, use), ({ close }) => close());
+  const database = opened.adopt(await openDatabaseBeside(config, log, use, login), ({ close }) => close());
   const pending = await pendingMigrations(database.url);
   if (pending.length > 0) throw new SchemaProblem(`the database lacks the migrations ${pending.map(({ name }) => name).join(", ")}: run \`ledgerd migrate\` first`);
   const pool = await openPool({
@@ -75,15 +106,28 @@ export async function openLedger(config: Config, log: Logger, use: Use): Promise
   return { url: database.url, pool, [Symbol.asyncDispose]: () => running.disposeAsync() };
 }
 
-/** Applies pending migrations, or throws if that isn't wanted. */
-export async function bringUpToDate(url: string, config: Config, log: Logger): Promise<void> {
+/** Applies pending migrations, or throws if that isn't wanted, or no login is known that may. */
+export async function bringUpToDate({ url, ownerUrl }: Database, config: Config, log: Logger): Promise<void> {
   const pending = await pendingMigrations(url);
   if (pending.length === 0) return;
   const names = pending.map(({ name }) => name).join(", ");
   if (config.LEDGERD_MIGRATE === "never") {
     throw new SchemaProblem(`the database lacks the migrations ${names}: run \`ledgerd migrate\` with a role that may`);
   }
-  for (const { name } of await applyMigrations(url, config, log)) log.info({ migration: name }, "migrated");
+  if (ownerUrl === undefined) {
+    throw new SchemaProblem(
+      `the database lacks the migrations ${names}, which the login that serves may not make: set LEDGERD_MIGRATION_URL to ` +
+        "one that may, or run `ledgerd migrate` as such a one",
+    );
+  }
+  if (ownerUrl === config.LEDGERD_MIGRATION_URL) {
+    const advice = "see that PostgreSQL runs there and that LEDGERD_MIGRATION_URL is right";
+    await checkReachable({ url: ownerUrl, use: "write", timeoutMs: config.LEDGERD_CONNECT_TIMEOUT, advice });
+  }
+  for (const { name } of await applyMigrations(ownerUrl, config, log)) log.info({ migration: name }, "migrated");
+  if ((await pendingMigrations(url)).length > 0) {
+    throw new SchemaProblem("LEDGERD_MIGRATION_URL must lead to the database of DATABASE_URL: that one still lacks migrations");
+  }
 }
 
 /** Applies pending migrations, with a backup before them if one is major, unless that isn't wanted; answers what it applied. */

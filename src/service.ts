@@ -165,8 +165,8 @@ type Storage = Awaited<ReturnType<typeof openStorage>>;
 
 /** The database, migrated and found safe, and all that reads and writes it. */
 async function openStorage(config: Config, log: Logger, opened: AsyncDisposableStack, { tell, hear }: Surroundings) {
-  const database = opened.adopt(await openDatabase(config, log, connectionsOf(config), "write"), ({ close }) => close());
-  await bringUpToDate(database.url, config, log);
+  const database = opened.adopt(await openDatabase(config, log, connectionsOf(config), "serve"), ({ close }) => close());
+  await bringUpToDate(database, config, log);
   const pool = opened.adopt(await connect(database.url, config, log, config.LEDGERD_POOL_MAX), (open) => open.end());
   const background = opened.adopt(await connect(database.url, config, log, BACKGROUND_CONNECTIONS), (open) => open.end());
   const problems = await safetyProblems(background, config.LEDGERD_DURABILITY);

@@ -212,7 +212,7 @@ describe("a DATABASE_URL that leads nowhere is told in one line, without the pas
     folder = mkdtempSync(path.join(tmpdir(), "ledgerd-cli-"));
     chmodSync(folder, 0o755);
     const file = path.join(folder, "hba.conf");
-    writeFileSync(file, "local all postgres trust\nlocal all all scram-sha-256\n");
+    writeFileSync(file, "local all postgres,ledgerd_serve trust\nlocal all all scram-sha-256\n");
     strict = await startEmbedded({ folder, settings: { fsync: "off", hba_file: file }, log: () => undefined });
     const admin = await connectTo(strict.url);
     await admin.query("CREATE ROLE clerk LOGIN PASSWORD 'right'");

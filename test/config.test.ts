@@ -50,6 +50,7 @@ describe("an empty environment", () => {
       LEDGERD_BACKUP_SCHEDULE: { kind: "off" },
       LEDGERD_BACKUP_KEEP_DAYS: 7,
       LEDGERD_DURABILITY: "required",
+      LEDGERD_SEPARATION: "required",
     });
     expect(currencies.get("RUB")).toEqual({ code: "RUB", digits: 2 });
     expect(currencies.has("CRD")).toBe(false);
@@ -78,6 +79,7 @@ describe("a setting", () => {
     ["LEDGERD_LOG_LEVEL", "silent", "silent"],
     ["LEDGERD_MIGRATE", "never", "never"],
     ["LEDGERD_DURABILITY", "relaxed", "relaxed"],
+    ["LEDGERD_SEPARATION", "relaxed", "relaxed"],
     ["LEDGERD_DEFAULT_CURRENCY", "JPY", "JPY"],
     ["LEDGERD_DATA_DIR", "data here", "data here"],
     ["DATABASE_URL", "postgresql://u:p@h/d?sslmode=require", "postgresql://u:p@h/d?sslmode=require"],
@@ -105,6 +107,7 @@ describe("a setting", () => {
     ["LEDGERD_LOG_LEVEL", "verbose", "debug, info, warn, error or silent"],
     ["LEDGERD_MIGRATE", "yes", "auto or never"],
     ["LEDGERD_DURABILITY", "none", "required or relaxed"],
+    ["LEDGERD_SEPARATION", "no", "required or relaxed"],
     ["LEDGERD_BACKUP_SCHEDULE", "daily", "daily 03:00"],
     ["LEDGERD_BACKUP_SCHEDULE", "daily 24:00", "daily 03:00"],
     ["LEDGERD_BACKUP_SCHEDULE", "every 0h", "every 6h"],
@@ -192,7 +195,7 @@ describe("the description of the settings", () => {
     const settings = describeSettings();
     const defaults = Object.fromEntries(settings.map((setting) => [setting.name, setting.default]));
     expect(configOf(defaults)).toEqual(configOf({}));
-    expect(settings.filter((setting) => setting.default === "").map(({ name }) => name)).toEqual(["DATABASE_URL", "DATABASE_URL_FILE", "PGPASSFILE", "LEDGERD_DATA_DIR", "LEDGERD_WORKERS", "LEDGERD_UNITS", "LEDGERD_LANES", "LEDGERD_BACKUP_DIR"]);
+    expect(settings.filter((setting) => setting.default === "").map(({ name }) => name)).toEqual(["DATABASE_URL", "DATABASE_URL_FILE", "LEDGERD_MIGRATION_URL", "LEDGERD_MIGRATION_URL_FILE", "PGPASSFILE", "LEDGERD_DATA_DIR", "LEDGERD_WORKERS", "LEDGERD_UNITS", "LEDGERD_LANES", "LEDGERD_BACKUP_DIR"]);
     expect(unknownVariables(defaults)).toEqual([]);
     const read = Object.keys(configOf({})).filter((name) => name !== "currencies");
     expect(settings.map(({ name }) => name)).toEqual(expect.arrayContaining(read));
@@ -233,10 +236,31 @@ describe("the database's URL", () => {
     expect(configOf({ PGPASSFILE: "/p" }).DATABASE_URL).toBeUndefined();
   });
 
-  test("is for further processes in one place as well", () => {
+  test("for migrations comes from as many places, and belongs to another one", () => {
+    const others = { DATABASE_URL: "postgres://u@h/d" };
+    writeFileSync(file, "postgres://m:s3cret@h/d\n");
+    expect(configOf({ ...others, LEDGERD_MIGRATION_URL: "postgres://m@h/d", PGPASSFILE: "/p" }).LEDGERD_MIGRATION_URL).toBe("postgres://m@h/d?passfile=%2Fp");
+    expect(configOf({ ...others, LEDGERD_MIGRATION_URL_FILE: file }).LEDGERD_MIGRATION_URL).toBe("postgres://m:s3cret@h/d");
+    expect(configOf(others).LEDGERD_MIGRATION_URL).toBeUndefined();
+    expect(problemsOf({ ...others, LEDGERD_MIGRATION_URL_FILE: file, LEDGERD_MIGRATION_URL: "postgres://m@h/d" })).toEqual([
+      "LEDGERD_MIGRATION_URL_FILE must not be set beside LEDGERD_MIGRATION_URL: one or the other says it",
+    ]);
+    expect(problemsOf({ ...others, LEDGERD_MIGRATION_URL: "s3cret" })).toEqual([
+      "LEDGERD_MIGRATION_URL must be a URL such as postgres://user:password@host:5432/database",
+    ]);
+    for (const name of ["LEDGERD_MIGRATION_URL", "LEDGERD_MIGRATION_URL_FILE"]) {
+      expect(problemsOf({ [name]: name.endsWith("FILE") ? file : "postgres://m:s3cret@h/d" })).toEqual([
+        "LEDGERD_MIGRATION_URL must not be set without DATABASE_URL: they lead to the same database",
+      ]);
+    }
+  });
+
+  test("is for further processes in one place as well, and that for migrations is not for them", () => {
     expect(environmentWith("postgres://u@h/d", { LEDGERD_LANES: "1" })).toMatchObject({
       DATABASE_URL: "postgres://u@h/d",
       DATABASE_URL_FILE: "",
+      LEDGERD_MIGRATION_URL: "",
+      LEDGERD_MIGRATION_URL_FILE: "",
       LEDGERD_LANES: "1",
     });
   });

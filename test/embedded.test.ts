@@ -1,19 +1,23 @@
 // The PostgreSQL that ledgerd runs by itself: it keeps its data, whoever is killed and whenever, and it ends with the process that owns it.
 
-import { spawn } from "node:child_process";
+import { execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
-import { chmodSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
-import { tmpdir, totalmem } from "node:os";
+import { chmodSync, existsSync, lstatSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, statSync, symlinkSync, writeFileSync } from "node:fs";
+import { tmpdir, totalmem, userInfo } from "node:os";
 import path from "node:path";
 import { createInterface } from "node:readline";
+import pg from "pg";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { startEmbedded } from "../src/postgres/embedded.ts";
-import { defaultFolder, leaveFolder, takeFolder, type Owner } from "../src/postgres/embedded-folder.ts";
+import { writeAccess } from "../src/postgres/embedded-access.ts";
+import { defaultFolder, leaveFolder, runAs, takeFolder, type Owner } from "../src/postgres/embedded-folder.ts";
+import { migrate } from "../src/postgres/migrate.ts";
 import { journalsWaiting, lockUser } from "./harness/blocker.ts";
 import { runLedgerd, servesAt, startLedgerd, type Command } from "./harness/command.ts";
 import { connectTo, type TestDatabase } from "./harness/database.ts";
 import { startInstance, type Instance } from "./harness/instance.ts";
 import { isAlive, isZombie } from "./harness/processes.ts";
+import { isInstalled } from "./harness/programs.ts";
 import { clientsOf, newKey, type Clients } from "./harness/service.ts";
 import { until } from "./harness/until.ts";
 
@@ -62,8 +66,8 @@ function pressCtrlC({ process: command }: Command): boolean {
 }
 
 /** A session in the database that a live owner serves, past it. */
-function sessionIn(folder: string): ReturnType<typeof connectTo> {
-  return connectTo(`postgres://postgres@${encodeURIComponent(ownerOf(folder).socketFolder)}:5432/ledgerd`);
+function sessionIn(folder: string, login = "postgres"): ReturnType<typeof connectTo> {
+  return connectTo(`postgres://${login}@${encodeURIComponent(ownerOf(folder).socketFolder)}:5432/ledgerd`);
 }
 
 async function topUp({ ledger }: Clients, userId: bigint, amount: string): Promise<void> {
@@ -124,6 +128,64 @@ describe("a server on a folder", () => {
     const session = await sessionIn(folder);
     expect((await session.query("SHOW listen_addresses")).rows).toEqual([{ listen_addresses: "" }]);
     await session.end();
+  });
+
+  test("lets nobody log in over its socket but ledgerd's own user and root, as the kernel knows them", async () => {
+    const session = await sessionIn(folder);
+    const rules = await session.query("SELECT type, database, user_name, auth_method, options FROM pg_hba_file_rules");
+    const map = await session.query<{ name: string }>("SELECT sys_name AS name FROM pg_ident_file_mappings ORDER BY 1");
+    await session.end();
+    const rule = { type: "local", user_name: ["all"], auth_method: "peer", options: ["map=ledgerd"] };
+    expect(rules.rows).toEqual([{ ...rule, database: ["all"] }, { ...rule, database: ["replication"] }]);
+    expect(map.rows.map(({ name }) => name)).toEqual([...new Set(["root", userInfo().username])].toSorted());
+  });
+
+  // Root may enter the socket's folder in any case; its stand-in, whose the folder is, may be another service's user, too.
+  test.skipIf(process.getuid?.() !== 0)("refuses even the user that PostgreSQL runs as", async () => {
+    for (const login of ["postgres", "ledgerd_serve"]) {
+      const client = new pg.Client({ host: ownerOf(folder).socketFolder, user: login, database: "ledgerd" });
+      process.seteuid?.(runAs().uid ?? 0);
+      // It is connected to before this returns.
+      const connected = client.connect();
+      process.seteuid?.(0);
+      await expect(connected, login).rejects.toThrow(`Peer authentication failed for user "${login}"`);
+    }
+  });
+
+  test("serves by a login that can become neither the owner nor a superuser", async () => {
+    await topUp(instance, 9n, "1");
+    const owner = await sessionIn(folder);
+    const { rows } = await owner.query<{ name: string; login: string }>(
+      `SELECT DISTINCT application_name AS name, usename AS login FROM pg_stat_activity
+       WHERE application_name ~ '^ledgerd' ORDER BY 1`,
+    );
+    await owner.end();
+    expect(rows.map(({ name }) => name)).toEqual(expect.arrayContaining(["ledgerd", "ledgerd journal"]));
+    expect(new Set(rows.map(({ login }) => login))).toEqual(new Set(["ledgerd_serve"]));
+    const session = await sessionIn(folder, rows[0]?.login);
+    const attempts = [
+      "SET ROLE ledgerd_migrator",
+      "SET ROLE postgres",
+      "SET SESSION AUTHORIZATION postgres",
+      "SET ROLE ledgerd_runtime; SET ROLE NONE; ALTER TABLE ledgerd.transactions DISABLE TRIGGER ALL",
+      "RESET ROLE; ALTER TABLE ledgerd.transactions DISABLE TRIGGER ALL",
+      "SET session_replication_role = replica",
+    ];
+    for (const attempt of attempts) await expect(session.query(attempt), attempt).rejects.toMatchObject({ code: "42501" });
+    await session.end();
+  });
+
+  test("is reached by the commands that are run beside it, and by the line of psql in the docs", async (context) => {
+    const to = newFolder();
+    const commands = [["verify"], ["rebuild"], ["backup", "--to", to], ["migrate", "--plan"]];
+    const ended = await Promise.all(commands.map((args) => runLedgerd(args, { LEDGERD_DATA_DIR: folder })));
+    expect(ended.map(({ code, stderr }) => [code, stderr])).toEqual(commands.map(() => [0, ""]));
+    if (!isInstalled("psql")) return context.skip("psql is not on this machine");
+    const docs = readFileSync(path.resolve(import.meta.dirname, "../docs/connecting.md"), "utf8");
+    const [, line = ""] = /^(psql .*)$/m.exec(docs) ?? [];
+    const at = `${line.replace("./.ledgerd", folder)} -Atc 'SELECT count(*) > 0 FROM ledgerd.transactions'`;
+    const env = { PATH: `${path.dirname(process.execPath)}:${process.env["PATH"] ?? ""}` };
+    expect(execFileSync("sh", ["-c", at], { env, encoding: "utf8" })).toBe("t\n");
   });
 
   test("gives PostgreSQL a share of the memory: more than its own default where there are 2 GiB, and no more than an eighth", async () => {
@@ -207,6 +269,37 @@ describe("a server that ends", () => {
     expect(await balanceOf(next, 3n)).toBe("7.00");
     await next.end("SIGTERM");
   });
+});
+
+test("a folder as earlier versions left it, where all were trusted and one login did all, is served by two logins", async () => {
+  const old = newFolder();
+  const server = await startEmbedded({ folder: old, log: () => undefined });
+  await migrate(server.url);
+  const session = await connectTo(server.url);
+  await session.query("DROP ROLE ledgerd_serve");
+  await session.end();
+  await server.stop();
+  const rules = path.join(old, "data/pg_hba.conf");
+  writeFileSync(rules, "local all all trust\nhost all all 127.0.0.1/32 trust\nlocal replication all trust\n");
+  writeFileSync(path.join(old, "data/pg_ident.conf"), "");
+  await using instance = await serveFrom(old);
+  await topUp(instance, 1n, "3");
+  expect(await balanceOf(instance, 1n)).toBe("3.00");
+  const inside = await sessionIn(old, "ledgerd_serve");
+  await expect(inside.query("SET ROLE ledgerd_migrator")).rejects.toMatchObject({ code: "42501" });
+  await inside.end();
+  await instance.end("SIGTERM");
+  expect(readFileSync(rules, "utf8"), "whoever starts it by hand trusts nobody either").not.toContain("trust");
+  expect(statSync(rules).uid).toBe(statSync(path.join(old, "data")).uid);
+});
+
+test("rules that the database's user has put elsewhere are written in their place, not there", () => {
+  const data = newFolder();
+  const elsewhere = path.join(newFolder(), "precious");
+  writeFileSync(elsewhere, "precious");
+  symlinkSync(elsewhere, path.join(data, "pg_hba.conf"));
+  writeAccess(data, {});
+  expect([readFileSync(elsewhere, "utf8"), lstatSync(path.join(data, "pg_hba.conf")).isFile()]).toEqual(["precious", true]);
 });
 
 describe("a start that makes the data", () => {

@@ -2,7 +2,7 @@
 //
 // Our own launcher rather than the package's wrapper: that one stops the database from signal handlers of its own, before the
 // service has drained, and can't run where the binaries lie below a closed /root. The server listens on a unix socket alone, in a folder that only
-// its user may enter, which is why it trusts whoever reaches it.
+// its user may enter; who may log in there is said in embedded-access.ts.
 
 import { spawn, spawnSync, type ChildProcess, type ChildProcessByStdio } from "node:child_process";
 import { once } from "node:events";
@@ -14,12 +14,15 @@ import type { Readable } from "node:stream";
 import { setTimeout as delay } from "node:timers/promises";
 import type pg from "pg";
 import { connect } from "./connect.ts";
+import { makeServingLogin, OWNER_LOGIN, SERVING_LOGIN, writeAccess } from "./embedded-access.ts";
 import { defaultFolder, leaveFolder, liveOwner, runAs, takeFolder, type RunAs } from "./embedded-folder.ts";
 
 /** A running server. */
 export interface EmbeddedPostgres {
   /** Of the database `ledgerd`, as a superuser. */
   readonly url: string;
+  /** Of the same, as the login that serves. */
+  readonly servingUrl: string;
   /** Stops it, and returns when it has ended. */
   stop(): Promise<void>;
 }
@@ -70,18 +73,19 @@ export async function startEmbedded(options: EmbeddedOptions): Promise<EmbeddedP
   return server;
 }
 
-/** The database of the server that another process runs on this folder, if one does. */
+/** The database of the server that another process runs on this folder, if one does, as a superuser. */
 export function runningEmbedded(folder: string | undefined): string | undefined {
   const owner = liveOwner(folder ?? defaultFolder(process.cwd(), runAs()));
-  return owner === undefined ? undefined : urlOf(owner.socketFolder, "ledgerd");
+  return owner === undefined ? undefined : urlOf(OWNER_LOGIN, owner.socketFolder, "ledgerd");
 }
 
-function urlOf(socketFolder: string, database: string): string {
-  return `postgres://postgres@${encodeURIComponent(socketFolder)}:${PORT}/${database}`;
+function urlOf(login: string, socketFolder: string, database: string): string {
+  return `postgres://${login}@${encodeURIComponent(socketFolder)}:${PORT}/${database}`;
 }
 
 class Server implements EmbeddedPostgres {
   readonly url: string;
+  readonly servingUrl: string;
   readonly #folder: string;
   readonly #data: string;
   readonly #socketFolder: string;
@@ -97,7 +101,8 @@ class Server implements EmbeddedPostgres {
     this.#socketFolder = socketFolder;
     this.#user = user;
     this.#options = options;
-    this.url = urlOf(socketFolder, "ledgerd");
+    this.url = urlOf(OWNER_LOGIN, socketFolder, "ledgerd");
+    this.servingUrl = urlOf(SERVING_LOGIN, socketFolder, "ledgerd");
   }
 
   async start(): Promise<void> {
@@ -108,8 +113,9 @@ class Server implements EmbeddedPostgres {
       this.#options.log("stopping the PostgreSQL that a killed ledgerd left behind");
       await this.#control("stop", "-m", "fast");
     }
+    writeAccess(this.#data, this.#user);
     await this.#launch();
-    await this.#createDatabase();
+    await this.#prepare();
   }
 
   async stop(): Promise<void> {
@@ -134,7 +140,7 @@ class Server implements EmbeddedPostgres {
     const unfinished = mkdtempSync(path.join(this.#folder, prefix));
     try {
       this.#give(unfinished);
-      await this.#run("initdb", ["-D", unfinished, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-instructions"]);
+      await this.#run("initdb", ["-D", unfinished, "-U", OWNER_LOGIN, "--auth-local=peer", "--auth-host=reject", "-E", "UTF8", "--locale=C", "--no-instructions"]);
       renameSync(unfinished, this.#data);
     } finally {
       const left = readdirSync(this.#folder).filter((name) => name.startsWith(prefix));
@@ -193,9 +199,11 @@ class Server implements EmbeddedPostgres {
     }
   }
 
-  async #createDatabase(): Promise<void> {
+  /** Makes the database and the login that serves, unless they are there. */
+  async #prepare(): Promise<void> {
     const client = await this.#connect(CONNECT_TIMEOUT_MS);
     try {
+      await makeServingLogin(client);
       const found = await client.query("SELECT 1 FROM pg_database WHERE datname = 'ledgerd'");
       if (found.rowCount === 0) await client.query("CREATE DATABASE ledgerd");
     } finally {
@@ -204,7 +212,7 @@ class Server implements EmbeddedPostgres {
   }
 
   #connect(timeoutMs: number): Promise<pg.Client> {
-    return connect({ url: urlOf(this.#socketFolder, "postgres"), name: "ledgerd start", timeoutMs });
+    return connect({ url: urlOf(OWNER_LOGIN, this.#socketFolder, "postgres"), name: "ledgerd start", timeoutMs });
   }
 
   /** The process that serves the data folder, ours or not. A pid in a file may be another process's by now. */

@@ -167,5 +167,7 @@ async function withClient<T>(url: string, work: (client: pg.Client) => Promise<T
 /** What PostgreSQL says of an error, with its hint. */
 function explain(error: unknown): string {
   if (!(error instanceof Error)) return String(error);
-  return "hint" in error && typeof error.hint === "string" ? `${error.message} (${error.hint})` : error.message;
+  if ("hint" in error && typeof error.hint === "string") return `${error.message} (${error.hint})`;
+  if (!("code" in error && error.code === INSUFFICIENT_PRIVILEGE)) return error.message;
+  return `${error.message} (it takes a login that is a member of ledgerd_migrator and ledgerd_runtime: LEDGERD_MIGRATION_URL)`;
 }

@@ -2,13 +2,14 @@
 
 import type pg from "pg";
 import { connect, reasonOf, TakesNoWrites } from "./connect.ts";
+import { describePowers, powersOf, SEPARATION_ADVICE } from "./powers.ts";
 import { withoutSecrets } from "./url.ts";
 
 /** The database can't be connected to, or not be used. */
 export class DatabaseUnreachable extends Error {}
 
-/** What it is to be used for: a ledger that is written, or read; or a look at what isn't ours. */
-export type Use = "write" | "read" | "look";
+/** What it is to be used for: a ledger that is served, written, or read; or a look at what isn't ours. */
+export type Use = "serve" | "write" | "read" | "look";
 
 /** What to find out. */
 export interface Check {
@@ -17,6 +18,8 @@ export interface Check {
   readonly timeoutMs: number;
   /** What to do where it can't be connected to. */
   readonly advice: string;
+  /** Is told of a login that could do more than serve; absent: it is refused. */
+  readonly onPowers?: ((problem: string) => void) | undefined;
 }
 
 /** So often two sessions are asked in turn who serves them; a pooler that is used by others as well mixes them sooner. */
@@ -29,16 +32,18 @@ const TURNS = 10;
 export async function checkReachable(check: Check): Promise<number> {
   const { url, advice } = check;
   const shown = withoutSecrets(url);
+  const isWritten = check.use === "serve" || check.use === "write";
   const clients: pg.Client[] = [];
   try {
     const open = async (): Promise<pg.Client> => {
-      const client = await connect({ ...check, name: "ledgerd start", settings: "none", mustTakeWrites: check.use === "write" });
+      const client = await connect({ ...check, name: "ledgerd start", settings: "none", mustTakeWrites: isWritten });
       clients.push(client);
       return client;
     };
     const client = await open();
-    if (check.use === "write") await refuseEncoding(client);
+    if (isWritten) await refuseEncoding(client);
     if (check.use !== "look") await refusePooling(client, await open());
+    if (check.use === "serve") await refusePowers(client, check.onPowers);
     return await roomOf(client);
   } catch (cause) {
     if (cause instanceof TakesNoWrites || cause instanceof Unfit) throw new DatabaseUnreachable(`${shown} can't be used: ${cause.message}`, { cause });
@@ -87,6 +92,16 @@ async function refusePooling(one: pg.Client, other: pg.Client): Promise<void> {
 async function servedBy(client: pg.Client): Promise<number> {
   const { rows } = await client.query<{ pid: number }>("SELECT pg_catalog.pg_backend_pid() AS pid");
   return rows[0]?.pid ?? 0;
+}
+
+async function refusePowers(client: pg.Client, onPowers: Check["onPowers"]): Promise<void> {
+  const powers = await powersOf(client);
+  if (powers.beyond.length === 0) return;
+  const problem = describePowers(powers);
+  if (onPowers !== undefined) return onPowers(`${problem}: ${SEPARATION_ADVICE}`);
+  throw new Unfit(
+    `${problem}: ${SEPARATION_ADVICE}; or set LEDGERD_SEPARATION=relaxed to serve as this one nevertheless`,
+  );
 }
 
 async function roomOf(client: pg.Client): Promise<number> {

@@ -19,8 +19,8 @@ export async function startWorkers(count: number, config: Config, log: Logger): 
   await using opened = new AsyncDisposableStack();
   const lanes = config.LEDGERD_LANES ?? LANES_OF_A_WORKER;
   const connections = count * connectionsOf({ ...config, LEDGERD_LANES: lanes });
-  const database = opened.adopt(await openDatabase(config, log, connections, "write"), ({ close }) => close());
-  await bringUpToDate(database.url, config, log);
+  const database = opened.adopt(await openDatabase(config, log, connections, "serve"), ({ close }) => close());
+  await bringUpToDate(database, config, log);
   const crew = opened.adopt(new Crew(log), (workers) => workers.stop());
   const give = (door: DoorName) => (worker: WorkerProcess, connection: Socket) => worker.give(door, connection);
   const gates = {

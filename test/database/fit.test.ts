@@ -5,6 +5,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { SERVING_LOGIN } from "../../src/postgres/embedded-access.ts";
 import { archiveOf } from "../harness/archives.ts";
 import { runLedgerd } from "../harness/command.ts";
 import { connectTo, createDatabase } from "../harness/database.ts";
@@ -46,8 +47,9 @@ describe.skipIf(missing !== undefined)(`an encoding that isn't UTF8 is refused, 
     const places: Readonly<Record<string, string>> = { "an archive": file, "the old one": server.socketUrl("postgres") };
     const name = await server.createDatabase(`ENCODING '${encoding}' LOCALE 'C' TEMPLATE template0`);
     for (const args of commands.map((words) => words.map((word) => places[word] ?? word))) {
+      const login = args[0] === "serve" ? SERVING_LOGIN : "postgres";
       expect(await complaintOf(args, server.url("postgres", name))).toBe(
-        `ledgerd: postgres://postgres@localhost:${server.port}/${name} can't be used: its encoding is ${encoding}, and ledgerd ` +
+        `ledgerd: postgres://${login}@localhost:${server.port}/${name} can't be used: its encoding is ${encoding}, and ledgerd ` +
           `needs UTF8: take one made by CREATE DATABASE ${name}_utf8 ENCODING 'UTF8' TEMPLATE template0`,
       );
     }
@@ -87,12 +89,13 @@ describe.skipIf(missingHere !== undefined)(`a pooler${missingHere === undefined 
   });
 
   test("in mode session is served from, with every call, and what sessions rely on", async () => {
-    await using pooler: Pooler = await startPooler(server, "session", ["default_pool_size = 60"]);
+    await using pooler: Pooler = await startPooler(server, "session", ["default_pool_size = 60"], SERVING_LOGIN);
     const name = await server.createDatabase();
-    const service = await serve(pooler.url("postgres", name));
+    const url = pooler.url("anybody", name);
+    const service = await serve(url, { LEDGERD_MIGRATION_URL: server.url("postgres", name) });
     await callEverything(service, 1n);
     await service.close();
-    expect((await verify(pooler.url("postgres", name))).findings).toEqual([]);
+    expect((await verify(url)).findings).toEqual([]);
   });
 
   test("passes no options on: they are refused in the URL", async () => {

@@ -15,6 +15,7 @@ import { journalsWaiting, lockUser } from "../harness/blocker.ts";
 import { logOf, servesAt, startLedgerd, workersOf, type Command } from "../harness/command.ts";
 import { connectTo, createDatabase, type TestDatabase } from "../harness/database.ts";
 import { checkWrites, Load } from "../harness/load.ts";
+import { servingUrl } from "../harness/logins.ts";
 import { isAlive } from "../harness/processes.ts";
 import { clientsOf, clientsOver, newKey, type Clients } from "../harness/service.ts";
 import { until } from "../harness/until.ts";
@@ -260,7 +261,7 @@ test("one that is killed while all end has the command end with 1, and say why",
 test("the first process hears of the ends of two that die at once", async () => {
   const script = path.resolve(import.meta.dirname, "../harness/burial.ts");
   const addresses = { LEDGERD_GRPC_ADDR: "127.0.0.1:0", LEDGERD_HTTP_ADDR: "127.0.0.1:0" };
-  const env = { PATH: process.env["PATH"], DATABASE_URL: database.url, LEDGERD_DURABILITY: "relaxed", ...addresses };
+  const env = { PATH: process.env["PATH"], DATABASE_URL: servingUrl(database.url), LEDGERD_DURABILITY: "relaxed", ...addresses };
   const { stdout } = await promisify(execFile)(process.execPath, [script], { env });
   expect(JSON.parse(stdout)).toEqual(Array.from({ length: WORKERS }, () => ({ code: null, signal: "SIGKILL" })));
 });

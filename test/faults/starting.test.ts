@@ -14,6 +14,7 @@ import { startService } from "../../src/service.ts";
 import { fillOldTables, makeOldTables } from "../adoption/old-database.ts";
 import { runLedgerd } from "../harness/command.ts";
 import { createDatabase, type TestDatabase } from "../harness/database.ts";
+import { withLogins } from "../harness/logins.ts";
 import { startWireProxy, textOf, type Message, type WireProxy } from "../harness/wire-proxy.ts";
 
 const log = pino({ level: "silent" });
@@ -46,7 +47,8 @@ beforeEach(() => {
 
 function configOf(url: string): Config {
   const addresses = { LEDGERD_GRPC_ADDR: "127.0.0.1:0", LEDGERD_HTTP_ADDR: "127.0.0.1:0" };
-  const read = readConfig({ DATABASE_URL: url, ...addresses, LEDGERD_DURABILITY: "relaxed", LEDGERD_VERIFY_RATE: "0" });
+  const settings = { DATABASE_URL: url, ...addresses, LEDGERD_DURABILITY: "relaxed", LEDGERD_VERIFY_RATE: "0" };
+  const read = readConfig(withLogins(settings));
   if ("problems" in read) throw new Error(read.problems.join("; "));
   return read.config;
 }

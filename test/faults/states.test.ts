@@ -158,7 +158,7 @@ describe("a database that turns read-only", () => {
     await using database = await createDatabase();
     const name = database.url.slice(database.url.lastIndexOf("/") + 1);
     const login = `login_${name}`;
-    await database.query(`CREATE ROLE ${login} LOGIN SUPERUSER`);
+    await database.query(`CREATE ROLE ${login} LOGIN IN ROLE ledgerd_runtime`);
     await using service = await serve(database.url.replace("postgres@", `${login}@`));
     const becomes = async (isReady: boolean) => until(async () => ((await readinessOf(service)) === "ready") === isReady);
     await database.query(`ALTER ROLE ${login} SET default_transaction_read_only = on`);

@@ -8,6 +8,7 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import { promisify } from "node:util";
 import { startEmbedded } from "../../src/postgres/embedded.ts";
+import { SERVING_LOGIN } from "../../src/postgres/embedded-access.ts";
 import { runAs } from "../../src/postgres/embedded-folder.ts";
 import { connectTo } from "./database.ts";
 import { until } from "./until.ts";
@@ -25,6 +26,9 @@ export async function startBareEmbedded(): Promise<BareServer> {
   const folder = mkdtempSync(path.join(tmpdir(), "ledgerd-bare-"));
   chmodSync(folder, 0o755);
   const server = await startEmbedded({ folder, settings, log: () => undefined });
+  const admin = await connectTo(server.url);
+  await admin.query(`DROP ROLE ${SERVING_LOGIN}; DROP ROLE ledgerd_runtime`);
+  await admin.end();
   return {
     url: urlsOf(decodeURIComponent(new URL(server.url).hostname)),
     [Symbol.asyncDispose]: async () => {

@@ -3,6 +3,7 @@
 import { spawn, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
 import { MAIN } from "./instance.ts";
+import { withLogins } from "./logins.ts";
 import { until } from "./until.ts";
 
 /** A command that was started. */
@@ -28,9 +29,11 @@ const LIMIT_MS = 55_000;
 /** Any free ports, and no further processes. */
 const defaults = { LEDGERD_GRPC_ADDR: "127.0.0.1:0", LEDGERD_HTTP_ADDR: "127.0.0.1:0", LEDGERD_WORKERS: "1" };
 
-/** Starts `ledgerd` with these arguments, in an environment of these settings and some defaults; `group` gives it a process group of its own, as a shell does. */
+/** Starts `ledgerd` with these arguments, in an environment of these settings and some defaults, to serve by two logins; `group` gives it a process group of its own, as a shell does. */
 export function startLedgerd(args: readonly string[], settings: Readonly<Record<string, string>> = {}, group: "own" | "ours" = "ours"): Command {
-  const env = { PATH: process.env["PATH"] ?? "", ...defaults, ...settings };
+  const isServing = args.length === 0 || args[0] === "serve" || args[0]?.startsWith("-") === true;
+  const given = isServing ? withLogins(settings) : settings;
+  const env = { PATH: process.env["PATH"] ?? "", ...defaults, ...given };
   const child = spawn(process.execPath, [MAIN, ...args], { env, stdio: ["ignore", "pipe", "pipe"], detached: group === "own", timeout: LIMIT_MS });
   const printed = { stdout: "", stderr: "" };
   child.stdout.setEncoding("utf8").on("data", (text: string) => (printed.stdout += text));

@@ -3,6 +3,7 @@
 import { spawn, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
 import path from "node:path";
+import { withLogins } from "./logins.ts";
 import { clientsOf, type Clients } from "./service.ts";
 
 /** A process that serves. */
@@ -20,7 +21,7 @@ export const MAIN = path.resolve(import.meta.dirname, "../../src/main.ts");
 
 /** Starts `ledgerd serve` on a database; further settings by their names. Throws what it printed if it doesn't serve. */
 export async function startInstance(databaseUrl: string, settings: Readonly<Record<string, string>> = {}): Promise<Instance> {
-  const env = {
+  const env = withLogins({
     PATH: process.env["PATH"] ?? "",
     DATABASE_URL: databaseUrl,
     LEDGERD_GRPC_ADDR: "127.0.0.1:0",
@@ -29,7 +30,7 @@ export async function startInstance(databaseUrl: string, settings: Readonly<Reco
     LEDGERD_DURABILITY: "relaxed",
     LEDGERD_LOG_LEVEL: "error",
     ...settings,
-  };
+  });
   const child = spawn(process.execPath, [MAIN], { env, stdio: ["ignore", "pipe", "pipe"] });
   const ended = once(child, "exit");
   let printed = "";

@@ -21,14 +21,19 @@ export interface Pooler {
   readonly [Symbol.asyncDispose]: () => Promise<void>;
 }
 
-/** Starts one, with its own defaults but for these settings. */
-export async function startPooler(server: StockServer, mode: string, settings: readonly string[] = []): Promise<Pooler> {
+/** Starts one, with its own defaults but for these settings; it logs in at the server as the user that is named. */
+export async function startPooler(
+  server: StockServer,
+  mode: string,
+  settings: readonly string[] = [],
+  login = "postgres",
+): Promise<Pooler> {
   const user = runAs();
   const folder = mkdtempSync(path.join(tmpdir(), "ledgerd-pooler-"));
   const port = await freePort();
   const config = [
     "[databases]",
-    `* = host=${server.folder} port=${server.port} user=postgres`,
+    `* = host=${server.folder} port=${server.port} user=${login}`,
     "[pgbouncer]",
     `pool_mode = ${mode}`,
     "listen_addr = 127.0.0.1",

@@ -11,6 +11,7 @@ import { JobService } from "../../src/gen/ledger/v1/job_service_pb.ts";
 import { LockService } from "../../src/gen/ledger/v1/lock_service_pb.ts";
 import { LedgerService } from "../../src/gen/ledger/v1/ledger_service_pb.ts";
 import { startService, type Service } from "../../src/service.ts";
+import { withLogins } from "./logins.ts";
 
 /** Clients of one instance. */
 export interface Clients {
@@ -27,7 +28,7 @@ export interface TestService extends Clients, Service {
 
 /** Starts an instance on a database; further settings by their names. */
 export async function serve(databaseUrl: string, settings: Readonly<Record<string, string>> = {}): Promise<TestService> {
-  const read = readConfig({
+  const given = withLogins({
     DATABASE_URL: databaseUrl,
     LEDGERD_GRPC_ADDR: "127.0.0.1:0",
     LEDGERD_HTTP_ADDR: "127.0.0.1:0",
@@ -36,6 +37,7 @@ export async function serve(databaseUrl: string, settings: Readonly<Record<strin
     LEDGERD_FEED_POLL: "20ms",
     ...settings,
   });
+  const read = readConfig(given);
   if ("problems" in read) throw new Error(read.problems.join("; "));
   const service = await startService(read.config, pino({ level: "silent" }));
   return { ...service, ...clientsOf(service.grpcAddress), [Symbol.asyncDispose]: service.close };

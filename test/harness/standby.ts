@@ -1,7 +1,8 @@
 // Two servers as an operator runs them for failovers: a primary, and a standby that replays what the primary writes.
 
 import { execFileSync } from "node:child_process";
-import { chownSync, existsSync, statSync, symlinkSync, writeFileSync } from "node:fs";
+import { chmodSync, chownSync, existsSync, mkdtempSync, rmSync, statSync, symlinkSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
 import path from "node:path";
 import { startPostgres, type OwnPostgres } from "./postgres.ts";
 import { until } from "./until.ts";
@@ -23,7 +24,7 @@ export const STANDBY = "standby";
 /** Starts both. */
 export async function startPair(): Promise<Pair> {
   await using opened = new AsyncDisposableStack();
-  const primary = opened.use(await startPostgres());
+  const primary = opened.use(await startPostgres({ hba_file: rulesFor(opened) }));
   // A copy of a stopped cluster needs no backup.
   await primary.stop();
   const socket = path.join(primary.folder, "socket");
@@ -48,6 +49,16 @@ export async function startPair(): Promise<Pair> {
   await caughtUp();
   const running = opened.move();
   return { primary, standby, caughtUp, failOver, [Symbol.asyncDispose]: () => running.disposeAsync() };
+}
+
+/** A file of rules by which anybody may log in: the standby does, as the user that servers run as. */
+function rulesFor(opened: AsyncDisposableStack): string {
+  const folder = mkdtempSync(path.join(tmpdir(), "ledgerd-rules-"));
+  opened.defer(() => rmSync(folder, { recursive: true }));
+  chmodSync(folder, 0o755);
+  const file = path.join(folder, "pg_hba.conf");
+  writeFileSync(file, "local all all trust\nlocal replication all trust\n");
+  return file;
 }
 
 /**

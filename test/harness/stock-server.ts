@@ -10,6 +10,7 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import { promisify } from "node:util";
 import type pg from "pg";
+import { SERVING_LOGIN } from "../../src/postgres/embedded-access.ts";
 import { runAs } from "../../src/postgres/embedded-folder.ts";
 import { connectTo } from "./database.ts";
 import { isInstalled } from "./programs.ts";
@@ -93,6 +94,8 @@ export async function startStock(hba: readonly string[] = [], settings: Readonly
     child = undefined;
   };
   await start();
+  await query("CREATE ROLE ledgerd_runtime NOLOGIN");
+  await query(`CREATE ROLE ${SERVING_LOGIN} LOGIN IN ROLE ledgerd_runtime`);
   return {
     port,
     folder,

@@ -15,6 +15,7 @@ import { ScheduledBackups } from "../../src/ops/scheduled-backups.ts";
 import { knownMigrations, migrate } from "../../src/postgres/migrate.ts";
 import { startLedgerd, servesAt, logOf } from "../harness/command.ts";
 import { createDatabase, type TestDatabase } from "../harness/database.ts";
+import { withLogins } from "../harness/logins.ts";
 import { newKey, serve } from "../harness/service.ts";
 import { until } from "../harness/until.ts";
 
@@ -208,7 +209,7 @@ describe("a migration that is marked major", () => {
     const copy = copyOfLedgerd(MAJOR);
     const run = async (args: readonly string[], settings: Readonly<Record<string, string>>) => {
       const env = { PATH: process.env["PATH"] ?? "", DATABASE_URL: database.url, LEDGERD_DURABILITY: "relaxed", LEDGERD_GRPC_ADDR: "127.0.0.1:0", LEDGERD_HTTP_ADDR: "127.0.0.1:0", LEDGERD_WORKERS: "1", ...settings };
-      const child = spawn(process.execPath, [copy, ...args], { env, stdio: ["ignore", "pipe", "pipe"] });
+      const child = spawn(process.execPath, [copy, ...args], { env: args[0] === "serve" ? withLogins(env) : env, stdio: ["ignore", "pipe", "pipe"] });
       let printed = "";
       for (const stream of [child.stdout, child.stderr]) stream.setEncoding("utf8").on("data", (text: string) => (printed += text));
       if (args[0] === "serve") await until(() => child.exitCode !== null || /ledgerd serves/.test(printed)).then(() => child.kill("SIGTERM"));
