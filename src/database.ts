@@ -47,7 +47,7 @@ export async function openDatabase(
   return { url, ownerUrl, close: () => Promise.resolve() };
 }
 
-/** Who logs in at an operator's PostgreSQL, and which setting says so. Who serves may not migrate, unless that is relaxed. */
+/** Who logs in, and which setting says so. Who serves may not migrate as well, unless that is relaxed. */
 function loginsOf(config: Config, url: string, use: Use, login: Login) {
   const { LEDGERD_MIGRATION_URL: migrationUrl, LEDGERD_SEPARATION: separation } = config;
   const ownerUrl = migrationUrl ?? (use === "serve" && separation === "required" ? undefined : url);
@@ -56,7 +56,13 @@ function loginsOf(config: Config, url: string, use: Use, login: Login) {
     : { url, ownerUrl, setting: "DATABASE_URL" };
 }
 
-async function openEmbedded(config: Config, log: Logger, connections: number, use: Use, login: Login): Promise<Database> {
+async function openEmbedded(
+  config: Config,
+  log: Logger,
+  connections: number,
+  use: Use,
+  login: Login,
+): Promise<Database> {
   await using opened = new AsyncDisposableStack();
   const settings = { max_connections: String(Math.max(DEFAULT_CONNECTIONS, connections + SPARE_CONNECTIONS)) };
   const starting = startEmbedded({ folder: config.LEDGERD_DATA_DIR, settings, log: (message) => log.warn(message) });
@@ -116,8 +122,8 @@ export async function bringUpToDate({ url, ownerUrl }: Database, config: Config,
   }
   if (ownerUrl === undefined) {
     throw new SchemaProblem(
-      `the database lacks the migrations ${names}, which the login that serves may not make: set LEDGERD_MIGRATION_URL to ` +
-        "one that may, or run `ledgerd migrate` as such a one",
+      `the database lacks the migrations ${names}, which the login that serves may not make: set ` +
+        "LEDGERD_MIGRATION_URL to one that may, or run `ledgerd migrate` as such a one",
     );
   }
   if (ownerUrl === config.LEDGERD_MIGRATION_URL) {
@@ -126,7 +132,8 @@ export async function bringUpToDate({ url, ownerUrl }: Database, config: Config,
   }
   for (const { name } of await applyMigrations(ownerUrl, config, log)) log.info({ migration: name }, "migrated");
   if ((await pendingMigrations(url)).length > 0) {
-    throw new SchemaProblem("LEDGERD_MIGRATION_URL must lead to the database of DATABASE_URL: that one still lacks migrations");
+    const wrong = "must lead to the database of DATABASE_URL: that one still lacks migrations";
+    throw new SchemaProblem(`LEDGERD_MIGRATION_URL ${wrong}`);
   }
 }
 

@@ -140,7 +140,8 @@ class Server implements EmbeddedPostgres {
     const unfinished = mkdtempSync(path.join(this.#folder, prefix));
     try {
       this.#give(unfinished);
-      await this.#run("initdb", ["-D", unfinished, "-U", OWNER_LOGIN, "--auth-local=peer", "--auth-host=reject", "-E", "UTF8", "--locale=C", "--no-instructions"]);
+      const access = ["-U", OWNER_LOGIN, "--auth-local=peer", "--auth-host=reject"];
+      await this.#run("initdb", ["-D", unfinished, ...access, "-E", "UTF8", "--locale=C", "--no-instructions"]);
       renameSync(unfinished, this.#data);
     } finally {
       const left = readdirSync(this.#folder).filter((name) => name.startsWith(prefix));

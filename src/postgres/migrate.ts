@@ -169,5 +169,6 @@ function explain(error: unknown): string {
   if (!(error instanceof Error)) return String(error);
   if ("hint" in error && typeof error.hint === "string") return `${error.message} (${error.hint})`;
   if (!("code" in error && error.code === INSUFFICIENT_PRIVILEGE)) return error.message;
-  return `${error.message} (it takes a login that is a member of ledgerd_migrator and ledgerd_runtime: LEDGERD_MIGRATION_URL)`;
+  const needed = "a login that is a member of ledgerd_migrator and ledgerd_runtime";
+  return `${error.message} (it takes ${needed}: LEDGERD_MIGRATION_URL)`;
 }

@@ -56,7 +56,8 @@ export async function powersOf(client: pg.Client): Promise<Powers> {
       ) AS lists
       CROSS JOIN LATERAL pg_catalog.aclexplode(lists.acl) AS given
       JOIN becomes b ON b.oid = given.grantee
-      WHERE b.name <> 'ledgerd_runtime' AND given.privilege_type IN ('INSERT', 'UPDATE', 'DELETE', 'TRUNCATE', 'TRIGGER')
+      WHERE b.name <> 'ledgerd_runtime'
+        AND given.privilege_type IN ('INSERT', 'UPDATE', 'DELETE', 'TRUNCATE', 'TRIGGER')
   )
   SELECT session_user AS login, p.name, p.power FROM powers p
   WHERE p.rank = (SELECT pg_catalog.min(rank) FROM powers)

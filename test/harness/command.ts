@@ -29,7 +29,10 @@ const LIMIT_MS = 55_000;
 /** Any free ports, and no further processes. */
 const defaults = { LEDGERD_GRPC_ADDR: "127.0.0.1:0", LEDGERD_HTTP_ADDR: "127.0.0.1:0", LEDGERD_WORKERS: "1" };
 
-/** Starts `ledgerd` with these arguments, in an environment of these settings and some defaults, to serve by two logins; `group` gives it a process group of its own, as a shell does. */
+/**
+ * Starts `ledgerd` with these arguments, in an environment of these settings and some defaults; it serves by two logins.
+ * `group` gives it a process group of its own, as a shell does.
+ */
 export function startLedgerd(args: readonly string[], settings: Readonly<Record<string, string>> = {}, group: "own" | "ours" = "ours"): Command {
   const isServing = args.length === 0 || args[0] === "serve" || args[0]?.startsWith("-") === true;
   const given = isServing ? withLogins(settings) : settings;

@@ -26,14 +26,13 @@ export async function startPooler(
   server: StockServer,
   mode: string,
   settings: readonly string[] = [],
-  login = "postgres",
+  user = "postgres",
 ): Promise<Pooler> {
-  const user = runAs();
   const folder = mkdtempSync(path.join(tmpdir(), "ledgerd-pooler-"));
   const port = await freePort();
   const config = [
     "[databases]",
-    `* = host=${server.folder} port=${server.port} user=${login}`,
+    `* = host=${server.folder} port=${server.port} user=${user}`,
     "[pgbouncer]",
     `pool_mode = ${mode}`,
     "listen_addr = 127.0.0.1",
@@ -46,7 +45,7 @@ export async function startPooler(
   writeFileSync(file, `${config.join("\n")}\n`);
   chmodSync(folder, 0o755);
   give(file);
-  const child = spawn(PROGRAM ?? "", [file], { ...user, cwd: "/", stdio: "ignore" });
+  const child = spawn(PROGRAM ?? "", [file], { ...runAs(), cwd: "/", stdio: "ignore" });
   const ended = once(child, "exit");
   const url: Pooler["url"] = (login, database, parameters = "") =>
     `postgres://${login}@127.0.0.1:${port}/${database}${parameters === "" ? "" : `?${parameters}`}`;
