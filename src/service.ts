@@ -31,6 +31,7 @@ import { Leadership } from "./postgres/leadership.ts";
 import { LockWaits } from "./postgres/lock-waits.ts";
 import { locksOf } from "./postgres/locks.ts";
 import { knownMigrations } from "./postgres/migrate.ts";
+import { addPartitions } from "./postgres/partitions.ts";
 import { openPool, RUNTIME_ROLE, withSession } from "./postgres/pool.ts";
 import { readableClaims } from "./postgres/readable-claims.ts";
 import { rowsFor } from "./postgres/rows.ts";
@@ -38,7 +39,7 @@ import { safetyProblems } from "./postgres/safety.ts";
 import { ledgerOf } from "./postgres/snapshot.ts";
 import { statusOf, type Status } from "./postgres/status.ts";
 import { transactionsOf } from "./postgres/transactions.ts";
-import { addPartitions, repeat, rescueJobs, sweepHolds } from "./postgres/upkeep.ts";
+import { repeat, rescueJobs, sweepHolds } from "./postgres/upkeep.ts";
 import { verificationsOf } from "./postgres/proof/verifications.ts";
 import { runBackup } from "./processes/backup-process.ts";
 import { adminHandlers } from "./rpc/admin-service.ts";
@@ -48,7 +49,7 @@ import { createGuard } from "./rpc/handlers.ts";
 import { jobSchemas } from "./rpc/job-requests.ts";
 import { jobHandlers } from "./rpc/job-service.ts";
 import { ledgerHandlers } from "./rpc/ledger-service.ts";
-import { listenHere, type Listen } from "./rpc/listener.ts";
+import { listenHere, type Listen, type Listener } from "./rpc/listener.ts";
 import { lockHandlers } from "./rpc/lock-service.ts";
 import { metricsText } from "./rpc/metrics.ts";
 import { Payers } from "./rpc/payers.ts";
@@ -102,6 +103,7 @@ const DURABILITY_CONNECTIONS = 1;
 /** Starts a service, ready to take calls when this returns. */
 export async function startService(config: Config, log: Logger, surroundings = alone): Promise<Service> {
   await using opened = new AsyncDisposableStack();
+  const listeners = await takePorts(config, surroundings, opened);
   const storage = await openStorage(config, log, opened, surroundings);
   const translate = createTranslate(failureOf, ({ error, ...incident }) => log.error({ ...incident, err: error }, "internal error"));
   const shutdown = new AbortController();
@@ -131,20 +133,30 @@ export async function startService(config: Config, log: Logger, surroundings = a
     metricsText(await verifications.last(), backgroundProof.rows, backups === undefined ? undefined : { newest: await backups.newest(), failures: backups.failures });
 
   const messageLimit = config.LEDGERD_MESSAGE_LIMIT;
-  const grpcDoor = await placed("LEDGERD_GRPC_ADDR", openGrpcDoor({ address: config.LEDGERD_GRPC_ADDR, listen: surroundings.grpc, entries, health: readiness.health, messageLimit, translate, shutdown: shutdown.signal, streamMaxAgeMs: config.LEDGERD_STREAM_MAX_AGE }));
-  const doors = [grpcDoor];
+  const grpc = { listener: listeners.grpc, entries, health: readiness.health, messageLimit, translate, shutdown: shutdown.signal, streamMaxAgeMs: config.LEDGERD_STREAM_MAX_AGE };
+  const web = { listener: listeners.http, entries, messageLimit, problem: readiness.problem, metrics, log: logged("answering", log) };
+  const [grpcDoor, webDoor] = [openGrpcDoor(grpc), openWebDoor(web)];
   opened.defer(async () => {
     readiness.drain();
     shutdown.abort();
     const left = Promise.race([empty(), delay(config.LEDGERD_DRAIN_TIMEOUT, undefined, { ref: false })]);
-    await Promise.all(doors.map((door) => door.close(left)));
+    await Promise.all([grpcDoor, webDoor].map((door) => door.close(left)));
   });
-  const web = { address: config.LEDGERD_HTTP_ADDR, listen: surroundings.http, entries, messageLimit, problem: readiness.problem, metrics, log: logged("answering", log) };
-  const webDoor = await placed("LEDGERD_HTTP_ADDR", openWebDoor(web));
-  doors.push(webDoor);
-
   const running = opened.move();
   return { grpcAddress: grpcDoor.address, httpAddress: webDoor.address, close: () => running.disposeAsync() };
+}
+
+/**
+ * Takes both ports before the database is touched: a start on a port that is taken changes nothing. Who comes while
+ * the service starts waits, and is let in when it takes calls, or turned away if it never does.
+ */
+async function takePorts(config: Config, { grpc, http }: Surroundings, opened: AsyncDisposableStack) {
+  const take = async (setting: "LEDGERD_GRPC_ADDR" | "LEDGERD_HTTP_ADDR", listen: Listen): Promise<Listener> =>
+    opened.adopt(await placed(setting, listen(config[setting])), async ({ cut, close }) => {
+      cut();
+      await close();
+    });
+  return { grpc: await take("LEDGERD_GRPC_ADDR", grpc), http: await take("LEDGERD_HTTP_ADDR", http) };
 }
 
 /** What opens where a setting says; if it can't listen there, the error names the setting. */
@@ -167,7 +179,7 @@ async function openStorage(config: Config, log: Logger, opened: AsyncDisposableS
   const background = opened.adopt(await connect(database.url, config, log, BACKGROUND_CONNECTIONS), (open) => open.end());
   const problems = await safetyProblems(background, config.LEDGERD_DURABILITY);
   if (problems.length > 0) throw new StartupProblem(`this database can't be served from: ${problems.join("; ")}`);
-  await addPartitions(background);
+  await background.oneFirst(addPartitions);
 
   const rows = rowsFor(config.currencies);
   const durability = opened.adopt(new Durability(database.url, config.LEDGERD_CONNECT_TIMEOUT), (open) => open.close());
@@ -291,7 +303,7 @@ function startUpkeep(config: Config, storage: Storage, readiness: Readiness, log
   const shared: readonly [string, number, bigint, () => Promise<unknown>][] = [
     ["sweeping expired holds", config.LEDGERD_SWEEP_INTERVAL, ownLocks.expireHolds, () => sweepHolds(holds, journal)],
     ["rescuing jobs", config.LEDGERD_JOB_SWEEP_INTERVAL, ownLocks.rescueJobs, () => rescueJobs(claims, journal)],
-    ["adding partitions", PARTITIONS_PAUSE_MS, ownLocks.addPartitions, () => addPartitions(background)],
+    ["adding partitions", PARTITIONS_PAUSE_MS, ownLocks.addPartitions, () => background.oneFirst(addPartitions)],
   ];
   const instanceId = `${hostname()}:${process.pid}:${randomUUID().slice(0, 8)}`;
   const locks = locksOf(background);
