@@ -96,9 +96,9 @@ export class Stage {
     });
   }
 
-  /** Serves a database until the end, when its log is checked. */
-  async openLedger(url: string): Promise<Ledger> {
-    const ledger = await Ledger.start(url, this.options.workers);
+  /** Serves a database until the end, when its log is checked; further settings by their names. */
+  async openLedger(url: string, settings: Readonly<Record<string, string>> = {}): Promise<Ledger> {
+    const ledger = await Ledger.start(url, this.options.workers, settings);
     this.#ledgers.push(ledger);
     return ledger;
   }

@@ -3,7 +3,7 @@
 
 import { randomUUID } from "node:crypto";
 import { hostname } from "node:os";
-import { setTimeout as delay } from "node:timers/promises";
+import { setImmediate as immediate, setTimeout as delay } from "node:timers/promises";
 import type { Logger } from "pino";
 import type { DatabasePool } from "slonik";
 import type { Config } from "./config.ts";
@@ -32,6 +32,7 @@ import { LockWaits } from "./postgres/lock-waits.ts";
 import { locksOf } from "./postgres/locks.ts";
 import { knownMigrations } from "./postgres/migrate.ts";
 import { addPartitions } from "./postgres/partitions.ts";
+import { openPools, poolConnections, type Pools, type PoolSize } from "./postgres/pools.ts";
 import { openPool, RUNTIME_ROLE, withSession } from "./postgres/pool.ts";
 import { readableClaims } from "./postgres/readable-claims.ts";
 import { rowsFor } from "./postgres/rows.ts";
@@ -95,8 +96,6 @@ const PARTITIONS_PAUSE_MS = 10_000;
 const BACKUP_PAUSE_MS = 2000;
 /** Between rounds of the verification in the background; short beside the rounds, which keep to the rate by themselves. */
 const VERIFY_ROUND_PAUSE_MS = 500;
-/** Connections for the background's own looks: they must not wait behind the callers' reads. */
-const BACKGROUND_CONNECTIONS = 4;
 /** On which reads wait to be durable. */
 const DURABILITY_CONNECTIONS = 1;
 
@@ -133,9 +132,11 @@ export async function startService(config: Config, log: Logger, surroundings = a
     metricsText(await verifications.last(), backgroundProof.rows, backups === undefined ? undefined : { newest: await backups.newest(), failures: backups.failures });
 
   const messageLimit = config.LEDGERD_MESSAGE_LIMIT;
-  const grpc = { listener: listeners.grpc, entries, health: readiness.health, messageLimit, translate, shutdown: shutdown.signal, streamMaxAgeMs: config.LEDGERD_STREAM_MAX_AGE };
-  const web = { listener: listeners.http, entries, messageLimit, problem: readiness.problem, metrics, log: logged("answering", log) };
-  const [grpcDoor, webDoor] = [openGrpcDoor(grpc), openWebDoor(web)];
+  const { health, problem } = readiness;
+  const ends = { shutdown: shutdown.signal, streamMaxAgeMs: config.LEDGERD_STREAM_MAX_AGE };
+  const grpcDoor = openGrpcDoor({ listener: listeners.grpc, entries, health, messageLimit, translate, ...ends });
+  const unsent = logged("answering", log);
+  const webDoor = openWebDoor({ listener: listeners.http, entries, messageLimit, problem, metrics, log: unsent });
   opened.defer(async () => {
     readiness.drain();
     shutdown.abort();
@@ -175,19 +176,19 @@ type Storage = Awaited<ReturnType<typeof openStorage>>;
 async function openStorage(config: Config, log: Logger, opened: AsyncDisposableStack, { tell, hear }: Surroundings) {
   const database = opened.adopt(await openDatabase(config, log, connectionsOf(config)), ({ close }) => close());
   await bringUpToDate(database.url, config, log);
-  const pool = opened.adopt(await connect(database.url, config, log, config.LEDGERD_POOL_MAX), (open) => open.end());
-  const background = opened.adopt(await connect(database.url, config, log, BACKGROUND_CONNECTIONS), (open) => open.end());
-  const problems = await safetyProblems(background, config.LEDGERD_DURABILITY);
-  if (problems.length > 0) throw new StartupProblem(`this database can't be served from: ${problems.join("; ")}`);
+  const pools = await poolsOf(database.url, config, log, opened);
+  const { calls: pool, live, catchingUp, background } = pools;
+  await assertSafe(background, config);
   await background.oneFirst(addPartitions);
 
   const rows = rowsFor(config.currencies);
   const durability = opened.adopt(new Durability(database.url, config.LEDGERD_CONNECT_TIMEOUT), (open) => open.close());
-  const feed = new Feed(background, rows, durability, config.LEDGERD_FEED_POLL);
+  const feed = new Feed({ live, behind: catchingUp, rows, durability, pollMs: config.LEDGERD_FEED_POLL });
   const jobs = jobsOf(pool, rows);
   const locks = locksOf(pool);
-  const jobQueue = new JobQueue(readableClaims(claimsOf(background, rows), () => journal), config.LEDGERD_WAIT_POLL);
-  const jobWatch = new JobWatch(jobsOf(background, rows), config.LEDGERD_WAIT_POLL);
+  const claimsBy = (connections: DatabasePool) => readableClaims(claimsOf(connections, rows), () => journal);
+  const jobQueue = new JobQueue(claimsBy(live), claimsBy(pool), config.LEDGERD_WAIT_POLL);
+  const jobWatch = new JobWatch(jobsOf(live, rows), jobsOf(catchingUp, rows), config.LEDGERD_WAIT_POLL);
   const lockWaits = new LockWaits(locks, config.LEDGERD_WAIT_POLL);
   const wake = {
     transactions: () => feed.wake(),
@@ -222,7 +223,7 @@ async function openStorage(config: Config, log: Logger, opened: AsyncDisposableS
   return {
     background,
     backups: backupsOf(config, database.url, background, log),
-    ...openProofs(database.url, background, config, log),
+    ...openProofs(database.url, pools, config, log),
     durability,
     feed,
     journal,
@@ -239,12 +240,22 @@ async function openStorage(config: Config, log: Logger, opened: AsyncDisposableS
     locks,
     lockWaits,
     lockReleased: () => happened("locks"),
-    status: statusOf(pool, background, feed),
+    status: statusOf(pools, feed),
   };
 }
 
+async function assertSafe(background: DatabasePool, { LEDGERD_DURABILITY: durability }: Config): Promise<void> {
+  const problems = await safetyProblems(background, durability);
+  if (problems.length > 0) throw new StartupProblem(`this database can't be served from: ${problems.join("; ")}`);
+}
+
+function poolsOf(url: string, config: Config, log: Logger, opened: AsyncDisposableStack): Promise<Pools> {
+  const calls = { min: config.LEDGERD_POOL_MIN, max: config.LEDGERD_POOL_MAX };
+  return openPools(calls, async (size) => opened.adopt(await connect(url, config, log, size), (open) => open.end()));
+}
+
 /** Verification and rebuilding: those that are asked for, and the one in the background. */
-function openProofs(url: string, pool: DatabasePool, config: Config, log: Logger) {
+function openProofs(url: string, { background: pool, live }: Pools, config: Config, log: Logger) {
   const ledger = { url: withSession(url, { role: RUNTIME_ROLE }), pool, currencies: config.currencies, connectTimeoutMs: config.LEDGERD_CONNECT_TIMEOUT };
   const backgroundProof = new BackgroundProof({
     ...ledger,
@@ -252,7 +263,7 @@ function openProofs(url: string, pool: DatabasePool, config: Config, log: Logger
     pauseMs: config.LEDGERD_VERIFY_PAUSE,
     log: (finding) => log.error({ ...finding, event: "difference" }, describe(finding)),
   });
-  return { proofs: new Proofs(ledger), backgroundProof, verifications: verificationsOf(pool) };
+  return { proofs: new Proofs(ledger), backgroundProof, verifications: verificationsOf(live) };
 }
 
 /** A process that serves alone prepares one group while another one is committed. Of several, each does well with one: see docs/performance.md. */
@@ -262,21 +273,17 @@ function lanesOf(config: Config): number {
   return config.LEDGERD_LANES ?? LANES_ALONE;
 }
 
-/**
- * How many connections a process may open at most: for reads and their durability, in the background, for
- * verifications, and one for each lane.
- */
+/** How many connections a process may open at most: see pools.ts. */
 export function connectionsOf(config: Config): number {
-  const own = DURABILITY_CONNECTIONS + BACKGROUND_CONNECTIONS + PROOF_CONNECTIONS;
-  return config.LEDGERD_POOL_MAX + own + lanesOf(config);
+  return poolConnections(config.LEDGERD_POOL_MAX) + DURABILITY_CONNECTIONS + PROOF_CONNECTIONS + lanesOf(config);
 }
 
-function connect(url: string, config: Config, log: Logger, max: number): Promise<DatabasePool> {
+function connect(url: string, config: Config, log: Logger, { min, max }: PoolSize): Promise<DatabasePool> {
   return openPool({
     // Everything that is read has an index; a plan that is kept from when a table was small must not scan it when it is large,
     // nor read all of a user's rows to sort them where an index has their order.
     url: withSession(url, { role: RUNTIME_ROLE, application_name: "ledgerd", enable_seqscan: "off", enable_sort: "off" }),
-    min: Math.min(config.LEDGERD_POOL_MIN, max),
+    min,
     max,
     connectTimeoutMs: config.LEDGERD_CONNECT_TIMEOUT,
     queryTimeoutMs: config.LEDGERD_QUERY_TIMEOUT,
@@ -342,12 +349,18 @@ function startBackups(backups: ScheduledBackups, leadership: Leadership, log: Lo
 
 /** Takes a look at the database, and reports what it found. */
 async function look(status: Status, readiness: Readiness): Promise<void> {
-  const tooLate = delay(READINESS_LIMIT_MS, `the database took longer than ${READINESS_LIMIT_MS} ms to answer`, { ref: false });
   try {
-    readiness.report(await Promise.race([status.problem(knownMigrations().length), tooLate]));
+    readiness.report(await Promise.race([status.problem(knownMigrations().length), tooLate()]));
   } catch (error) {
     readiness.report(`the database can't be reached: ${error instanceof Error ? error.message : String(error)}`);
   }
+}
+
+async function tooLate(): Promise<string> {
+  await delay(READINESS_LIMIT_MS, undefined, { ref: false });
+  // An answer that came while this process was busy is there by then: it was not the database that took so long.
+  await immediate();
+  return `the database took longer than ${READINESS_LIMIT_MS} ms to answer`;
 }
 
 function logged(what: string, log: Logger): (error: unknown) => void {

@@ -151,7 +151,7 @@ describe("ledgerd serve", () => {
     await using command = startLedgerd(["serve"], { DATABASE_URL: database.url, ...relaxed, LEDGERD_WORKERS: "2", LEDGERD_POOL_MAX: "200" });
     await servesAt(command);
     const warnings = logOf(command).filter(({ msg }) => String(msg).startsWith("PostgreSQL has room for fewer connections"));
-    expect(warnings.map(({ level, connections, room }) => [level, connections, room])).toEqual([[40, 2 * (200 + 4 + 2 + 1 + 1), 297]]);
+    expect(warnings.map(({ level, connections, room }) => [level, connections, room])).toEqual([[40, 2 * (200 + 8 + 2 + 1 + 1), 297]]);
   });
 
   test("logs JSON lines on standard error: how it goes, and settings that are misspelt", async () => {

@@ -12,8 +12,9 @@ import { read } from "./read.ts";
 import { rebuild } from "./rebuild.ts";
 import { stream, streamHot } from "./stream.ts";
 import { unary, unaryHot } from "./unary.ts";
+import { watches } from "./watches.ts";
 
-export const workloads: readonly Workload[] = [unary, unaryHot, lone, stream, streamHot, batch, batchHot, read, jobs, feed, history, openLoop, memory, rebuild];
+export const workloads: readonly Workload[] = [unary, unaryHot, lone, stream, streamHot, batch, batchHot, read, jobs, feed, history, openLoop, memory, rebuild, watches];
 
 /** How many of them `--quick` measures. */
 export const QUICK = 8;

@@ -1,8 +1,10 @@
 // How the database is, for operators and for readiness.
 
-import { sql, type DatabasePool } from "slonik";
+import { sql } from "slonik";
 import { z } from "zod";
 import type { Feed } from "./feed.ts";
+import { shared } from "./gather.ts";
+import type { Pools } from "./pools.ts";
 
 const statusRow = z.object({ database_version: z.string(), schema_version: z.number(), partitions: z.number(), headroom: z.bigint() });
 const readinessRow = z.object({ replica: z.boolean(), schema_version: z.number() });
@@ -10,12 +12,13 @@ const readinessRow = z.object({ replica: z.boolean(), schema_version: z.number()
 /** Reads the state of the database. */
 export type Status = ReturnType<typeof statusOf>;
 
-/** The reads of the database's state: they go through `background`, and tell the state of `pool`. */
-export function statusOf(pool: DatabasePool, background: DatabasePool, feed: Feed) {
-  return { read, problem };
+/** The reads of the database's state. */
+export function statusOf({ calls, live, readiness }: Pools, feed: Feed) {
+  return { read: shared(read), problem };
 
+  /** Tells the state of the pool for calls, and so doesn't wait for that. */
   async function read() {
-    const found = await background.one(sql.type(statusRow)`
+    const found = await live.one(sql.type(statusRow)`
       SELECT current_setting('server_version') AS database_version,
              (SELECT coalesce(max(number), 0) FROM ledgerd.schema_migrations) AS schema_version,
              p.partitions, (p.partitions_end - s.last_value) AS headroom
@@ -24,7 +27,7 @@ export function statusOf(pool: DatabasePool, background: DatabasePool, feed: Fee
                            max(substring(pg_get_expr(c.relpartbound, c.oid) FROM 'TO \\(''(\\d+)''\\)')::int8) AS partitions_end
                     FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
                     WHERE i.inhparent = 'ledgerd.transactions'::regclass) AS p`);
-    const { acquiredConnections, idleConnections, waitingClients } = pool.state();
+    const { acquiredConnections, idleConnections, waitingClients } = calls.state();
     return {
       databaseVersion: found.database_version,
       schemaVersion: found.schema_version,
@@ -36,7 +39,7 @@ export function statusOf(pool: DatabasePool, background: DatabasePool, feed: Fee
 
   /** Why the database can't take writes; undefined if it can. Throws if it can't be reached. */
   async function problem(schemaVersion: number): Promise<string | undefined> {
-    const found = await background.one(sql.type(readinessRow)`
+    const found = await readiness.one(sql.type(readinessRow)`
       SELECT pg_is_in_recovery() AS replica, (SELECT coalesce(max(number), 0) FROM ledgerd.schema_migrations) AS schema_version`);
     if (found.replica) return "the database is a replica and takes no writes";
     // A newer one is right: migrations leave what earlier versions rely on, so that old processes serve beside new ones.

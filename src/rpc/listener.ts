@@ -34,7 +34,7 @@ export const listenHere: Listen = async (address) => {
   return { address: taken, open: (welcome) => door.open(welcome), close, cut: () => connections.cut() };
 };
 
-/** Callers who came before anybody welcomes them. What they say meanwhile stays unread, but for what a socket buffers. */
+/** Callers who came before anybody welcomes them. What they say meanwhile stays in their sockets' buffers. */
 class Waiting {
   #waiting: Socket[] = [];
   #welcome = (connection: Socket): void => {
