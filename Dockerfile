@@ -20,8 +20,9 @@ USER root
 # It holds code: nobody who serves may write it.
 RUN chown -R root node_modules/.cache
 USER node
+# By readiness, which `depends_on: service_healthy` waits for. What restarts containers should ask /livez instead.
 HEALTHCHECK --interval=5s --timeout=3s --start-period=20s \
-  CMD ["node", "-e", "fetch('http://127.0.0.1:8080/healthz').then((answer) => process.exit(answer.ok ? 0 : 1), () => process.exit(1))"]
+  CMD ["node", "-e", "fetch('http://127.0.0.1:8080/readyz').then((answer) => process.exit(answer.ok ? 0 : 1), () => process.exit(1))"]
 
 # Not npm: the signals must reach ledgerd itself.
 CMD ["node", "src/main.ts"]

@@ -35,12 +35,16 @@ export class Ledger {
   }
 
   /** Starts it on a database, with so many workers; undefined: as many as it itself wants. */
-  static async start(server: Server, workers: number | undefined): Promise<Ledger> {
+  static async start(
+    server: Server,
+    workers: number | undefined,
+    settings: Readonly<Record<string, string>> = {},
+  ): Promise<Ledger> {
     const { url } = server;
     const before = await takenIn(url);
     const { LEDGERD_WORKERS: _, ...inherited } = process.env;
     const ours = { DATABASE_URL: servedAt(url), LEDGERD_GRPC_ADDR: "127.0.0.1:0", LEDGERD_HTTP_ADDR: "127.0.0.1:0", LEDGERD_LOG_LEVEL: "error" };
-    const env = { ...inherited, ...ours, ...(workers === undefined ? {} : { LEDGERD_WORKERS: String(workers) }) };
+    const env = { ...inherited, ...ours, ...settings, ...(workers === undefined ? {} : { LEDGERD_WORKERS: String(workers) }) };
     const child = spawn(process.execPath, [path.resolve(import.meta.dirname, "../src/main.ts")], { env, stdio: ["ignore", "pipe", "inherit"] });
     return new Ledger(server, await addressOf(child), child, before);
   }

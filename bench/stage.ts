@@ -93,10 +93,10 @@ export class Stage {
   stockLedger(): Promise<Ledger> {
     return this.shared("stock ledger", async () => {
       this.say(`loading ${this.options.users} accounts into a stock PostgreSQL`);
-      const { url, postmaster } = await startServer(this.#more, { ...SETTINGS, ...STOCK }, this.say);
-      await migrate(url);
-      await giveMoney(url, this.options.users);
-      return this.#warmedUp(await this.openLedger(url, postmaster));
+      const server = await startServer(this.#more, { ...SETTINGS, ...STOCK }, this.say);
+      await migrate(server.url);
+      await giveMoney(server.url, this.options.users);
+      return this.#warmedUp(await this.#openOn(server));
     });
   }
 
@@ -110,9 +110,13 @@ export class Stage {
     return ledger;
   }
 
-  /** Serves a database until the end, when its log is checked. */
-  async openLedger(url: string, postmaster = this.postmaster): Promise<Ledger> {
-    const ledger = await Ledger.start({ url, postmaster }, this.options.workers);
+  /** Serves a database until the end, when its log is checked; further settings by their names. */
+  async openLedger(url: string, settings: Readonly<Record<string, string>> = {}): Promise<Ledger> {
+    return this.#openOn({ url, postmaster: this.postmaster }, settings);
+  }
+
+  async #openOn(server: Server, settings: Readonly<Record<string, string>> = {}): Promise<Ledger> {
+    const ledger = await Ledger.start(server, this.options.workers, settings);
     this.#ledgers.push(ledger);
     return ledger;
   }

@@ -129,7 +129,7 @@ const environment = z.object({
         "where the database's user can't reach that one",
     ),
   LEDGERD_GRPC_ADDR: address.prefault("127.0.0.1:50051").describe("Where gRPC listens: the API, health and reflection"),
-  LEDGERD_HTTP_ADDR: address.prefault("127.0.0.1:8080").describe("Where the web port listens: Connect (JSON by curl), gRPC-Web, `/healthz` and `/metrics`"),
+  LEDGERD_HTTP_ADDR: address.prefault("127.0.0.1:8080").describe("Where the web port listens: Connect (JSON by curl), gRPC-Web, `/livez`, `/readyz` (= `/healthz`) and `/metrics`"),
   LEDGERD_WORKERS: workers
     .optional()
     .describe("Processes that take calls, 1 to 64; `--workers` says the same, and wins. Without it: one for each core"),

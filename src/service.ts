@@ -3,7 +3,7 @@
 
 import { randomUUID } from "node:crypto";
 import { hostname } from "node:os";
-import { setTimeout as delay } from "node:timers/promises";
+import { setImmediate as immediate, setTimeout as delay } from "node:timers/promises";
 import type { Logger } from "pino";
 import type { DatabasePool } from "slonik";
 import type { Config } from "./config.ts";
@@ -31,6 +31,8 @@ import { Leadership } from "./postgres/leadership.ts";
 import { LockWaits } from "./postgres/lock-waits.ts";
 import { locksOf } from "./postgres/locks.ts";
 import { knownMigrations } from "./postgres/migrate.ts";
+import { addPartitions } from "./postgres/partitions.ts";
+import { openPools, poolConnections, type Pools, type PoolSize } from "./postgres/pools.ts";
 import { openPool, RUNTIME_ROLE } from "./postgres/pool.ts";
 import { readableClaims } from "./postgres/readable-claims.ts";
 import { rowsFor } from "./postgres/rows.ts";
@@ -38,7 +40,7 @@ import { safetyProblems } from "./postgres/safety.ts";
 import { ledgerOf } from "./postgres/snapshot.ts";
 import { statusOf, type Status } from "./postgres/status.ts";
 import { transactionsOf } from "./postgres/transactions.ts";
-import { addPartitions, repeat, rescueJobs, sweepHolds } from "./postgres/upkeep.ts";
+import { repeat, rescueJobs, sweepHolds } from "./postgres/upkeep.ts";
 import { verificationsOf } from "./postgres/proof/verifications.ts";
 import { runBackup } from "./processes/backup-process.ts";
 import { adminHandlers } from "./rpc/admin-service.ts";
@@ -48,7 +50,7 @@ import { createGuard } from "./rpc/handlers.ts";
 import { jobSchemas } from "./rpc/job-requests.ts";
 import { jobHandlers } from "./rpc/job-service.ts";
 import { ledgerHandlers } from "./rpc/ledger-service.ts";
-import { listenHere, type Listen } from "./rpc/listener.ts";
+import { listenHere, type Listen, type Listener } from "./rpc/listener.ts";
 import { lockHandlers } from "./rpc/lock-service.ts";
 import { metricsText } from "./rpc/metrics.ts";
 import { Payers } from "./rpc/payers.ts";
@@ -94,14 +96,13 @@ const PARTITIONS_PAUSE_MS = 10_000;
 const BACKUP_PAUSE_MS = 2000;
 /** Between rounds of the verification in the background; short beside the rounds, which keep to the rate by themselves. */
 const VERIFY_ROUND_PAUSE_MS = 500;
-/** Connections for the background's own looks: they must not wait behind the callers' reads. */
-const BACKGROUND_CONNECTIONS = 4;
 /** On which reads wait to be durable. */
 const DURABILITY_CONNECTIONS = 1;
 
 /** Starts a service, ready to take calls when this returns. */
 export async function startService(config: Config, log: Logger, surroundings = alone): Promise<Service> {
   await using opened = new AsyncDisposableStack();
+  const listeners = await takePorts(config, surroundings, opened);
   const storage = await openStorage(config, log, opened, surroundings);
   const noted: typeof failureOf = (error) => {
     storage.status.note(error);
@@ -135,20 +136,32 @@ export async function startService(config: Config, log: Logger, surroundings = a
     metricsText(await verifications.last(), backgroundProof.rows, backups === undefined ? undefined : { newest: await backups.newest(), failures: backups.failures });
 
   const messageLimit = config.LEDGERD_MESSAGE_LIMIT;
-  const grpcDoor = await placed("LEDGERD_GRPC_ADDR", openGrpcDoor({ address: config.LEDGERD_GRPC_ADDR, listen: surroundings.grpc, entries, health: readiness.health, messageLimit, translate, shutdown: shutdown.signal, streamMaxAgeMs: config.LEDGERD_STREAM_MAX_AGE }));
-  const doors = [grpcDoor];
+  const { health, problem } = readiness;
+  const ends = { shutdown: shutdown.signal, streamMaxAgeMs: config.LEDGERD_STREAM_MAX_AGE };
+  const grpcDoor = openGrpcDoor({ listener: listeners.grpc, entries, health, messageLimit, translate, ...ends });
+  const unsent = logged("answering", log);
+  const webDoor = openWebDoor({ listener: listeners.http, entries, messageLimit, problem, metrics, log: unsent });
   opened.defer(async () => {
     readiness.drain();
     shutdown.abort();
     const left = Promise.race([empty(), delay(config.LEDGERD_DRAIN_TIMEOUT, undefined, { ref: false })]);
-    await Promise.all(doors.map((door) => door.close(left)));
+    await Promise.all([grpcDoor, webDoor].map((door) => door.close(left)));
   });
-  const web = { address: config.LEDGERD_HTTP_ADDR, listen: surroundings.http, entries, messageLimit, problem: readiness.problem, metrics, log: logged("answering", log) };
-  const webDoor = await placed("LEDGERD_HTTP_ADDR", openWebDoor(web));
-  doors.push(webDoor);
-
   const running = opened.move();
   return { grpcAddress: grpcDoor.address, httpAddress: webDoor.address, close: () => running.disposeAsync() };
+}
+
+/**
+ * Takes both ports before the database is touched: a start on a port that is taken changes nothing. Who comes while
+ * the service starts waits, and is let in when it takes calls, or turned away if it never does.
+ */
+async function takePorts(config: Config, { grpc, http }: Surroundings, opened: AsyncDisposableStack) {
+  const take = async (setting: "LEDGERD_GRPC_ADDR" | "LEDGERD_HTTP_ADDR", listen: Listen): Promise<Listener> =>
+    opened.adopt(await placed(setting, listen(config[setting])), async ({ cut, close }) => {
+      cut();
+      await close();
+    });
+  return { grpc: await take("LEDGERD_GRPC_ADDR", grpc), http: await take("LEDGERD_HTTP_ADDR", http) };
 }
 
 /** What opens where a setting says; if it can't listen there, the error names the setting. */
@@ -167,19 +180,19 @@ type Storage = Awaited<ReturnType<typeof openStorage>>;
 async function openStorage(config: Config, log: Logger, opened: AsyncDisposableStack, { tell, hear }: Surroundings) {
   const database = opened.adopt(await openDatabase(config, log, connectionsOf(config), "serve"), ({ close }) => close());
   await bringUpToDate(database, config, log);
-  const pool = opened.adopt(await connect(database.url, config, log, config.LEDGERD_POOL_MAX), (open) => open.end());
-  const background = opened.adopt(await connect(database.url, config, log, BACKGROUND_CONNECTIONS), (open) => open.end());
-  const problems = await safetyProblems(background, config.LEDGERD_DURABILITY);
-  if (problems.length > 0) throw new StartupProblem(`this database can't be served from: ${problems.join("; ")}`);
-  await addPartitions(background);
+  const pools = await poolsOf(database.url, config, log, opened);
+  const { calls: pool, live, catchingUp, background } = pools;
+  await assertSafe(background, config);
+  await background.oneFirst(addPartitions);
 
   const rows = rowsFor(config.currencies);
   const durability = opened.adopt(new Durability(database.url, config.LEDGERD_CONNECT_TIMEOUT), (open) => open.close());
-  const feed = new Feed(background, rows, durability, config.LEDGERD_FEED_POLL);
+  const feed = new Feed({ live, behind: catchingUp, rows, durability, pollMs: config.LEDGERD_FEED_POLL });
   const jobs = jobsOf(pool, rows);
   const locks = locksOf(pool);
-  const jobQueue = new JobQueue(readableClaims(claimsOf(background, rows), () => journal), config.LEDGERD_WAIT_POLL);
-  const jobWatch = new JobWatch(jobsOf(background, rows), config.LEDGERD_WAIT_POLL);
+  const claimsBy = (connections: DatabasePool) => readableClaims(claimsOf(connections, rows), () => journal);
+  const jobQueue = new JobQueue(claimsBy(live), claimsBy(pool), config.LEDGERD_WAIT_POLL);
+  const jobWatch = new JobWatch(jobsOf(live, rows), jobsOf(catchingUp, rows), config.LEDGERD_WAIT_POLL);
   const lockWaits = new LockWaits(locks, config.LEDGERD_WAIT_POLL);
   const wake = {
     transactions: () => feed.wake(),
@@ -214,7 +227,7 @@ async function openStorage(config: Config, log: Logger, opened: AsyncDisposableS
   return {
     background,
     backups: backupsOf(config, database.url, background, log),
-    ...openProofs(database.url, background, config, log),
+    ...openProofs(database.url, pools, config, log),
     durability,
     feed,
     journal,
@@ -231,12 +244,22 @@ async function openStorage(config: Config, log: Logger, opened: AsyncDisposableS
     locks,
     lockWaits,
     lockReleased: () => happened("locks"),
-    status: statusOf(pool, background, feed),
+    status: statusOf(pools, feed),
   };
 }
 
+async function assertSafe(background: DatabasePool, { LEDGERD_DURABILITY: durability }: Config): Promise<void> {
+  const problems = await safetyProblems(background, durability);
+  if (problems.length > 0) throw new StartupProblem(`this database can't be served from: ${problems.join("; ")}`);
+}
+
+function poolsOf(url: string, config: Config, log: Logger, opened: AsyncDisposableStack): Promise<Pools> {
+  const calls = { min: config.LEDGERD_POOL_MIN, max: config.LEDGERD_POOL_MAX };
+  return openPools(calls, async (size) => opened.adopt(await connect(url, config, log, size), (open) => open.end()));
+}
+
 /** Verification and rebuilding: those that are asked for, and the one in the background. */
-function openProofs(url: string, pool: DatabasePool, config: Config, log: Logger) {
+function openProofs(url: string, { background: pool, live }: Pools, config: Config, log: Logger) {
   const { currencies, LEDGERD_CONNECT_TIMEOUT: connectTimeoutMs } = config;
   const ledger = { url, role: RUNTIME_ROLE, pool, currencies, connectTimeoutMs };
   const backgroundProof = new BackgroundProof({
@@ -245,7 +268,7 @@ function openProofs(url: string, pool: DatabasePool, config: Config, log: Logger
     pauseMs: config.LEDGERD_VERIFY_PAUSE,
     log: (finding) => log.error({ ...finding, event: "difference" }, describe(finding)),
   });
-  return { proofs: new Proofs(ledger), backgroundProof, verifications: verificationsOf(pool) };
+  return { proofs: new Proofs(ledger), backgroundProof, verifications: verificationsOf(live) };
 }
 
 /** A process that serves alone prepares one group while another one is committed. Of several, each does well with one: see docs/performance.md. */
@@ -255,16 +278,12 @@ function lanesOf(config: Config): number {
   return config.LEDGERD_LANES ?? LANES_ALONE;
 }
 
-/**
- * How many connections a process may open at most: for reads and their durability, in the background, for
- * verifications, and one for each lane.
- */
+/** How many connections a process may open at most: see pools.ts. */
 export function connectionsOf(config: Config): number {
-  const own = DURABILITY_CONNECTIONS + BACKGROUND_CONNECTIONS + PROOF_CONNECTIONS;
-  return config.LEDGERD_POOL_MAX + own + lanesOf(config);
+  return poolConnections(config.LEDGERD_POOL_MAX) + DURABILITY_CONNECTIONS + PROOF_CONNECTIONS + lanesOf(config);
 }
 
-function connect(url: string, config: Config, log: Logger, max: number): Promise<DatabasePool> {
+function connect(url: string, config: Config, log: Logger, { min, max }: PoolSize): Promise<DatabasePool> {
   return openPool({
     url,
     // Everything that is read has an index; a plan that is kept from when a table was small must not scan it when it is
@@ -275,7 +294,7 @@ function connect(url: string, config: Config, log: Logger, max: number): Promise
     // through the whole log. 18 counts such steps instead.
     settingsSince18: { enable_sort: "off" },
     mustTakeWrites: true,
-    min: Math.min(config.LEDGERD_POOL_MIN, max),
+    min,
     max,
     connectTimeoutMs: config.LEDGERD_CONNECT_TIMEOUT,
     queryTimeoutMs: config.LEDGERD_QUERY_TIMEOUT,
@@ -302,7 +321,7 @@ function startUpkeep(config: Config, storage: Storage, readiness: Readiness, log
   const shared: readonly [string, number, bigint, () => Promise<unknown>][] = [
     ["sweeping expired holds", config.LEDGERD_SWEEP_INTERVAL, ownLocks.expireHolds, () => sweepHolds(holds, journal)],
     ["rescuing jobs", config.LEDGERD_JOB_SWEEP_INTERVAL, ownLocks.rescueJobs, () => rescueJobs(claims, journal)],
-    ["adding partitions", PARTITIONS_PAUSE_MS, ownLocks.addPartitions, () => addPartitions(background)],
+    ["adding partitions", PARTITIONS_PAUSE_MS, ownLocks.addPartitions, () => background.oneFirst(addPartitions)],
   ];
   const instanceId = `${hostname()}:${process.pid}:${randomUUID().slice(0, 8)}`;
   const locks = locksOf(background);
@@ -341,12 +360,18 @@ function startBackups(backups: ScheduledBackups, leadership: Leadership, log: Lo
 
 /** Takes a look at the database, and reports what it found. */
 async function look(status: Status, readiness: Readiness): Promise<void> {
-  const tooLate = delay(READINESS_LIMIT_MS, `the database took longer than ${READINESS_LIMIT_MS} ms to answer`, { ref: false });
   try {
-    readiness.report(await Promise.race([status.problem(knownMigrations().length), tooLate]));
+    readiness.report(await Promise.race([status.problem(knownMigrations().length), tooLate()]));
   } catch (error) {
     readiness.report(`the database can't be reached: ${error instanceof Error ? error.message : String(error)}`);
   }
+}
+
+async function tooLate(): Promise<string> {
+  await delay(READINESS_LIMIT_MS, undefined, { ref: false });
+  // An answer that came while this process was busy is there by then: it was not the database that took so long.
+  await immediate();
+  return `the database took longer than ${READINESS_LIMIT_MS} ms to answer`;
 }
 
 function logged(what: string, log: Logger): (error: unknown) => void {

@@ -14,6 +14,7 @@ import { run as runBatches } from "../bench/load/batch.ts";
 import { run as runStreams } from "../bench/load/stream.ts";
 import { run as runUnary } from "../bench/load/unary.ts";
 import { run as runWatch } from "../bench/load/watch.ts";
+import { run as runWatches } from "../bench/load/watches.ts";
 import { checkLog, takenIn } from "../bench/log.ts";
 import { readOptions } from "../bench/options.ts";
 import { countedIn } from "../bench/pgbench.ts";
@@ -202,6 +203,8 @@ describe("the caller", () => {
     expect(reads.operations).toBeGreaterThanOrEqual(8);
     const [log] = await database.query<{ rows: bigint }>("SELECT count(*) AS rows FROM ledgerd.transactions");
     expect(BigInt((await runWatch({ address: service.grpcAddress })).operations)).toBe(log?.rows);
+    const watched = await runWatches({ address: service.grpcAddress, watchers: 7 }, window);
+    expect(watched.further, "it is seen to be ready").toEqual({ not_ready: 0 });
   });
 
   test("notices a balance that isn't the sum of its rows", async () => {

@@ -151,7 +151,7 @@ describe("ledgerd serve", () => {
     await using command = startLedgerd(["serve"], { DATABASE_URL: database.url, ...relaxed, LEDGERD_WORKERS: "2", LEDGERD_POOL_MAX: "200" });
     await servesAt(command);
     const warnings = logOf(command).filter(({ msg }) => String(msg).startsWith("PostgreSQL has room for fewer connections"));
-    expect(warnings.map(({ level, connections, room }) => [level, connections, room])).toEqual([[40, 2 * (200 + 4 + 2 + 1 + 1), 297]]);
+    expect(warnings.map(({ level, connections, room }) => [level, connections, room])).toEqual([[40, 2 * (200 + 8 + 2 + 1 + 1), 297]]);
   });
 
   test("logs JSON lines on standard error: how it goes, and settings that are misspelt", async () => {
@@ -194,9 +194,16 @@ describe("ledgerd serve", () => {
     ["LEDGERD_HTTP_ADDR", "1"],
     ["LEDGERD_GRPC_ADDR", "2"],
     ["LEDGERD_HTTP_ADDR", "2"],
-  ])("says in one line that the address of %s is taken, with processes: %s", async (setting, workers) => {
+  ])("says in one line that the address of %s is taken, with processes: %s, and has changed nothing by then", async (setting, workers) => {
     const { server, address } = await listen();
-    const { code, stdout, stderr } = await runLedgerd(["serve", "--workers", workers], { DATABASE_URL: database.url, ...relaxed, LEDGERD_LOG_LEVEL: "error", [setting]: address });
+    await using empty = await createDatabase("empty");
+    const settings = { ...relaxed, LEDGERD_LOG_LEVEL: "error", [setting]: address };
+    const { code, stdout, stderr } = await runLedgerd(["serve", "--workers", workers], { DATABASE_URL: empty.url, ...settings });
+    expect(await empty.query("SELECT FROM pg_namespace WHERE nspname = 'ledgerd'"), "it has migrated").toEqual([]);
+    const folder = path.join(tmpdir(), `ledgerd-untouched-${process.pid}`);
+    const embedded = await runLedgerd(["serve", "--workers", workers], { LEDGERD_DATA_DIR: folder, ...settings });
+    expect(embedded.stderr).toBe(stderr);
+    expect(existsSync(folder), "it has made a PostgreSQL of its own").toBe(false);
     server.close();
     expect([code, stdout]).toEqual([1, ""]);
     expect(linesOf(stderr)).toEqual([expect.stringMatching(`^ledgerd: ${setting} must be a free address .*, such as 127\\.0\\.0\\.1:0 .*EADDRINUSE.* ${address}$`)]);

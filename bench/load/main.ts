@@ -14,6 +14,7 @@ import type { StreamTask } from "./stream.ts";
 import type { UnaryTask } from "./unary.ts";
 import type { UnnestTask } from "./unnest.ts";
 import type { WatchTask } from "./watch.ts";
+import type { WatchesTask } from "./watches.ts";
 
 /** All kinds of load, and what each needs to know. */
 export interface Tasks {
@@ -23,6 +24,7 @@ export interface Tasks {
   readonly paced: PacedTask;
   readonly jobs: JobsTask;
   readonly watch: WatchTask;
+  readonly watches: WatchesTask;
   readonly seedDeducts: SeedDeductsTask;
   readonly selectBalance: SelectBalanceTask;
   readonly unnest: UnnestTask;
@@ -52,6 +54,8 @@ async function perform(order: Order): Promise<Load> {
       return (await import("./jobs.ts")).run(order.task, order.window);
     case "watch":
       return (await import("./watch.ts")).run(order.task);
+    case "watches":
+      return (await import("./watches.ts")).run(order.task, order.window);
     case "seedDeducts":
       return (await import("./seed-deducts.ts")).run(order.task, order.window);
     case "selectBalance":

@@ -13,8 +13,26 @@ import { rebuild } from "./rebuild.ts";
 import { stock } from "./stock.ts";
 import { stream, streamHot } from "./stream.ts";
 import { unary, unaryHot } from "./unary.ts";
+import { watches } from "./watches.ts";
 
-export const workloads: readonly Workload[] = [unary, unaryHot, lone, stream, streamHot, batch, batchHot, read, jobs, feed, history, openLoop, memory, rebuild, stock];
+export const workloads: readonly Workload[] = [
+  unary,
+  unaryHot,
+  lone,
+  stream,
+  streamHot,
+  batch,
+  batchHot,
+  read,
+  jobs,
+  feed,
+  history,
+  openLoop,
+  memory,
+  rebuild,
+  stock,
+  watches,
+];
 
 /** How many of them `--quick` measures. */
 export const QUICK = 8;

@@ -94,7 +94,6 @@ async function prepare(target: RestoreTarget, archive: Archive, migrations: read
 async function load(target: RestoreTarget, archive: Archive, { progress }: RestoreOptions): Promise<void> {
   const { sequences, tables } = archive.manifest;
   const states = sequences.map(({ name, lastValue, isCalled }) => ({ name, lastValue: BigInt(lastValue), isCalled }));
-  await target.addPartitions(states.find(({ name }) => name === "transactions_id_seq")?.lastValue ?? 0n);
   const { marks } = await target.recorded();
   const loaded = marks.length - 1;
   const parts = tables.flatMap((table) => table.parts);

@@ -1,6 +1,9 @@
 // The log as a live feed. Watchers pull: one that is behind pages through the table by itself, up to where the reader of the end knows
 // everything to be settled; one that keeps up shares the rows which that reader has; a slow one only falls behind.
 //
+// However many are behind, they take turns (see turns.ts): one page at a time is read and told, on a connection that
+// no call needs, and where several are at the same place, one page serves them all.
+//
 // Positions are of one log. When it went back (a standby that lacks the last rows was promoted, an older copy was put
 // in its place) ids are given again, to other rows: so whatever is read counts only if it is of the past that the
 // reader follows, and its end is that of all watchers.
@@ -12,8 +15,9 @@ import { charactersOf, type Transaction } from "../domain/transaction.ts";
 import type { Durability } from "./durability.ts";
 import { historyOf, type History } from "./history.ts";
 import { transactionColumns, type Listed, type Rows } from "./rows.ts";
-import { logEnd, settledEnd } from "./settled.ts";
+import { logEnd } from "./settled.ts";
 import { LogWentBack, Tail } from "./tail.ts";
+import { oneEachTurn, restWhileBusy, Turns, type Taker } from "./turns.ts";
 
 /** A place in the log: behind the row with this id, whose hash tells whether it is still the same log. */
 export interface Position {
@@ -33,14 +37,22 @@ export interface FeedFilter {
  * position, or went back.
  */
 export type FeedStep =
-  | { readonly kind: "rows"; readonly rows: readonly { readonly transaction: Transaction; readonly position: Position }[] }
+  | { readonly kind: "rows"; readonly rows: readonly Told[] }
   | { readonly kind: "caught_up"; readonly position: Position | undefined }
   | { readonly kind: "lost" };
 
+/** A row, and the place right behind it. */
+interface Told {
+  readonly transaction: Transaction;
+  readonly position: Position;
+}
+
 /** Rows in the order of ids, and up to which id there are no others. */
 interface Page {
-  readonly rows: readonly Transaction[];
+  readonly rows: readonly Told[];
   readonly upTo: bigint;
+  /** How many rows to read behind these. */
+  readonly next: number;
 }
 
 /** How many rows a watcher that is behind reads at once: with 1000, more of them outlive the young generation of the heap, with 120 the statements weigh. */
@@ -50,35 +62,67 @@ const FIRST_PAGE = 50;
 /** About so many characters are read at once. */
 const PAGE_CHARACTERS = 2_000_000;
 
+/** So many of the last pages are kept for others that come to the same place. */
+const PAGES = 4;
+
 const hashRow = z.object({ hash: z.string() });
+
+/** What a feed works with. */
+export interface FeedOptions {
+  /** For the reader of the log's end, which has at most one statement under way. */
+  readonly live: DatabasePool;
+  /** For watchers that are behind. */
+  readonly behind: DatabasePool;
+  readonly rows: Rows;
+  readonly durability: Durability;
+  readonly pollMs: number;
+}
+
+/** The reader of the log's end, its start, and the last pages that were read for watchers that follow it. */
+interface Following {
+  readonly reader: Tail;
+  readonly started: Promise<void>;
+  readonly pages: Map<string, Promise<Page>>;
+}
+
+/** One that watches, and its turns. */
+interface Watcher {
+  readonly filter: FeedFilter;
+  readonly signal: AbortSignal;
+  readonly catchingUp: Taker;
+  readonly keepingUp: Taker;
+}
 
 /** The feed of one process. */
 export class Feed {
-  readonly #pool: DatabasePool;
-  readonly #rows: Rows;
+  readonly #options: FeedOptions;
   readonly #history: History;
-  readonly #durability: Durability;
-  readonly #pollMs: number;
+  readonly #catchingUp = new Turns(1, restWhileBusy());
+  /** Many that keep up don't keep the event loop from all else either. */
+  readonly #keepingUp = new Turns(1, oneEachTurn());
   #watchers = 0;
-  /** The reader, and its start. There is one exactly while somebody watches. */
-  #tail: { readonly reader: Tail; readonly started: Promise<void> } | undefined;
+  /** Those that are level with the reader: they have all rows, or the next ones are among those that it keeps. */
+  readonly #level = new Set<AbortSignal>();
+  /** There was something to look for, but nobody level who would have been told. */
+  #mayLook = false;
+  /** There is one exactly while somebody watches. */
+  #following: Following | undefined;
 
-  constructor(pool: DatabasePool, rows: Rows, durability: Durability, pollMs: number) {
-    this.#pool = pool;
-    this.#rows = rows;
-    this.#history = historyOf(pool, rows);
-    this.#durability = durability;
-    this.#pollMs = pollMs;
+  constructor(options: FeedOptions) {
+    this.#options = options;
+    this.#history = historyOf(options.behind, options.rows);
   }
 
   /** Something was committed: no need to wait for the next poll. */
   wake(): void {
-    this.#tail?.reader.wake();
+    if (this.#level.size > 0) this.#following?.reader.wake();
+    else this.#mayLook = true;
   }
 
   /** How many ids the reader is behind the last one that was drawn; zero while nobody watches. */
   async lag(): Promise<bigint> {
-    return this.#tail === undefined ? 0n : (await logEnd(this.#pool)).last - this.#tail.reader.settled;
+    const { reader } = this.#following ?? {};
+    return reader === undefined ? 0n : (await logEnd(this.#options.live)).last - reader.settled;
   }
 
   /**
@@ -86,22 +130,29 @@ export class Feed {
    * ends it.
    */
   async *watch(from: Position | undefined, filter: FeedFilter, signal: AbortSignal): AsyncGenerator<FeedStep> {
+    const takers = { catchingUp: this.#catchingUp.taker(signal), keepingUp: this.#keepingUp.taker(signal) };
     this.#watchers += 1;
     try {
-      const tail = await orAbort(this.#follow(), signal);
-      if (from !== undefined && !(await this.#ofPast(tail, this.#knows(from)))) throw new LogWentBack();
-      yield* this.#behind(from, tail, filter, signal);
+      const following = await orAbort(this.#follow(), signal);
+      const known = from === undefined || (await orAbort(this.#ofPast(following.reader, this.#knows(from)), signal));
+      if (!known) throw new LogWentBack();
+      yield* this.#behind(from, following, { filter, signal, ...takers });
     } catch (error) {
       if (!(error instanceof LogWentBack)) throw error;
       yield { kind: "lost" };
     } finally {
+      takers.catchingUp.leave();
+      takers.keepingUp.leave();
       this.#watchers -= 1;
+      this.#level.delete(signal);
       if (this.#watchers === 0) this.#leave();
     }
   }
 
-  async *#behind(from: Position | undefined, tail: Tail, filter: FeedFilter, signal: AbortSignal) {
-    const { last: present } = await settledEnd(this.#pool, signal);
+  async *#behind(from: Position | undefined, following: Following, watcher: Watcher) {
+    const { signal, catchingUp, keepingUp } = watcher;
+    const { reader: tail } = following;
+    const present = await orAbort(presentOf(tail), signal);
     let at = from?.id ?? 0n;
     let caughtUp = false;
     let limit = FIRST_PAGE;
@@ -110,16 +161,16 @@ export class Feed {
       const { moved } = tail;
       while (at < tail.settled) {
         signal.throwIfAborted();
-        const { rows, upTo } = await (ahead ?? this.#page(tail, at, filter, limit));
+        const { rows, upTo, next } = await (ahead ?? this.#next(following, at, limit, watcher));
         tail.assertFollowing();
         at = upTo;
-        limit = pageBehind(rows);
-        // The next page is read while this one is sent: reading it is a tenth of the time.
-        ahead = at < tail.settled ? this.#page(tail, at, filter, limit) : undefined;
+        limit = next;
+        // Where nobody else waits, the next page is read while this one is sent: reading it is a tenth of the time.
+        const isAhead = at < tail.settled && !tail.keeps(at) && catchingUp.mayReadAhead;
+        ahead = isAhead ? this.#next(following, at, limit, watcher) : undefined;
         // It fails where it is taken, or for nobody.
         ahead?.catch(() => undefined);
-        const found = rows.map((transaction) => ({ transaction, position: positionOf(transaction) }));
-        if (found.length > 0) yield { kind: "rows" as const, rows: found };
+        if (rows.length > 0) yield { kind: "rows" as const, rows };
       }
       if (!caughtUp && at >= present) {
         caughtUp = true;
@@ -127,13 +178,18 @@ export class Feed {
         const isNew = last !== undefined && last.id >= (from?.id ?? 0n);
         yield { kind: "caught_up" as const, position: isNew ? positionOf(last) : from };
       }
+      catchingUp.leave();
+      keepingUp.leave();
+      this.#level.add(signal);
+      if (this.#mayLook) tail.wake();
+      this.#mayLook = false;
       await orAbort(moved, signal);
     }
   }
 
   /** Whether the log has the row that a position names. */
   async #knows({ id, hash }: Position): Promise<boolean> {
-    const found = await this.#pool.maybeOneFirst(sql.type(hashRow)`
+    const found = await this.#options.behind.maybeOneFirst(sql.type(hashRow)`
       SELECT t.hash FROM ledgerd.transactions t WHERE t.id = ${id}`);
     return found !== null && hashPrefix(found) === hash;
   }
@@ -145,47 +201,66 @@ export class Feed {
    */
   async #ofPast<T>(tail: Tail, reading: Promise<T>): Promise<T> {
     const found = await reading;
-    if ((await logEnd(this.#pool)).timeline !== tail.timeline) throw new LogWentBack();
+    if ((await logEnd(this.#options.behind)).timeline !== tail.timeline) throw new LogWentBack();
     return found;
   }
 
   /** The reader that all watchers share, once it knows the log's end. */
-  async #follow(): Promise<Tail> {
-    if (this.#tail === undefined) {
-      const reader = new Tail(this.#pool, this.#rows, this.#durability, this.#pollMs);
+  async #follow(): Promise<Following> {
+    if (this.#following === undefined) {
+      const { live, rows, durability, pollMs } = this.#options;
+      const reader = new Tail(live, rows, durability, pollMs, () => this.#level.size > 0);
       const started = reader.start();
-      this.#tail = { reader, started };
+      this.#following = { reader, started, pages: new Map() };
       // When it fails, its watchers are told by `moved`, and the next one gets a new reader.
       started.then(() => reader.follow()).catch(() => this.#leave(reader));
     }
-    const { reader, started } = this.#tail;
-    await started;
-    return reader;
+    const following = this.#following;
+    await following.started;
+    return following;
   }
 
-  #leave(reader = this.#tail?.reader): void {
+  #leave(reader = this.#following?.reader): void {
     reader?.stop();
-    if (this.#tail?.reader === reader) this.#tail = undefined;
+    if (this.#following?.reader === reader) this.#following = undefined;
   }
 
-  /** The next rows behind an id. */
+  /** The next rows behind an id, when it is the watcher's turn: those that are kept, or a page of the table. */
+  async #next(following: Following, after: bigint, limit: number, watcher: Watcher): Promise<Page> {
+    const { filter, signal, catchingUp, keepingUp } = watcher;
+    const { reader } = following;
+    const kept = reader.keeps(after) ? await keepingUp.take(() => keptPage(reader, after, filter)) : undefined;
+    if (kept !== undefined) return kept;
+    keepingUp.leave();
+    this.#level.delete(signal);
+    return orAbort(catchingUp.take(() => this.#sharedPage(following, after, filter, limit)), signal);
+  }
+
+  /** A page that another watcher has read lately, or else from the table. */
+  #sharedPage({ reader, pages }: Following, after: bigint, filter: FeedFilter, limit: number): Promise<Page> {
+    const key = [after, limit, filter.userId, ...filter.types].join(" ");
+    const known = pages.get(key);
+    if (known !== undefined) return known;
+    const page = this.#page(reader, after, filter, limit);
+    pages.set(key, page);
+    page.catch(() => pages.delete(key));
+    const [oldest] = pages.keys();
+    if (pages.size > PAGES && oldest !== undefined) pages.delete(oldest);
+    return page;
+  }
+
   async #page(tail: Tail, after: bigint, { userId, types }: FeedFilter, limit: number): Promise<Page> {
     const upTo = tail.settled;
-    const kept = tail.behind(after);
-    if (kept !== undefined) {
-      const matches = (row: Transaction): boolean => (userId === undefined || row.userId === userId) && (types.length === 0 || types.includes(row.type));
-      return { rows: kept.filter(matches), upTo };
-    }
     const reading =
       userId === undefined ? this.#everyones(after, upTo, types, limit) : this.#ofUser(userId, after, upTo, types);
     const { rows, isWhole } = await this.#ofPast(tail, reading);
     const last = rows.at(-1);
-    return { rows, upTo: !isWhole && last !== undefined ? last.id : upTo };
+    return { rows: rows.map(told), upTo: !isWhole && last !== undefined ? last.id : upTo, next: pageBehind(rows) };
   }
 
   async #everyones(after: bigint, upTo: bigint, types: readonly TransactionType[], limit: number): Promise<Listed> {
     const ofType = types.length === 0 ? sql.fragment`TRUE` : sql.fragment`t.type = ANY(${sql.array(types, "text")})`;
-    const rows = await this.#pool.any(sql.type(this.#rows.transaction)`
+    const rows = await this.#options.behind.any(sql.type(this.#options.rows.transaction)`
       SELECT ${transactionColumns}
       FROM ledgerd.transactions t
       WHERE t.id > ${after} AND t.id <= ${upTo} AND ${ofType}
@@ -200,6 +275,33 @@ export class Feed {
     const { rows, isWhole } = await this.#history.list(userId, ranges, "oldest", { types, reference: "" }, PAGE);
     return { rows, isWhole: isWhole && rows.length < PAGE };
   }
+}
+
+/** The last id of the log as it is now. Where the reader has ended meanwhile, what it ended by counts. */
+async function presentOf(tail: Tail): Promise<bigint> {
+  try {
+    return await tail.present();
+  } catch (error) {
+    tail.assertFollowing();
+    throw error;
+  }
+}
+
+/** The next rows behind an id out of those that the reader keeps; undefined if it doesn't any more. */
+function keptPage(tail: Tail, after: bigint, { userId, types }: FeedFilter): Page | undefined {
+  const kept = tail.behind(after);
+  if (kept === undefined) return undefined;
+  const some = kept.slice(0, PAGE);
+  const last = some.at(-1);
+  const isOfUser = (row: Transaction): boolean => userId === undefined || row.userId === userId;
+  const isOfType = (row: Transaction): boolean => types.length === 0 || types.includes(row.type);
+  const rows = some.filter((row) => isOfUser(row) && isOfType(row)).map(told);
+  const upTo = some.length < kept.length && last !== undefined ? last.id : tail.settled;
+  return { rows, upTo, next: pageBehind(some) };
+}
+
+function told(transaction: Transaction): Told {
+  return { transaction, position: positionOf(transaction) };
 }
 
 /** How many rows to read behind these, if they are as large. */

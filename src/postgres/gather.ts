@@ -19,6 +19,15 @@ const TOGETHER = 500;
 /** How many may wait: more than the callers of a process can have under way on a few connections. */
 const WAITING = 20_000;
 
+/** Answers all who ask by one read at a time or two. Each is answered by one that began after it asked. */
+export function shared<T>(read: () => Promise<T>): () => Promise<T> {
+  const ask = gathered<undefined, T>(async (asks) => {
+    const found = await read();
+    return asks.map(() => found);
+  });
+  return () => ask(undefined);
+}
+
 /**
  * Answers asks by a statement that answers many, in their order. It begins after they came, so that each sees what was committed before; one that
  * comes alone is answered at once. Throws `Failure` where too many wait, and whatever the statement throws.

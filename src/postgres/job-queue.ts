@@ -15,14 +15,17 @@ interface Waiting {
 /** The workers of one process. */
 export class JobQueue {
   readonly #claims: ReadableClaims;
+  readonly #own: ReadableClaims;
   readonly #pollMs: number;
   /** By what they want: only the first in each line asks the database, and the next one when it got something. */
   readonly #lines = new Map<string, Waiting[]>();
   #looking = false;
   #wake = Promise.withResolvers<void>();
 
-  constructor(claims: ReadableClaims, pollMs: number) {
-    this.#claims = claims;
+  /** For those who wait, jobs are looked for by `live`, one after the other; what a call asks for first goes by `own`. */
+  constructor(live: ReadableClaims, own: ReadableClaims, pollMs: number) {
+    this.#claims = live;
+    this.#own = own;
     this.#pollMs = pollMs;
   }
 
@@ -39,8 +42,8 @@ export class JobQueue {
   }
 
   async #take(claim: Claim): Promise<readonly Job[]> {
-    await this.#claims.makeReady();
-    return this.#claims.claim(claim);
+    await this.#own.makeReady();
+    return this.#own.claim(claim);
   }
 
   #wait(claim: Claim, signal: AbortSignal): Promise<readonly Job[]> {

@@ -15,14 +15,15 @@ export class JobWatch {
   readonly #byId: Poller<bigint, Job | undefined>;
   readonly #ofUser: Poller<bigint, Changes>;
 
-  constructor(jobs: Jobs, pollMs: number) {
-    this.#jobs = jobs;
+  /** Changes are looked for by `live`, for all who watch; what each one reads for itself goes by `own`. */
+  constructor(live: Jobs, own: Jobs, pollMs: number) {
+    this.#jobs = own;
     this.#byId = new Poller(async (ids) => {
-      const found = new Map((await jobs.byIds(ids)).map((job) => [job.id, job]));
+      const found = new Map((await live.byIds(ids)).map((job) => [job.id, job]));
       return ids.map((id) => found.get(id));
     }, pollMs);
     this.#ofUser = new Poller<bigint, Changes>(async (userIds) => {
-      const { timeline, changes } = await jobs.changed(userIds);
+      const { timeline, changes } = await live.changed(userIds);
       const changed = Map.groupBy(changes, ({ userId }) => userId);
       return userIds.map((userId) => ({ timeline, changes: changed.get(userId) ?? [] }));
     }, pollMs);

@@ -8,6 +8,7 @@ import { sql } from "slonik";
 import { z } from "zod";
 import { copyIn } from "./copy.ts";
 import { appliedMigrations, FIRST_RESTORE_MARK, type AppliedMigration } from "./migrate.ts";
+import { addPartitions, idWithoutPartition } from "./partitions.ts";
 import { noColumns } from "./rows.ts";
 import { ask, openSession } from "./session.ts";
 import { headsDigest, sequencesOf, tablesOf, type SequenceState, type Table } from "./snapshot.ts";
@@ -27,9 +28,6 @@ export interface Part {
 
 /** Any number, the same in all versions: who holds its advisory lock restores into this database. */
 const RESTORE_LOCK = 7_091_223_344_115_003n;
-
-/** How many ids the partitions are for that are made in one transaction: ten of them. */
-const PARTITIONS_STEP = 100_000_000n;
 
 /**
  * What was drawn of these after the snapshot nobody knows, and a token must never be given twice: others compare
@@ -104,17 +102,31 @@ export class RestoreTarget {
     await this.#client.query("SET ROLE ledgerd_migrator");
   }
 
-  /** Makes the partitions for all ids up to this one, and for those after it. */
-  async addPartitions(lastId: bigint): Promise<void> {
-    // The function makes those from the sequence's value on.
-    for (let from = 0n; from <= lastId; from += PARTITIONS_STEP) {
-      await this.#setSequence({ name: "transactions_id_seq", lastValue: from === 0n ? 1n : from, isCalled: from > 0n });
-      await this.#client.query("SELECT ledgerd.add_transaction_partitions($1)", [PARTITIONS_STEP]);
+  /**
+   * Loads one part, the `index`th from 1 on, or nothing of it. Partitions are made for the ids that have none: not for
+   * all up to the last one, since ids may have gaps of any size.
+   */
+  async load(index: number, part: Part): Promise<void> {
+    for (;;) {
+      try {
+        return await this.#loadOnce(index, part);
+      } catch (error) {
+        const id = idWithoutPartition(error);
+        if (id === undefined || (await this.#addPartitions(id)) === 0) throw error;
+      }
     }
   }
 
-  /** Loads one part, the `index`th from 1 on, or nothing of it. */
-  async load(index: number, { name, checksum, table, text, rows }: Part): Promise<void> {
+  /** Makes the partitions for an id and those behind it; answers how many. */
+  async #addPartitions(id: bigint): Promise<number> {
+    // They are made for the id that the sequence gives next.
+    const lastValue = id > 1n ? id - 1n : 1n;
+    await this.#setSequence({ name: "transactions_id_seq", lastValue, isCalled: id > 1n });
+    const [found] = await ask(this.#client, addPartitions);
+    return found?.made ?? 0;
+  }
+
+  async #loadOnce(index: number, { name, checksum, table, text, rows }: Part): Promise<void> {
     const columns = sql.join(table.columns.map((column) => sql.identifier([column])), sql.fragment`, `);
     const statement = sql.unsafe`COPY ${sql.identifier(["ledgerd", table.name])} (${columns}) FROM STDIN`;
     await this.#transaction(async () => {
@@ -124,13 +136,14 @@ export class RestoreTarget {
     });
   }
 
-  /** Has the sequences go on where they were, and those of tokens far behind that. */
+  /** Has the sequences go on where they were, with partitions for that, and those of tokens far behind that. */
   async setSequences(states: readonly SequenceState[]): Promise<void> {
     const [now] = await ask(this.#client, sql.type(nowRow)`
       SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8 AS micros`);
     for (const state of states) {
       await this.#setSequence(tokenSequences.has(state.name) ? behindAll(state, now?.micros ?? 0n) : state);
     }
+    await ask(this.#client, addPartitions);
   }
 
   /** Where the sequences stand. */

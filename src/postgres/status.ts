@@ -1,10 +1,12 @@
 // How the database is, for operators and for readiness.
 
-import { sql, type DatabasePool } from "slonik";
+import { sql } from "slonik";
 import { z } from "zod";
 import { reasonOf } from "./connect.ts";
 import { tellsOfDamage } from "./errors.ts";
 import type { Feed } from "./feed.ts";
+import { shared } from "./gather.ts";
+import type { Pools } from "./pools.ts";
 
 const statusRow = z.object({ database_version: z.string(), schema_version: z.number(), partitions: z.number(), headroom: z.bigint() });
 const readinessRow = z.object({ replica: z.boolean(), read_only: z.boolean(), schema_version: z.number() });
@@ -29,19 +31,20 @@ const startsReadOnly = sql.fragment`
 /** Reads the state of the database. */
 export type Status = ReturnType<typeof statusOf>;
 
-/** The reads of the database's state: they go through `background`, and tell the state of `pool`. */
-export function statusOf(pool: DatabasePool, background: DatabasePool, feed: Feed) {
+/** The reads of the database's state. */
+export function statusOf({ calls, live, readiness }: Pools, feed: Feed) {
   /** Why nothing here can be trusted any more, until somebody has looked at it, and started anew. */
   let damage: string | undefined;
-  return { read, problem, note };
+  return { read: shared(read), problem, note };
 
   /** Takes in what a call failed by. */
   function note(error: unknown): void {
     if (damage === undefined && tellsOfDamage(error)) damage = reasonOf(error);
   }
 
+  /** Tells the state of the pool for calls, and so doesn't wait for that. */
   async function read() {
-    const found = await background.one(sql.type(statusRow)`
+    const found = await live.one(sql.type(statusRow)`
       SELECT current_setting('server_version') AS database_version,
              (SELECT coalesce(max(number), 0) FROM ledgerd.schema_migrations) AS schema_version,
              p.partitions, (p.partitions_end - s.last_value) AS headroom
@@ -50,7 +53,7 @@ export function statusOf(pool: DatabasePool, background: DatabasePool, feed: Fee
                            max(substring(pg_get_expr(c.relpartbound, c.oid) FROM 'TO \\(''(\\d+)''\\)')::int8) AS partitions_end
                     FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
                     WHERE i.inhparent = 'ledgerd.transactions'::regclass) AS p`);
-    const { acquiredConnections, idleConnections, waitingClients } = pool.state();
+    const { acquiredConnections, idleConnections, waitingClients } = calls.state();
     return {
       databaseVersion: found.database_version,
       schemaVersion: found.schema_version,
@@ -63,7 +66,7 @@ export function statusOf(pool: DatabasePool, background: DatabasePool, feed: Fee
   /** Why the database can't take writes; undefined if it can. Throws if it can't be reached. */
   async function problem(schemaVersion: number): Promise<string | undefined> {
     if (damage !== undefined) return `the database's data is damaged: ${damage}; mend it, and start ledgerd again`;
-    const found = await background.one(sql.type(readinessRow)`
+    const found = await readiness.one(sql.type(readinessRow)`
       SELECT pg_is_in_recovery() AS replica, ${startsReadOnly} AS read_only,
              (SELECT coalesce(max(number), 0) FROM ledgerd.schema_migrations) AS schema_version`);
     if (found.replica) return "the database is a replica and takes no writes";

@@ -4,6 +4,7 @@ import { sql, type DatabasePool } from "slonik";
 import { Failure } from "../domain/failure.ts";
 import { charactersOf, type Transaction } from "../domain/transaction.ts";
 import type { Durability } from "./durability.ts";
+import { shared } from "./gather.ts";
 import { transactionColumns, type Rows } from "./rows.ts";
 import { settledEnd, type LogEnd } from "./settled.ts";
 
@@ -21,7 +22,10 @@ export class Tail {
   readonly #rows: Rows;
   readonly #durability: Durability;
   readonly #pollMs: number;
+  readonly #isKept: () => boolean;
   readonly #stop = new AbortController();
+  /** The last id of the log as it is now. For all who ask at once, one look. */
+  readonly present = shared(async () => (await this.#settledEnd()).last);
   #timeline = "";
   #settled = 0n;
   /** All rows behind `#keptFrom`, up to `#settled`. */
@@ -32,7 +36,9 @@ export class Tail {
   #wake = Promise.withResolvers<void>();
   #ended: { readonly by: unknown } | undefined;
 
-  constructor(pool: DatabasePool, rows: Rows, durability: Durability, pollMs: number) {
+  /** `isKept` says whether anybody wants the latest rows. If not, they aren't even read. */
+  constructor(pool: DatabasePool, rows: Rows, durability: Durability, pollMs: number, isKept: () => boolean) {
+    this.#isKept = isKept;
     this.#pool = pool;
     this.#rows = rows;
     this.#durability = durability;
@@ -107,9 +113,14 @@ export class Tail {
     return this.#moved.promise;
   }
 
+  /** Whether the rows behind an id are kept. */
+  keeps(id: bigint): boolean {
+    return id >= this.#keptFrom;
+  }
+
   /** The rows behind an id, up to `settled`; undefined if they aren't kept any more. */
   behind(id: bigint): readonly Transaction[] | undefined {
-    if (id < this.#keptFrom) return undefined;
+    if (!this.keeps(id)) return undefined;
     let from = this.#kept.length;
     while (from > 0 && (this.#kept[from - 1]?.id ?? 0n) > id) from -= 1;
     return this.#kept.slice(from);
@@ -138,15 +149,16 @@ export class Tail {
    */
   async #extend(settled: bigint): Promise<void> {
     const known = this.#last;
+    const most = this.#isKept() ? KEPT : 0;
     const found = await this.#pool.any(sql.type(this.#rows.transaction)`
       SELECT ${transactionColumns}
       FROM ledgerd.transactions t
       WHERE t.id >= ${known?.id ?? 0n} AND t.id <= ${settled}
       ORDER BY t.id
-      LIMIT ${KEPT + 2}`);
+      LIMIT ${most + 2}`);
     if (known !== undefined && found[0]?.hash !== known.hash) throw new LogWentBack();
     const rows = known === undefined ? found : found.slice(1);
-    const last = rows.length > KEPT ? await this.#lastRow(settled) : undefined;
+    const last = rows.length > most ? await this.#lastRow(settled) : undefined;
     if ((await this.#durability.reached()) !== this.#timeline) throw new LogWentBack();
     if (last !== undefined) return this.#jump(settled, last);
     const kept = [...this.#kept, ...rows];

@@ -1,8 +1,6 @@
 // The work that goes on in the background, safe to run on every instance at once.
 
 import { setTimeout as delay } from "node:timers/promises";
-import { sql, type DatabasePool } from "slonik";
-import { z } from "zod";
 import type { Command, Note } from "../domain/command.ts";
 import type { Submission } from "../domain/group.ts";
 import type { Job } from "../domain/job.ts";
@@ -14,9 +12,6 @@ import type { Journal } from "./journal/journal.ts";
 /** Due holds that one step of the sweep looks at. */
 const SWEEP_SIZE = 200;
 const SWEEP_LIMIT_MS = 10_000;
-
-/** Ids that the log's partitions have room for beyond the next one: ten minutes at 30,000 rows a second. */
-const PARTITION_HEADROOM = 20_000_000n;
 
 /** Something that is done again and again. */
 export interface Repeated {
@@ -72,14 +67,6 @@ async function sweep<T>(find: () => Promise<readonly T[]>, submissionOf: (found:
     // Each in a function of its own: where one is refused for lack of room, the failures of those before it still belong to somebody.
     await Promise.all(found.map(async (one) => Promise.all(journal.submit([submissionOf(one)], deadline))));
   }
-}
-
-const madeRow = z.object({ made: z.number() });
-
-/** Makes the log's next partitions before they are needed; answers how many. */
-export async function addPartitions(pool: DatabasePool): Promise<number> {
-  return pool.oneFirst(sql.type(madeRow)`
-    SELECT ledgerd.add_transaction_partitions(${PARTITION_HEADROOM}) AS made`);
 }
 
 const note: Note = { description: "", metadata: [], reference: "", uniqueReference: false, actor: "ledgerd", traceId: "" };

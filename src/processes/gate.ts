@@ -15,6 +15,8 @@ export class Gate<W> {
   /** How many connections each worker has. Of those with equally many, the first has got none for the longest time. */
   readonly #workers = new Map<W, number>();
   #address = "";
+  /** Those who came before it was opened; undefined: it is open. */
+  #waiting: Socket[] | undefined = [];
 
   private constructor(give: (worker: W, connection: Socket) => void) {
     this.#give = give;
@@ -22,7 +24,7 @@ export class Gate<W> {
     this.#server = createServer({ pauseOnConnect: true, noDelay: true }, (connection) => this.deal(connection));
   }
 
-  /** Listens; `give` is how a connection is handed to a worker. */
+  /** Takes the port; who comes waits until it is opened. `give` is how a connection is handed to a worker. */
   static async open<W>(address: Address, give: (worker: W, connection: Socket) => void): Promise<Gate<W>> {
     const gate = new Gate(give);
     gate.#address = await listenOn(gate.#server, address);
@@ -44,8 +46,16 @@ export class Gate<W> {
     this.#workers.delete(worker);
   }
 
+  /** The workers serve: whoever has waited is let in, and whoever comes. */
+  open(): void {
+    const waiting = this.#waiting ?? [];
+    this.#waiting = undefined;
+    for (const connection of waiting) this.deal(connection);
+  }
+
   /** Gives a connection to a worker. */
   deal(connection: Socket): void {
+    if (this.#waiting !== undefined) return void this.#waiting.push(connection);
     const [first] = [...this.#workers].toSorted(([, count], [, other]) => count - other);
     if (first === undefined) {
       // The caller is told at once that nobody is there, and may come again.
@@ -64,8 +74,9 @@ export class Gate<W> {
     if (count !== undefined) this.#workers.set(worker, count - 1);
   }
 
-  /** Nobody is let in any more. */
+  /** Nobody is let in any more; who still waits is turned away. */
   close(): void {
     this.#server.close();
+    for (const connection of this.#waiting?.splice(0) ?? []) connection.destroy();
   }
 }

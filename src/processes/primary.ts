@@ -18,15 +18,19 @@ const LANES_OF_A_WORKER = 1;
 export async function startWorkers(count: number, config: Config, log: Logger): Promise<Service> {
   await using opened = new AsyncDisposableStack();
   const lanes = config.LEDGERD_LANES ?? LANES_OF_A_WORKER;
-  const connections = count * connectionsOf({ ...config, LEDGERD_LANES: lanes });
-  const database = opened.adopt(await openDatabase(config, log, connections, "serve"), ({ close }) => close());
-  await bringUpToDate(database, config, log);
-  const crew = opened.adopt(new Crew(log), (workers) => workers.stop());
   const give = (door: DoorName) => (worker: WorkerProcess, connection: Socket) => worker.give(door, connection);
+  // Before the database is touched: a start on a port that is taken changes nothing.
   const gates = {
     grpc: opened.adopt(await placed("LEDGERD_GRPC_ADDR", Gate.open(config.LEDGERD_GRPC_ADDR, give("grpc"))), (gate) => gate.close()),
     http: opened.adopt(await placed("LEDGERD_HTTP_ADDR", Gate.open(config.LEDGERD_HTTP_ADDR, give("http"))), (gate) => gate.close()),
   };
+  const connections = count * connectionsOf({ ...config, LEDGERD_LANES: lanes });
+  const database = opened.adopt(await openDatabase(config, log, connections, "serve"), ({ close }) => close());
+  await bringUpToDate(database, config, log);
+  const crew = opened.adopt(new Crew(log), (workers) => workers.stop());
+  const doors = Object.values(gates);
+  // In the end nobody comes any more while the workers finish what they have.
+  opened.defer(() => doors.forEach((gate) => gate.close()));
   const env = environmentWith(database.url, {
     ...compiledForChildren(),
     LEDGERD_MIGRATE: "never",
@@ -34,7 +38,6 @@ export async function startWorkers(count: number, config: Config, log: Logger): 
     LEDGERD_GRPC_ADDR: gates.grpc.address,
     LEDGERD_HTTP_ADDR: gates.http.address,
   });
-  const doors = Object.values(gates);
   const listener: Listener = {
     serving: (worker) => doors.forEach((gate) => gate.add(worker)),
     draining: (worker) => doors.forEach((gate) => gate.remove(worker)),
@@ -43,6 +46,7 @@ export async function startWorkers(count: number, config: Config, log: Logger): 
     news: (worker, news) => crew.others(worker).forEach((other) => news.forEach((one) => other.tell(one))),
   };
   await crew.start(count, () => new WorkerProcess(env, listener));
+  doors.forEach((gate) => gate.open());
   const running = opened.move();
   return { grpcAddress: gates.grpc.address, httpAddress: gates.http.address, close: () => running.disposeAsync() };
 }

@@ -60,17 +60,19 @@ function tell(message: ToPrimary): Promise<void> {
 
 /** A door that gets its connections from the first process, which listens on the port. */
 function listenFor(door: DoorName, welcomes: Map<DoorName, (connection: Socket) => void>): Listen {
-  return (address, welcome) => {
+  return (address) => {
     const connections = new Connections();
-    welcomes.set(door, (connection) => {
-      connection.once("close", () => void tell({ kind: "left", door }));
-      connections.add(connection);
-      welcome(connection);
-    });
+    const open = (welcome: (connection: Socket) => void): void => {
+      welcomes.set(door, (connection) => {
+        connection.once("close", () => void tell({ kind: "left", door }));
+        connections.add(connection);
+        welcome(connection);
+      });
+    };
     const close = (): Promise<void> => {
       welcomes.delete(door);
       return connections.gone();
     };
-    return Promise.resolve({ address: writeAddress(address), close, cut: () => connections.cut() });
+    return Promise.resolve({ address: writeAddress(address), open, close, cut: () => connections.cut() });
   };
 }

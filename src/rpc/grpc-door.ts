@@ -8,7 +8,6 @@ import { setTimeout as delay } from "node:timers/promises";
 import { fromBinary, type DescMethod } from "@bufbuild/protobuf";
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { HealthImplementation } from "grpc-health-check";
-import type { Address } from "../config.ts";
 import { ANSWER_BYTES } from "../domain/answer-size.ts";
 import { file_google_rpc_error_details } from "../gen/google/rpc/error_details_pb.ts";
 import { file_grpc_health_v1_health } from "../gen/grpc/health/v1/health_pb.ts";
@@ -23,7 +22,7 @@ import {
   type StreamEntry,
   type UnaryEntry,
 } from "./handlers.ts";
-import type { Listen, Listener } from "./listener.ts";
+import type { Listener } from "./listener.ts";
 import { standardMethods } from "./standard-services.ts";
 import { errorOfFailure, errorOfViolations } from "./status.ts";
 
@@ -37,8 +36,8 @@ export interface Door {
 
 /** What the door needs beside the handlers. */
 export interface GrpcDoorOptions extends CallOptions {
-  readonly address: Address;
-  readonly listen: Listen;
+  /** Where its callers come from. */
+  readonly listener: Listener;
   readonly entries: readonly Entries[];
   readonly health: HealthImplementation;
   /** Aborted when the server shuts down, or a stream is too old: nobody waits any more for a reader that has stopped. */
@@ -77,12 +76,12 @@ const UNSUPPORTED_MEDIA_TYPE = { ":status": 415, accept: "application/grpc" };
 const GRPC = /^application\/grpc(\+proto)?(;|$)/;
 
 /** Opens the door. */
-export async function openGrpcDoor(options: GrpcDoorOptions): Promise<Door> {
-  const { address, listen, entries, health } = options;
+export function openGrpcDoor(options: GrpcDoorOptions): Door {
+  const { listener, entries, health } = options;
   const files = [...entries.map(({ service }) => service.file), file_google_rpc_error_details, file_grpc_health_v1_health, file_grpc_reflection_v1_reflection];
   const methods = new Map([...entries.flatMap((service) => methodsOf(service, options)), ...standardMethods(health, files)]);
   const sessions = new Set<ServerHttp2Session>();
-  const listener = await listen(address, (connection) => {
+  listener.open((connection) => {
     const session = performServerHandshake(connection, SESSION);
     sessions.add(session);
     session.once("close", () => sessions.delete(session));

@@ -3,33 +3,60 @@
 import { createServer, type AddressInfo, type Server, type Socket } from "node:net";
 import type { Address } from "../config.ts";
 
-/** A source of connections. */
+/** A source of connections, such as a port that is taken. */
 export interface Listener {
   /** Where callers find it: the port that was taken, if 0 was asked for. */
   readonly address: string;
+  /** Begins to hand over connections: first those that came before, which have waited. */
+  readonly open: (welcome: (connection: Socket) => void) => void;
   /** Lets nobody in any more; returns when all who are inside have gone. */
   readonly close: () => Promise<void>;
   /** Cuts off those who are still inside. */
   readonly cut: () => void;
 }
 
-/** Begins to hand over connections. */
-export type Listen = (address: Address, welcome: (connection: Socket) => void) => Promise<Listener>;
+/** Takes a place where callers find us. Whoever comes waits until it is opened. */
+export type Listen = (address: Address) => Promise<Listener>;
 
 /** Listens on a port of this process. */
-export const listenHere: Listen = async (address, welcome) => {
+export const listenHere: Listen = async (address) => {
   const connections = new Connections();
+  const door = new Waiting();
   const server = createServer({ noDelay: true }, (connection) => {
     connections.add(connection);
-    welcome(connection);
+    door.enter(connection);
   });
   const taken = await listenOn(server, address);
   const close = (): Promise<void> => {
     server.close();
     return connections.gone();
   };
-  return { address: taken, close, cut: () => connections.cut() };
+  return { address: taken, open: (welcome) => door.open(welcome), close, cut: () => connections.cut() };
 };
+
+/** Callers who came before anybody welcomes them. What they say meanwhile stays in their sockets' buffers. */
+class Waiting {
+  #waiting: Socket[] = [];
+  #welcome = (connection: Socket): void => {
+    // One that breaks while it waits has nobody else who hears of it.
+    connection.on("error", ignore);
+    this.#waiting.push(connection);
+  };
+
+  enter(connection: Socket): void {
+    this.#welcome(connection);
+  }
+
+  open(welcome: (connection: Socket) => void): void {
+    this.#welcome = welcome;
+    for (const connection of this.#waiting.splice(0).filter(({ destroyed }) => !destroyed)) {
+      connection.off("error", ignore);
+      welcome(connection);
+    }
+  }
+}
+
+const ignore = (): void => undefined;
 
 /** Has a server listen, and answers where. */
 export async function listenOn(server: Server, { host, port }: Address): Promise<string> {

@@ -1,4 +1,5 @@
-// The web door: the same guarded handlers as Connect (JSON by curl) and gRPC-Web, over HTTP/1.1, /healthz and /metrics.
+// The web door: the same guarded handlers as Connect (JSON by curl) and gRPC-Web, over HTTP/1.1, and what probes ask for:
+// /healthz and /readyz, whether it can take calls; /livez, whether it runs at all; /metrics.
 //
 // Connect's router with an HTTP server of our own around it rather than its ready adapter: that one writes to the console when a stream's caller goes, and
 // answers a body that can't be read without a reason.
@@ -9,20 +10,19 @@ import type { DescMethod } from "@bufbuild/protobuf";
 import { createConnectRouter, type HandlerContext, type MethodImpl } from "@connectrpc/connect";
 import type { UniversalHandler, UniversalServerResponse } from "@connectrpc/connect/protocol";
 import { compressionGzip, universalRequestFromNodeRequest, universalResponseToNodeResponse } from "@connectrpc/connect-node";
-import type { Address } from "../config.ts";
 import type { Door } from "./grpc-door.ts";
 import { grpcTimeoutMs } from "./grpc-call.ts";
 import { LONGEST_TIMER_MS, type Arrival, type Entries } from "./handlers.ts";
 import { jsonReaderOf } from "./json-requests.ts";
 import { errorOfViolations } from "./status.ts";
-import type { Listen, Listener } from "./listener.ts";
+import type { Listener } from "./listener.ts";
 import { METRICS_TYPE } from "./metrics.ts";
 import { withReason } from "./web-reasons.ts";
 
 /** What the door needs beside the handlers. */
 export interface WebDoorOptions {
-  readonly address: Address;
-  readonly listen: Listen;
+  /** Where its callers come from. */
+  readonly listener: Listener;
   readonly entries: readonly Entries[];
   readonly messageLimit: number;
   /** Why this instance isn't ready; undefined if it is. */
@@ -41,17 +41,19 @@ const LARGEST_REST = 8;
 const COMPRESS_MIN_BYTES = 16 * 1024;
 
 /** Opens the door. */
-export async function openWebDoor(options: WebDoorOptions): Promise<Door> {
+export function openWebDoor(options: WebDoorOptions): Door {
   const handlers = handlersOf(options);
   const server = createServer((request, response) => {
     const [path = ""] = (request.url ?? "").split("?", 1);
     const handler = handlers.get(path);
     if (handler !== undefined) serve(handler, request, response, options);
-    else if (path === "/healthz") answerHealth(response, options.problem());
+    else if (path === "/healthz" || path === "/readyz") answerHealth(response, options.problem());
+    else if (path === "/livez") answer(response, 200, { status: "ALIVE" });
     else if (path === "/metrics") answerMetrics(response, options);
     else answer(response, 404, { code: "unimplemented", message: `there is nothing at ${path}; a method is at /ledger.v1.LedgerService/GetBalance, say` });
   });
-  const listener = await options.listen(options.address, (connection) => server.emit("connection", connection));
+  const { listener } = options;
+  listener.open((connection) => server.emit("connection", connection));
   // It begins to watch over its connections (those that are slow to say what they want are cut) when it hears that somebody listens.
   server.emit("listening");
   return { address: listener.address, close: (left) => close(server, listener, left) };

@@ -567,3 +567,19 @@ describe("once it is adopted", () => {
     expect(next?.id).toBe(7n);
   });
 });
+
+test("where ids jump past the last partition while it works, it makes those that are missing", async () => {
+  await fillOldTables(old.query, { users: 5, transactions: 20, jobs: 0, hot: 0 });
+  await ledger.query(`
+    CREATE FUNCTION public.jump() RETURNS TRIGGER LANGUAGE plpgsql SECURITY DEFINER AS $$
+    BEGIN
+      PERFORM setval('ledgerd.transactions_id_seq', 1000000000000);
+      RETURN NULL;
+    END $$`);
+  await ledger.query(`
+    CREATE TRIGGER jump AFTER UPDATE ON ledgerd.adoptions
+    FOR EACH ROW WHEN (NEW.step = 1) EXECUTE FUNCTION public.jump()`);
+  await adoptDatabase(old, ledger, { batch: 2 });
+  const { log } = await checkAdopted(old, ledger);
+  expect(log.filter(({ id }) => id > 1_000_000_000_000n).length).toBeGreaterThan(0);
+});

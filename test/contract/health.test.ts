@@ -30,9 +30,16 @@ const check = async (): Promise<readonly (Status | undefined)[]> =>
 
 const all = (status: Status): readonly Status[] => names.map(() => status);
 
-async function healthz(): Promise<{ status: number; body: unknown }> {
-  const response = await fetch(`http://${service.httpAddress}/healthz`);
+async function probe(path: string): Promise<{ status: number; body: unknown }> {
+  const response = await fetch(`http://${service.httpAddress}${path}`);
   return { status: response.status, body: await response.json() };
+}
+
+/** By either of its names. */
+async function healthz(): Promise<{ status: number; body: unknown }> {
+  const answer = await probe("/readyz");
+  expect(await probe("/healthz")).toEqual(answer);
+  return answer;
 }
 
 const write = () => service.ledger.topUp({ userId: 1n, amount: { amount: "1" }, idempotencyKey: newKey() });
@@ -87,6 +94,7 @@ test("a database that is stopped and comes back takes the service out and back i
   await until(() => seen.at(-1) === Status.NOT_SERVING);
   expect(await check()).toEqual(all(Status.NOT_SERVING));
   expect(await healthz()).toMatchObject({ status: 503, body: { status: "NOT_SERVING", problem: expect.stringContaining("can't be reached") as string } });
+  expect(await probe("/livez"), "the process is none the worse for it").toEqual({ status: 200, body: { status: "ALIVE" } });
   const refused = { code: Code.Unavailable, reason: "DATABASE_UNAVAILABLE" };
   expect(await failureOf(write()), "a write says so").toMatchObject(refused);
   expect(await failureOf(service.ledger.getBalance({ userId: 1n })), "a read says so").toMatchObject(refused);

@@ -1,8 +1,12 @@
 // The log's partitions: made ahead while writes go on, each with all that guards the log, and nothing that a caller would notice.
 
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import path from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { Transaction } from "../../src/gen/ledger/v1/account_pb.ts";
 import { ListOrder } from "../../src/gen/ledger/v1/ledger_service_pb.ts";
+import { archiveOf, restoreInto } from "../harness/archives.ts";
 import { createDatabase, type TestDatabase } from "../harness/database.ts";
 import { checkDatabase } from "../harness/inspect.ts";
 import { newKey, serve, type TestService } from "../harness/service.ts";
@@ -128,6 +132,62 @@ describe("add_transaction_partitions", () => {
     await maker.end();
     expect((await topUp()).transaction?.sequence).toBe(2n);
     await checkDatabase(database);
+  });
+});
+
+describe("where the ids jump past the last partition", () => {
+  const jump = 1_000_000_000_000n;
+
+  /** Makes ids go on from somewhere far away, as an operator may. */
+  async function jumpTo({ query }: TestDatabase, id: bigint): Promise<void> {
+    await query("SELECT setval('ledgerd.transactions_id_seq', $1, false)", [id]);
+  }
+
+  test("writes of any kind go on at once, by two instances, and the feed tells all of them", async () => {
+    await using database = await createDatabase();
+    await using service = await serve(database.url);
+    await using other = await serve(database.url);
+    const topUp = ({ ledger }: TestService, userId = 1n) => ledger.topUp({ userId, amount: rub("100"), idempotencyKey: newKey() });
+    const first = await topUp(service);
+    await jumpTo(database, jump);
+    const writes = [service, other, service, other].map((instance, index) => topUp(instance, BigInt(index) + 2n));
+    const { hold } = await service.ledger.placeHold({ userId: 1n, amount: rub("1"), idempotencyKey: newKey() });
+    const jobs = await other.jobs.createJob({ userId: 1n, modelId: "m", prompt: "p", cost: rub("1"), idempotencyKey: newKey() });
+    expect((await service.ledger.captureHold({ userId: 1n, holdId: hold?.id ?? 0n, idempotencyKey: newKey() })).transaction?.sequence).toBe(4n);
+    expect(jobs.job?.id).toBeGreaterThan(0n);
+    await Promise.all(writes);
+    // From 10^13 on, the number of a partition has more than six digits.
+    for (const id of [10n * jump, 11n * jump, 1000n * jump]) {
+      await jumpTo(database, id);
+      await Promise.all([topUp(service), topUp(other)]);
+    }
+    const seen: bigint[] = [];
+    for await (const step of service.ledger.watchTransactions({}, { timeoutMs: 0 })) {
+      if (step.event.case === "caughtUp") break;
+      if (step.event.case === "transaction") seen.push(step.event.value.id);
+    }
+    expect(seen).toHaveLength(14);
+    expect(seen[0]).toBe(first.transaction?.id);
+    expect(new Set((await partitionsOf(database)).map((name) => name.length))).toEqual(new Set([19, 20, 22]));
+    await checkDatabase(database);
+  });
+
+  test("a backup of that is restored without all the partitions between", async () => {
+    const folder = mkdtempSync(path.join(tmpdir(), "ledgerd-partitions-"));
+    await using database = await createDatabase();
+    await using target = await createDatabase("empty");
+    for (const id of [SIZE - 1n, 5n * SIZE, jump, jump + SIZE - 1n]) {
+      await jumpTo(database, id);
+      await using service = await serve(database.url);
+      for (let count = 0; count < 2; count++) await service.ledger.topUp({ userId: 1n, amount: rub("1"), idempotencyKey: newKey() });
+    }
+    await restoreInto(target.url, (await archiveOf(database.url, folder)).file);
+    const ids = "SELECT id FROM ledgerd.transactions ORDER BY id";
+    expect(await target.query(ids)).toEqual(await database.query(ids));
+    expect((await partitionsOf(target)).length).toBeLessThan(20);
+    await using service = await serve(target.url);
+    expect((await service.ledger.topUp({ userId: 1n, amount: rub("1"), idempotencyKey: newKey() })).transaction?.sequence).toBe(9n);
+    rmSync(folder, { recursive: true });
   });
 });
 

@@ -282,7 +282,7 @@ test("where the first process is killed, the others answer what they have taken 
   const connect = (): ReturnType<typeof connectTo> => connectTo(`postgres://postgres@${encodeURIComponent(socketFolder)}:5432/ledgerd`);
   const session = await connect();
   const query = async (text: string) => (await session.query(text)).rows;
-  expect(await query("SHOW max_connections"), "there is room for all").toEqual([{ max_connections: String(WORKERS * (100 + 4 + 2 + 1 + 1) + 20) }]);
+  expect(await query("SHOW max_connections"), "there is room for all").toEqual([{ max_connections: String(WORKERS * (100 + 8 + 2 + 1 + 1) + 20) }]);
 
   const call = await waitingCall(clientsOf(killed.grpc), { connect, query } as TestDatabase);
   const pids = workersOf(killed.command);

@@ -9,7 +9,7 @@ import { afterEach, beforeEach, expect, test, vi } from "vitest";
 import { LedgerService } from "../../src/gen/ledger/v1/ledger_service_pb.ts";
 import { openGrpcDoor, type Door } from "../../src/rpc/grpc-door.ts";
 import type { Arrival, Entries } from "../../src/rpc/handlers.ts";
-import { listenHere, type Listen } from "../../src/rpc/listener.ts";
+import { listenHere } from "../../src/rpc/listener.ts";
 import { createTranslate } from "../../src/rpc/status.ts";
 import { beginCall, endRequest, goaway, ping, PING, preface, typesOf } from "../harness/frames.ts";
 import { failureOf } from "../harness/service.ts";
@@ -38,14 +38,15 @@ function entriesOf(userId: bigint): Entries {
 }
 
 async function open(userId = 1n): Promise<void> {
-  const listen: Listen = (address, welcome) =>
-    listenHere(address, (connection) => {
+  const taken = await listenHere({ host: "127.0.0.1", port: 0 });
+  const letIn = (welcome: (connection: Socket) => void): void =>
+    taken.open((connection) => {
       connections.push(connection);
       welcome(connection);
     });
   const translate = createTranslate(() => undefined, (incident) => logged.push(incident));
   const rest = { health: new HealthImplementation(), messageLimit: 1000, translate, shutdown: new AbortController().signal, streamMaxAgeMs: 60_000 };
-  door = await openGrpcDoor({ address: { host: "127.0.0.1", port: 0 }, listen, entries: [entriesOf(userId)], ...rest });
+  door = openGrpcDoor({ listener: { ...taken, open: letIn }, entries: [entriesOf(userId)], ...rest });
 }
 
 function raw(): Socket {

@@ -18,6 +18,7 @@ import { chainHash, figuresOf } from "../journal/chain.ts";
 import { JournalConnection } from "../journal/connection.ts";
 import { upsertJobs } from "../journal/write-jobs.ts";
 import { balanceRows, logRows, selectRowTypes, type AccountRow, type Row, type RowTypes } from "../journal/write.ts";
+import { addPartitions, lacksPartition } from "../partitions.ts";
 import { noColumns, parseStored, type Rows } from "../rows.ts";
 
 /** Who owns the tables: it may number jobs, which whoever serves may not. The log is append-only to it as well. */
@@ -33,9 +34,6 @@ const session = {
 };
 
 const LOCK_NOT_AVAILABLE = "55P03";
-
-/** Ids that the log's partitions have room for beyond the next one. */
-const PARTITION_HEADROOM = 20_000_000n;
 
 /** How far an adoption is. */
 export interface Progress {
@@ -251,9 +249,7 @@ export class Target {
   }
 
   async addPartitions(): Promise<void> {
-    await this.#connection.pipeline((send) => ({
-      made: send(sql.prepared("adopt_partitions", noColumns)`SELECT ledgerd.add_transaction_partitions(${PARTITION_HEADROOM}) AS made`),
-    }));
+    await this.#connection.pipeline((send) => ({ made: send(addPartitions) }));
   }
 
   /** The accounts that these users have, by `accountId`. Throws `AdoptionProblem` if one of them isn't from this adoption. */
@@ -307,7 +303,16 @@ export class Target {
       return { posting, hash, figures };
     });
     const balances = upsertBalances(balanceRows(accounts, heads, this.#types.balance), accounts);
-    return this.#inTransaction(adoption, progress, (send) => ({ log: send(insertLog(rows, this.#types)), balances: send(balances) }));
+    const written = (): Promise<Adoption> =>
+      this.#inTransaction(adoption, progress, (send) => ({ log: send(insertLog(rows, this.#types)), balances: send(balances) }));
+    try {
+      return await written();
+    } catch (error) {
+      if (!lacksPartition(error)) throw error;
+    }
+    await this.#connection.pipeline(() => ({ undone: this.#connection.rollback() }));
+    await this.addPartitions();
+    return written();
   }
 
   /** Writes jobs, and how far the adoption then is. */

@@ -13,6 +13,7 @@ import { Failure } from "../../domain/failure.ts";
 import { planGroup, usersOf, type Plan, type Submission } from "../../domain/group.ts";
 import type { Outcome } from "../../domain/transaction.ts";
 import { troubleOf } from "../errors.ts";
+import { addPartitions, lacksPartition } from "../partitions.ts";
 import type { Rows } from "../rows.ts";
 import { ConnectionLost, NotCommitted, type JournalConnection } from "./connection.ts";
 import { bookOf, EXPIRY_LIMIT, hasRest, lacksProbe, mustProbe, readRest, sendProbe, sendReads, type Found, type Rest } from "./facts.ts";
@@ -114,8 +115,10 @@ export class Committer {
   async #persist(submissions: readonly Submission[]): Promise<readonly Tried[]> {
     const until = performance.now() + GROUP_LIMIT_MS;
     let mode: LockMode = "wait";
+    let unplaced = false;
     for (let attempt = 1; ; attempt++) {
       try {
+        if (unplaced) await this.#addPartitions();
         return await this.#attempt(submissions, mode);
       } catch (error) {
         if (error instanceof Failure) throw error;
@@ -125,19 +128,26 @@ export class Committer {
         const lost = error instanceof ConnectionLost || trouble?.session !== undefined;
         // Nothing was changed, and no part of the group would fare better now.
         if (trouble !== undefined && !lost) throw new Failure("DATABASE_UNAVAILABLE", { cause: error });
+        unplaced = lacksPartition(error);
         // Where a connection was lost, callers repeat what they don't know the outcome of.
         if (lost || isTaken(error, state)) this.#toProbe = PROBED_AFTER_REPEAT;
         if (state === LOCK_NOT_AVAILABLE && mode === "wait") {
           mode = "skip";
-        } else if (!lost && !startsOver(error, state)) {
+        } else if (!lost && !unplaced && !startsOver(error, state)) {
           throw waitedTooLong(state) && submissions.length === 1 ? conflict(error) : error;
         } else if (attempt >= ATTEMPTS || performance.now() > until) {
           throw lost ? new Failure("DATABASE_UNAVAILABLE", { cause: error }) : conflict(error);
         }
-        // What has taken a key is committed: there is nothing to wait for.
-        if (!isTaken(error, state)) await delay(Math.random() * FIRST_PAUSE_MS * 2 ** attempt);
+        // What has taken a key is committed, and partitions are made: there is nothing to wait for.
+        if (!unplaced && !isTaken(error, state)) await delay(Math.random() * FIRST_PAUSE_MS * 2 ** attempt);
       }
     }
+  }
+
+  /** The ids have jumped past the last partition. */
+  async #addPartitions(): Promise<void> {
+    const { session } = await this.#connected();
+    await session.pipeline((send) => ({ made: send(addPartitions) }));
   }
 
   async #attempt(submissions: readonly Submission[], mode: LockMode): Promise<readonly Tried[]> {

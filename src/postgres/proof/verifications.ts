@@ -2,6 +2,7 @@
 
 import { sql, type DatabasePool } from "slonik";
 import { z } from "zod";
+import { shared } from "../gather.ts";
 import { noColumns } from "../rows.ts";
 
 /** Who asked for it. */
@@ -34,7 +35,7 @@ export type Verifications = ReturnType<typeof verificationsOf>;
 
 /** The record of verifications, over a pool. */
 export function verificationsOf(pool: DatabasePool) {
-  return { finished, found, last };
+  return { finished, found, last: shared(last) };
 
   /** Keeps what one found that came to its end. */
   async function finished(kind: VerificationKind, { rows, accounts, differences, lastId }: { readonly rows: number; readonly accounts: number; readonly differences: number; readonly lastId: bigint }): Promise<void> {
