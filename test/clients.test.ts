@@ -73,7 +73,7 @@ const fromCache = () => ({
   GOTOOLCHAIN: "local",
 });
 
-test.for(languages)("a client in $name reads why it was refused", { timeout: 180_000 }, async (language, context) => {
+test.for(languages)("a client in $name reads why it was refused", async (language, context) => {
   const missing = missingFor(language);
   if (missing !== undefined) return context.skip(`${missing} is not on this machine`);
   const section = new RegExp(`^## ${language.name}\\n([\\s\\S]*?)(?=^## |$(?![\\s\\S]))`, "m").exec(docs)?.[1] ?? "";

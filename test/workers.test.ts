@@ -75,7 +75,7 @@ async function during(prompt: string, event: () => Promise<void>): Promise<void>
 /** The lease is over; another worker takes the job, and completes it. */
 async function loseLease(jobId: bigint): Promise<void> {
   await database.query("UPDATE ledgerd.jobs SET max_attempts = 2, lease_expires_at = now() WHERE id = $1", [jobId]);
-  const claim = { workerId: "another", modelIds: [MODEL], wait: { seconds: 10n } };
+  const claim = { workerId: "another", modelIds: [MODEL], wait: { seconds: 30n } };
   const [claimed] = (await instance.jobs.claimJobs(claim)).jobs;
   expect(claimed?.job?.id).toBe(jobId);
   const lease = { jobId, fencingToken: claimed?.fencingToken ?? 0n };
@@ -166,7 +166,7 @@ async function checkChores(): Promise<void> {
   expect(await whenFinal(lost)).toMatchObject(anothers);
 }
 
-test("the loop in TypeScript works as it is printed", { timeout: 120_000 }, async () => {
+test("the loop in TypeScript works as it is printed", async () => {
   makeProject();
   writeFileSync(inProject("buf.gen.yaml"), printed("yaml")[0] ?? "");
   for (const commands of printed("sh").slice(0, 2))
@@ -190,7 +190,7 @@ test("the loop in TypeScript works as it is printed", { timeout: 120_000 }, asyn
   await checkWorker(process.execPath, ["worker.ts"], `http://${instance.grpcAddress}`);
 });
 
-test("the loop in Python works as it is printed", { timeout: 120_000 }, async (context) => {
+test("the loop in Python works as it is printed", async (context) => {
   const isThere = spawnSync("python3", ["-c", "import grpc_tools, grpc_status"]).status === 0;
   if (!isThere) return context.skip("grpcio-tools and grpcio-status for Python are not on this machine");
   makeProject();

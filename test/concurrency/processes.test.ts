@@ -14,8 +14,8 @@ const WORKERS = 3;
 const rub = (amount: string) => ({ currency: "RUB", amount });
 const seconds = (count: number) => ({ seconds: BigInt(count), nanos: 0 });
 
-/** Far less than a poll takes here, and far more than all else. */
-const LIMIT = { timeoutMs: 25_000 };
+/** Less than a poll takes here: it would come too late. */
+const LIMIT = { timeoutMs: 50_000 };
 
 let database: TestDatabase;
 let command: Command;
@@ -115,7 +115,7 @@ describe("where one process writes, a caller of another one that waits learns it
     const [writer, waiter] = await two();
     const userId = await newUser(writer);
     const modelId = newModel();
-    const claimed = waiter.jobs.claimJobs({ workerId: "waiter", modelIds: [modelId], wait: seconds(20) }, LIMIT);
+    const claimed = waiter.jobs.claimJobs({ workerId: "waiter", modelIds: [modelId], wait: seconds(30) }, LIMIT);
     // It waits: another look of the same kind at its process has come to its end.
     await waiter.jobs.claimJobs({ workerId: "other", modelIds: [modelId] });
     const { job } = await writer.jobs.createJob({ userId, modelId, cost: rub("1"), idempotencyKey: newKey() });
@@ -138,7 +138,7 @@ describe("where one process writes, a caller of another one that waits learns it
     const [writer, waiter] = await two();
     const lockKey = BigInt(Math.floor(Math.random() * 2 ** 40));
     const { fencingToken } = await writer.locks.acquireLock({ lockKey, instanceId: "writer", ttl: seconds(3600) });
-    const acquired = waiter.locks.acquireLock({ lockKey, instanceId: "waiter", wait: seconds(20) }, LIMIT);
+    const acquired = waiter.locks.acquireLock({ lockKey, instanceId: "waiter", wait: seconds(30) }, LIMIT);
     // It waits: another look at its process has come to its end.
     await waiter.locks.getLock({ lockKey });
     await writer.locks.releaseLock({ lockKey, fencingToken });

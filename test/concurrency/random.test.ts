@@ -7,6 +7,7 @@ import type { BatchWriteResponse } from "../../src/gen/ledger/v1/ledger_service_
 import { ErrorReason, ErrorReasonSchema, type Refusal } from "../../src/gen/ledger/v1/errors_pb.ts";
 import { createDatabase, type TestDatabase } from "../harness/database.ts";
 import { checkDatabase, readLedger, type StoredLedger } from "../harness/inspect.ts";
+import { patient } from "../harness/patience.ts";
 import { describeFailure, type Clients, type Failed } from "../harness/service.ts";
 import { balancesIn, checkTold, replayOf, type Answer } from "../harness/told.ts";
 import { until } from "../harness/until.ts";
@@ -42,7 +43,7 @@ async function send({ ledger, admin }: Clients, request: Request): Promise<Told>
   // The request's case is the name of its method, which TypeScript can't follow through the look-up.
   const call = (request.case === "setCreditLimit" ? admin.setCreditLimit : ledger[request.case]) as Call;
   try {
-    return { answer: await call(request.value, { timeoutMs: 60_000 }) };
+    return { answer: await call(request.value, patient) };
   } catch (error) {
     return { failed: describeFailure(error) };
   }
@@ -129,7 +130,7 @@ async function expired(): Promise<void> {
   await until(async () => (await database.query(soon)).length === 0);
 }
 
-test("random requests of several callers at once keep the laws, and all are told what is in the log, again and again", { timeout: 120_000 }, async () => {
+test("random requests of several callers at once keep the laws, and all are told what is in the log, again and again", async () => {
   const seen = new Set<string>();
   const scripts = fc.array(fc.array(ask, { minLength: 8, maxLength: 16, size: "max" }), { minLength: CALLERS, maxLength: CALLERS });
   await fc.assert(

@@ -3,6 +3,7 @@
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { createDatabase, type TestDatabase } from "../harness/database.ts";
 import { checkDatabase } from "../harness/inspect.ts";
+import { patient } from "../harness/patience.ts";
 import { describeFailure, newKey, type Clients } from "../harness/service.ts";
 import { connectToTwo } from "./instances.ts";
 
@@ -21,7 +22,6 @@ beforeAll(async () => {
 afterAll(() => opened.disposeAsync());
 
 const rub = (amount: string) => ({ currency: "RUB", amount });
-const patient = { timeoutMs: 60_000 };
 const clients = (index: number): Clients => connections[index % CONNECTIONS] as Clients;
 
 async function userWith(amount: string): Promise<bigint> {

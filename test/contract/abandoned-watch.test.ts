@@ -53,10 +53,12 @@ test("a watch that its caller has cancelled stops paging through the past", asyn
 
 test("a watch whose deadline has passed stops, too, even where its caller stands still and doesn't hear of it", async () => {
   const session = connect(`http://${service.grpcAddress}`);
+  const begun = performance.now();
   const stream = session.request({ ":method": "POST", ":path": "/ledger.v1.LedgerService/WatchTransactions", "content-type": "application/grpc", "grpc-timeout": "1S" });
   stream.end(Buffer.alloc(5));
   await new Promise((resolve) => stream.once("response", resolve));
-  expect(await firstOf(1n).catch(() => "refused"), "there is no room yet").toBe("refused");
+  const first = await firstOf(1n).catch(() => "refused");
+  if (performance.now() - begun < 1000) expect(first, "there is no room yet").toBe("refused");
   await until(() => firstOf(1n).then(() => true, () => false));
   expect(stream.closed, "it was not told").toBe(false);
   expect(await pagesRead(database)).toBeLessThanOrEqual(5);

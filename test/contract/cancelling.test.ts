@@ -16,6 +16,7 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 import { ClaimJobsRequestSchema, ClaimJobsResponseSchema, JobService } from "../../src/gen/ledger/v1/job_service_pb.ts";
 import { LedgerService } from "../../src/gen/ledger/v1/ledger_service_pb.ts";
 import { createDatabase, type TestDatabase } from "../harness/database.ts";
+import { patient } from "../harness/patience.ts";
 import { newKey, serve, type TestService } from "../harness/service.ts";
 
 let database: TestDatabase;
@@ -45,7 +46,7 @@ async function createJob(modelId: string): Promise<void> {
 test("by grpc-js: 2500 calls are cancelled, in 10 goes", async () => {
   const client = new grpc.Client(service.grpcAddress, grpc.credentials.createInsecure());
   const bytes = (value: Uint8Array): Buffer => Buffer.from(value);
-  const options = { deadline: Date.now() + 30_000 };
+  const options = { deadline: Date.now() + patient.timeoutMs };
   const call = <I extends DescMessage, O extends DescMessage>(
     path: string,
     input: I,

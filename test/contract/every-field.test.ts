@@ -42,7 +42,6 @@ const seed = process.env["SEED"] === undefined ? {} : { seed: Number(process.env
 /** Of the values of each field, as many are drawn. */
 const DRAWN = 2;
 const MOST_DRAWN = 60;
-const LIMIT_MS = everyValue ? 600_000 : 60_000;
 
 /** A case: what is put where. */
 interface Case {
@@ -86,7 +85,7 @@ afterAll(async () => {
     await checkDatabase(database);
     await database[Symbol.asyncDispose]();
   }
-}, LIMIT_MS);
+});
 
 describe.each(services.map((service) => [service.name, service] as const))("%s", (_name, { methods }) => {
   test.each(methods.map((method) => [method.name, method] as const))(
@@ -119,7 +118,6 @@ describe.each(services.map((service) => [service.name, service] as const))("%s",
         },
       );
     },
-    LIMIT_MS,
   );
 });
 

@@ -16,7 +16,7 @@ let health: Client<typeof Health>;
 
 beforeAll(async () => {
   postgres = await startPostgres();
-  service = await serve(postgres.url, { LEDGERD_DURABILITY: "required", LEDGERD_CONNECT_TIMEOUT: "1s" });
+  service = await serve(postgres.url, { LEDGERD_DURABILITY: "required" });
   health = createClient(Health, createGrpcTransport({ baseUrl: `http://${service.grpcAddress}` }));
 });
 

@@ -23,7 +23,8 @@ afterAll(async () => {
 
 const newLock = (): bigint => (lastKey += 1n);
 const seconds = (count: number) => ({ seconds: BigInt(count), nanos: 0 });
-const acquire = (lockKey: bigint, instanceId: string, more: object = {}) => service.locks.acquireLock({ lockKey, instanceId, ...more });
+const acquire = (lockKey: bigint, instanceId: string, more: object = {}) =>
+  service.locks.acquireLock({ lockKey, instanceId, ttl: seconds(3600), ...more });
 const stateOf = async (lockKey: bigint) => (await service.locks.getLock({ lockKey })).lock ?? expect.unreachable();
 
 /** Lets the lease of a lock run out, as if time had passed. */
@@ -58,9 +59,9 @@ describe("a lock", () => {
 
   test("is extended by heartbeats, and never taken back by a late one", async () => {
     const lockKey = newLock();
-    const { fencingToken, expireTime } = await acquire(lockKey, "a", { ttl: seconds(5) });
-    const extended = await service.locks.heartbeatLock({ lockKey, fencingToken, ttl: seconds(60) });
-    expect((extended.expireTime?.seconds ?? 0n) - (expireTime?.seconds ?? 0n)).toBeGreaterThan(50n);
+    const { fencingToken, expireTime } = await acquire(lockKey, "a", { ttl: seconds(600) });
+    const extended = await service.locks.heartbeatLock({ lockKey, fencingToken, ttl: seconds(3600) });
+    expect((extended.expireTime?.seconds ?? 0n) - (expireTime?.seconds ?? 0n)).toBeGreaterThan(2000n);
     await expire(lockKey);
     const lost = { code: Code.FailedPrecondition, reason: "LOCK_LOST", metadata: { fencing_token: `${fencingToken}` } };
     expect(await failureOf(service.locks.heartbeatLock({ lockKey, fencingToken })), "though nobody has it").toMatchObject(lost);
@@ -100,7 +101,7 @@ describe("who waits for a lock", () => {
   test("gets it when it is released", async () => {
     const lockKey = newLock();
     const { fencingToken } = await acquire(lockKey, "a", { ttl: seconds(3600) });
-    const waiting = acquire(lockKey, "b", { wait: seconds(20) });
+    const waiting = acquire(lockKey, "b", { wait: seconds(30) });
     await service.locks.releaseLock({ lockKey, fencingToken });
     expect((await waiting).fencingToken > fencingToken).toBe(true);
   });
@@ -108,7 +109,7 @@ describe("who waits for a lock", () => {
   test("gets it when its holder has died", async () => {
     const lockKey = newLock();
     await acquire(lockKey, "a", { ttl: seconds(1) });
-    await acquire(lockKey, "b", { wait: seconds(20) });
+    await acquire(lockKey, "b", { wait: seconds(30) });
     expect((await stateOf(lockKey)).instanceId).toBe("b");
   });
 
@@ -116,7 +117,7 @@ describe("who waits for a lock", () => {
     await using other = await startInstance(database.url);
     const lockKey = newLock();
     const { fencingToken } = await acquire(lockKey, "a", { ttl: seconds(3600) });
-    const waiting = other.locks.acquireLock({ lockKey, instanceId: "b", wait: seconds(20) });
+    const waiting = other.locks.acquireLock({ lockKey, instanceId: "b", wait: seconds(30) });
     await service.locks.releaseLock({ lockKey, fencingToken });
     await waiting;
     expect((await stateOf(lockKey)).instanceId).toBe("b");

@@ -7,6 +7,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { ErrorInfoSchema } from "../../src/gen/google/rpc/error_details_pb.ts";
 import { StatusSchema } from "../../src/gen/google/rpc/status_pb.ts";
 import { createDatabase, type TestDatabase } from "../harness/database.ts";
+import { patient } from "../harness/patience.ts";
 import { failureOf, newKey, serve, type TestService } from "../harness/service.ts";
 
 let database: TestDatabase;
@@ -95,7 +96,7 @@ describe("other calls are refused for", () => {
 
   test("a position that no feed gave", async () => {
     const watch = async (position: string) => {
-      for await (const _ of service.ledger.watchTransactions({ position }, { timeoutMs: 5000 })) break;
+      for await (const _ of service.ledger.watchTransactions({ position }, patient)) break;
     };
     expect(await failureOf(watch("nonsense"))).toMatchObject({ code: Code.InvalidArgument, reason: "INVALID_REQUEST", fields: ["position"] });
     expect(await failureOf(watch("17.0123456789abcdef"))).toMatchObject({ code: Code.OutOfRange, reason: "FEED_POSITION_LOST" });

@@ -12,6 +12,7 @@ import { journalsWaiting, keepLaneBusy, lockUser } from "../harness/blocker.ts";
 import { createDatabase, type TestDatabase } from "../harness/database.ts";
 import { checkDatabase } from "../harness/inspect.ts";
 import { startInstance } from "../harness/instance.ts";
+import { patient } from "../harness/patience.ts";
 import { failureOf, newKey, serve, type Clients, type TestService } from "../harness/service.ts";
 import { checkTold } from "../harness/told.ts";
 import { until } from "../harness/until.ts";
@@ -53,7 +54,7 @@ function serveOneLane(settings: Readonly<Record<string, string>> = {}): Promise<
 /** Keeps one of its lanes busy with a write of a user of its own. */
 async function keepBusy({ ledger, ...others }: TestService, waiting = 1) {
   const userId = newUser();
-  await ledger.topUp({ userId, amount: rub("1"), idempotencyKey: newKey() }, { timeoutMs: 60_000 });
+  await ledger.topUp({ userId, amount: rub("1"), idempotencyKey: newKey() }, patient);
   return keepLaneBusy(database, { ledger, ...others }, userId, waiting);
 }
 
@@ -103,7 +104,7 @@ describe("a stream", () => {
     checkTold(await checkDatabase(database), results.flatMap(({ result }) => (result.case === "refusal" || result.case === undefined ? [] : [result.value])));
   });
 
-  test("executes its writes one behind the other: they are answered as in a batch", { timeout: 120_000 }, async () => {
+  test("executes its writes one behind the other: they are answered as in a batch", async () => {
     const USERS = 4;
     const user = fc.nat(USERS - 1);
     const move = fc.record({ kind: fc.constantFrom("topUp" as const, "deduct" as const, "transfer" as const, "placeHold" as const), user, other: user, amount: fc.integer({ min: 1, max: 9 }) });
@@ -272,7 +273,7 @@ describe("the pace of a stream", () => {
     const userId = newUser();
     const results = streamWrites(single, times(100, () => topUp(userId)));
     await lane.queued(5);
-    const call = single.ledger.topUp({ userId, amount: rub("1"), idempotencyKey: newKey() }, { timeoutMs: 60_000 });
+    const call = single.ledger.topUp({ userId, amount: rub("1"), idempotencyKey: newKey() }, patient);
     await lane.queued(6);
     await lane.release();
     await call;

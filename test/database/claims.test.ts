@@ -34,7 +34,7 @@ beforeAll(async () => {
     [LARGE, LARGE_SIZE],
   );
   await database.query("VACUUM ANALYZE ledgerd.jobs");
-}, 240_000);
+});
 
 afterAll(() => database[Symbol.asyncDispose]());
 

@@ -8,13 +8,13 @@ import { verifyLedger } from "../../src/ops/verify.ts";
 import type { VerifyEvent } from "../../src/ops/verification.ts";
 import { openPool } from "../../src/postgres/pool.ts";
 import { journalsWaiting } from "../harness/blocker.ts";
+import { patient } from "../harness/patience.ts";
 import { describeFailure, failureOf, newKey, serve, type Clients, type TestService } from "../harness/service.ts";
 import { startPair, STANDBY, type Pair } from "../harness/standby.ts";
 import { startSwitchProxy, type SwitchProxy } from "../harness/switch-proxy.ts";
 import { until } from "../harness/until.ts";
 
 const rub = (amount: string) => ({ currency: "RUB", amount });
-const patient = { timeoutMs: 60_000 };
 
 const topUp = ({ ledger }: Clients, userId: bigint) =>
   ledger.topUp({ userId, amount: rub("1"), idempotencyKey: newKey() });
@@ -61,7 +61,7 @@ describe("when a standby that lacks the last rows is promoted, behind a proxy th
   let jobTokens: readonly bigint[];
 
   const acquire = async ({ locks }: Clients, lockKey: bigint) => {
-    const wanted = { lockKey, instanceId: "a", ttl: { seconds: 1n }, wait: { seconds: 10n } };
+    const wanted = { lockKey, instanceId: "a", ttl: { seconds: 1n }, wait: { seconds: 30n } };
     return (await locks.acquireLock(wanted)).fencingToken;
   };
   const claim = async ({ jobs }: Clients) => {

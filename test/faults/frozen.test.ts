@@ -6,6 +6,7 @@ import { connectTo } from "../harness/database.ts";
 import { readinessOf } from "../harness/health.ts";
 import { startInstance, type Instance } from "../harness/instance.ts";
 import { checkWrites, Load } from "../harness/load.ts";
+import { patient } from "../harness/patience.ts";
 import { startPostgres, type OwnPostgres } from "../harness/postgres.ts";
 import { until } from "../harness/until.ts";
 
@@ -18,7 +19,7 @@ let isServing: () => Promise<boolean>;
 
 beforeAll(async () => {
   postgres = opened.use(await startPostgres());
-  instance = opened.use(await startInstance(postgres.url, { LEDGERD_DURABILITY: "required", LEDGERD_CONNECT_TIMEOUT: "1s" }));
+  instance = opened.use(await startInstance(postgres.url, { LEDGERD_DURABILITY: "required", LEDGERD_CONNECT_TIMEOUT: "5s" }));
   isServing = readinessOf(instance.grpcAddress);
 });
 
@@ -60,7 +61,7 @@ test("where PostgreSQL stands still, callers are let go at their deadlines, and 
 });
 
 test("where PostgreSQL stands still for so long that its sessions are given up, nothing is done twice when those go on", async () => {
-  await using load = new Load({ grpcAddress: instance.grpcAddress, firstUser: 101n, timeoutMs: 60_000 });
+  await using load = new Load({ grpcAddress: instance.grpcAddress, firstUser: 101n, ...patient });
   await load.goesOn();
   await using frozen = new AsyncDisposableStack();
   const hit = await load.hitBy(async () => {

@@ -63,11 +63,11 @@ test.each<readonly [string, number, Fault]>([
 ])("where %s, acknowledged writes stay, none is done twice, and the service goes on by itself", async (_what, rounds, fault) => {
   await using load = new Load({ grpcAddress: instance.grpcAddress, firstUser: (lastUser += 100n) });
   let hit = 0;
-  for (let round = 0; round < rounds; round++) {
+  // Not every time a call is under way.
+  for (let round = 0; round < rounds || hit === 0; round++) {
     await load.goesOn();
     hit += await load.hitBy(fault);
   }
-  expect(hit, "calls were hit").toBeGreaterThan(0);
   await load.goesOn();
   await until(isServing);
   await load.finish();

@@ -11,17 +11,17 @@ import { promisify } from "node:util";
 import { Code, ConnectError } from "@connectrpc/connect";
 import { createGrpcTransport } from "@connectrpc/connect-node";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { journalsWaiting, lockUser } from "../harness/blocker.ts";
-import { logOf, servesAt, startLedgerd, workersOf, type Command } from "../harness/command.ts";
+import { logOf, pressCtrlC, servesAt, startLedgerd, workersOf, type Command } from "../harness/command.ts";
 import { connectTo, createDatabase, type TestDatabase } from "../harness/database.ts";
 import { checkWrites, Load } from "../harness/load.ts";
 import { servingUrl } from "../harness/logins.ts";
+import { patient } from "../harness/patience.ts";
 import { isAlive } from "../harness/processes.ts";
-import { clientsOf, clientsOver, newKey, type Clients } from "../harness/service.ts";
+import { clientsOf, clientsOver, type Clients } from "../harness/service.ts";
 import { until } from "../harness/until.ts";
+import { balanceAfter, LAWFUL_ANSWERS, waitingCall } from "../harness/waiting-call.ts";
 
 const WORKERS = 2;
-const rub = (amount: string) => ({ currency: "RUB", amount });
 
 const opened = new AsyncDisposableStack();
 const loads: Load[] = [];
@@ -51,11 +51,6 @@ function begin(settings: Readonly<Record<string, string>> = {}): Command {
 async function start(settings: Readonly<Record<string, string>> = {}): Promise<Serving> {
   const command = begin(settings);
   return { command, ...(await servesAt(command)) };
-}
-
-/** What a terminal sends to a command that it runs. */
-function pressCtrlC({ process: { pid = Number.NaN } }: Command): void {
-  process.kill(-pid, "SIGINT");
 }
 
 const newUsers = (): bigint => (lastUser += 100n);
@@ -91,16 +86,6 @@ async function shuttingDown({ command }: Serving, count: number): Promise<void> 
 async function successorOf({ command }: Serving, before: readonly number[]): Promise<void> {
   const isReady = (pid: number): boolean => logOf(command).some((line) => line["msg"] === "ready" && line["pid"] === pid);
   await until(() => workersOf(command).some((pid) => !before.includes(pid) && isReady(pid)));
-}
-
-/** Has a call wait in a process of the service, for a lock that is held until it is let go. */
-async function waitingCall({ ledger }: Clients, { connect, query }: Pick<TestDatabase, "connect" | "query">) {
-  const userId = newUsers();
-  await ledger.topUp({ userId, amount: rub("10"), idempotencyKey: newKey() });
-  const { release } = await lockUser({ connect }, userId);
-  const deducted = ledger.deduct({ userId, amount: rub("1"), idempotencyKey: newKey() }, { timeoutMs: 20_000 });
-  await until(async () => (await journalsWaiting({ query }, "lock")) > 0);
-  return { userId, balance: deducted.then(({ balance }) => balance?.balance?.amount), release };
 }
 
 describe("of several processes that serve", () => {
@@ -142,16 +127,18 @@ describe("of several processes that serve", () => {
   test("one is killed under load: another one takes its place, and the other one's callers aren't disturbed", async () => {
     await using load = newLoad(serving);
     await load.goesOn();
-    const before = workersOf(serving.command);
-    const [victim = 0] = await load.processes();
-    const other = before.find((pid) => pid !== victim) ?? 0;
-    const undisturbed = (await clientsOfEach(serving)).get(other) ?? expect.unreachable();
-    const hit = await load.hitBy(async () => {
-      process.kill(victim, "SIGKILL");
-      return () => successorOf(serving, before);
-    });
-    expect(hit, "calls were hit").toBeGreaterThan(0);
-    expect(await processOf(undisturbed)).toBe(other);
+    // All that is under way may have been answered when it is killed: then another one is.
+    for (let hit = 0; hit === 0; ) {
+      const before = workersOf(serving.command);
+      const [victim = 0] = await load.processes();
+      const other = before.find((pid) => pid !== victim) ?? 0;
+      const undisturbed = (await clientsOfEach(serving)).get(other) ?? expect.unreachable();
+      hit = await load.hitBy(async () => {
+        process.kill(victim, "SIGKILL");
+        return () => successorOf(serving, before);
+      });
+      expect(await processOf(undisturbed)).toBe(other);
+    }
     expect([...(await clientsOfEach(serving)).keys()], "the new one takes calls").toEqual(expect.arrayContaining([...workersOf(serving.command)]));
     await load.goesOn();
     await load.finish();
@@ -164,7 +151,7 @@ describe("of several processes that serve", () => {
     // Some get to the other one, some wait.
     const ends: (number | ConnectError)[] = [];
     const asking = Array.from({ length: 40 }, async () => {
-      const answer = clientsOf(serving.grpc).admin.getServiceStatus({}, { timeoutMs: 20_000 });
+      const answer = clientsOf(serving.grpc).admin.getServiceStatus({}, patient);
       ends.push(await answer.then(({ processId }) => processId, (error: unknown) => ConnectError.from(error)));
     });
     await until(() => ends.length >= 4);
@@ -191,14 +178,14 @@ describe("of several processes that serve", () => {
     const pids = workersOf(serving.command);
     const before = logOf(serving.command).filter(({ msg }) => msg === "shutting down").length;
     await load.goesOn();
-    const call = await waitingCall(clientsOf(serving.grpc), database);
+    const call = await waitingCall(database, clientsOf(serving.grpc), newUsers());
     pressCtrlC(serving.command);
     await shuttingDown(serving, before + 1 + WORKERS);
     pressCtrlC(serving.command);
     await until(() => fetch(`http://${serving.http}/healthz`).then(() => false, () => true));
     pressCtrlC(serving.command);
     await call.release();
-    expect(await call.balance).toBe("9.00");
+    expect(LAWFUL_ANSWERS).toContain(await call.answer);
     expect(await serving.command.ended).toBe(0);
     expect(pids.filter(isAlive), "processes that are left").toEqual([]);
     await load.abandon();
@@ -214,7 +201,8 @@ describe("of several processes that serve", () => {
 test("of several processes, who is on the way to one that ends comes to another one", async () => {
   const serving = await start();
   const [ending = 0] = workersOf(serving.command);
-  const call = await waitingCall((await clientsOfEach(serving)).get(ending) ?? expect.unreachable(), database);
+  const clients = (await clientsOfEach(serving)).get(ending) ?? expect.unreachable();
+  const call = await waitingCall(database, clients, newUsers());
   const { pid: first = 0 } = serving.command.process;
   // It hears of callers and of the end at once, of the callers first.
   process.kill(first, "SIGSTOP");
@@ -229,7 +217,7 @@ test("of several processes, who is on the way to one that ends comes to another 
   process.kill(first, "SIGCONT");
   expect(await Promise.all(callers.map(processOf))).not.toContain(ending);
   await call.release();
-  expect(await call.balance).toBe("9.00");
+  expect(LAWFUL_ANSWERS).toContain(await call.answer);
   await until(() => endsOf(serving).length === 1);
   serving.command.process.kill("SIGTERM");
   expect(await serving.command.ended).toBe(0);
@@ -246,16 +234,14 @@ test("Ctrl-C while they start ends them well, too", async () => {
 
 test("one that is killed while all end has the command end with 1, and say why", async () => {
   const serving = await start();
-  const call = await waitingCall(clientsOf(serving.grpc), database);
-  const failed = expect(call.balance).rejects.toThrow();
-  const pids = workersOf(serving.command);
+  const [victim = 0] = workersOf(serving.command);
+  // So it can't end by itself before it is killed.
+  process.kill(victim, "SIGSTOP");
   serving.command.process.kill("SIGTERM");
-  await shuttingDown(serving, 1 + WORKERS);
-  for (const pid of pids.filter(isAlive)) process.kill(pid, "SIGKILL");
+  await shuttingDown(serving, WORKERS);
+  process.kill(victim, "SIGKILL");
   expect(await serving.command.ended).toBe(1);
   expect(serving.command.printed.stderr).toMatch(/\nledgerd: a worker ended with SIGKILL when it was told to end\n$/);
-  await failed;
-  await call.release();
 });
 
 test("the first process hears of the ends of two that die at once", async () => {
@@ -284,17 +270,18 @@ test("where the first process is killed, the others answer what they have taken 
   const query = async (text: string) => (await session.query(text)).rows;
   expect(await query("SHOW max_connections"), "there is room for all").toEqual([{ max_connections: String(WORKERS * (100 + 8 + 2 + 1 + 1) + 20) }]);
 
-  const call = await waitingCall(clientsOf(killed.grpc), { connect, query } as TestDatabase);
+  const call = await waitingCall({ connect, query } as TestDatabase, clientsOf(killed.grpc), newUsers());
   const pids = workersOf(killed.command);
   killed.command.process.kill("SIGKILL");
   await shuttingDown(killed, WORKERS);
   await call.release();
-  expect(await call.balance).toBe("9.00");
+  const answer = await call.answer;
+  expect(LAWFUL_ANSWERS).toContain(answer);
   await until(() => !pids.some(isAlive));
   await session.end();
 
   const next = await start({ ...settings, LEDGERD_WORKERS: "1", LEDGERD_GRPC_ADDR: killed.grpc, LEDGERD_HTTP_ADDR: killed.http });
-  expect((await clientsOf(next.grpc).ledger.getBalance({ userId: call.userId })).balance?.balance?.amount).toBe("9.00");
+  expect((await clientsOf(next.grpc).ledger.getBalance({ userId: call.userId })).balance?.balance?.amount).toBe(balanceAfter(answer));
   next.command.process.kill("SIGTERM");
   expect(await next.command.ended).toBe(0);
 });

@@ -1,6 +1,7 @@
 // A session that stands in the way, as an operator's at psql would, and a look at who waits.
 
 import type { TestDatabase } from "./database.ts";
+import { patient } from "./patience.ts";
 import { newKey, type Clients } from "./service.ts";
 import { until } from "./until.ts";
 
@@ -50,7 +51,7 @@ export interface BusyLane extends Blocker {
  */
 export async function keepLaneBusy(database: Pick<TestDatabase, "connect" | "query">, { ledger, admin }: Clients, userId: bigint, lanes = 1): Promise<BusyLane> {
   const locked = await lockUser(database, userId);
-  const write = ledger.topUp({ userId, amount: { amount: "1" }, idempotencyKey: newKey() }, { timeoutMs: 60_000 });
+  const write = ledger.topUp({ userId, amount: { amount: "1" }, idempotencyKey: newKey() }, patient);
   await until(async () => (await journalsWaiting(database, "lock")) === lanes);
   return {
     queued: (count) => until(async () => (await admin.getServiceStatus({})).writeQueue?.queued === count),

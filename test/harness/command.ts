@@ -4,6 +4,7 @@ import { spawn, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
 import { MAIN } from "./instance.ts";
 import { withLogins } from "./logins.ts";
+import { CALL_DEADLINE, TEST_LIMIT_MS } from "./patience.ts";
 import { until } from "./until.ts";
 
 /** A command that was started. */
@@ -23,11 +24,14 @@ export interface Ended {
   readonly stderr: string;
 }
 
-/** A little less than a test may take: a command that never ends doesn't outlive the test that waits for it. */
-const LIMIT_MS = 55_000;
-
-/** Any free ports, and no further processes. */
-const defaults = { LEDGERD_GRPC_ADDR: "127.0.0.1:0", LEDGERD_HTTP_ADDR: "127.0.0.1:0", LEDGERD_WORKERS: "1" };
+/** Any free ports, no further processes, and calls that end when they are done. */
+const defaults = {
+  LEDGERD_GRPC_ADDR: "127.0.0.1:0",
+  LEDGERD_HTTP_ADDR: "127.0.0.1:0",
+  LEDGERD_WORKERS: "1",
+  LEDGERD_DEFAULT_DEADLINE: CALL_DEADLINE,
+  LEDGERD_MAX_DEADLINE: CALL_DEADLINE,
+};
 
 /**
  * Starts `ledgerd` with these arguments, in an environment of these settings and some defaults; it serves by two logins.
@@ -37,7 +41,7 @@ export function startLedgerd(args: readonly string[], settings: Readonly<Record<
   const isServing = args.length === 0 || args[0] === "serve" || args[0]?.startsWith("-") === true;
   const given = isServing ? withLogins(settings) : settings;
   const env = { PATH: process.env["PATH"] ?? "", ...defaults, ...given };
-  const child = spawn(process.execPath, [MAIN, ...args], { env, stdio: ["ignore", "pipe", "pipe"], detached: group === "own", timeout: LIMIT_MS });
+  const child = spawn(process.execPath, [MAIN, ...args], { env, stdio: ["ignore", "pipe", "pipe"], detached: group === "own", timeout: TEST_LIMIT_MS });
   const printed = { stdout: "", stderr: "" };
   child.stdout.setEncoding("utf8").on("data", (text: string) => (printed.stdout += text));
   child.stderr.setEncoding("utf8").on("data", (text: string) => (printed.stderr += text));
@@ -51,6 +55,16 @@ export function startLedgerd(args: readonly string[], settings: Readonly<Record<
       await ended;
     },
   };
+}
+
+/** What a terminal sends to a command in a process group of its own; answers whether there was anybody to get it. */
+export function pressCtrlC({ process: { pid = Number.NaN } }: Command): boolean {
+  try {
+    return process.kill(-pid, "SIGINT");
+  } catch {
+    // It has ended: whoever presses a key isn't told when.
+    return false;
+  }
 }
 
 /** Runs `ledgerd` to its end. */

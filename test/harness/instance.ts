@@ -4,6 +4,7 @@ import { spawn, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
 import path from "node:path";
 import { withLogins } from "./logins.ts";
+import { CALL_DEADLINE } from "./patience.ts";
 import { clientsOf, type Clients } from "./service.ts";
 
 /** A process that serves. */
@@ -28,6 +29,8 @@ export async function startInstance(databaseUrl: string, settings: Readonly<Reco
     LEDGERD_HTTP_ADDR: "127.0.0.1:0",
     LEDGERD_WORKERS: "1",
     LEDGERD_DURABILITY: "relaxed",
+    LEDGERD_DEFAULT_DEADLINE: CALL_DEADLINE,
+    LEDGERD_MAX_DEADLINE: CALL_DEADLINE,
     LEDGERD_LOG_LEVEL: "error",
     ...settings,
   });

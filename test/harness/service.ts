@@ -12,6 +12,7 @@ import { LockService } from "../../src/gen/ledger/v1/lock_service_pb.ts";
 import { LedgerService } from "../../src/gen/ledger/v1/ledger_service_pb.ts";
 import { startService, type Service } from "../../src/service.ts";
 import { withLogins } from "./logins.ts";
+import { CALL_DEADLINE } from "./patience.ts";
 
 /** Clients of one instance. */
 export interface Clients {
@@ -33,6 +34,8 @@ export async function serve(databaseUrl: string, settings: Readonly<Record<strin
     LEDGERD_GRPC_ADDR: "127.0.0.1:0",
     LEDGERD_HTTP_ADDR: "127.0.0.1:0",
     LEDGERD_DURABILITY: "relaxed",
+    LEDGERD_DEFAULT_DEADLINE: CALL_DEADLINE,
+    LEDGERD_MAX_DEADLINE: CALL_DEADLINE,
     LEDGERD_SWEEP_INTERVAL: "50ms",
     LEDGERD_FEED_POLL: "20ms",
     ...settings,

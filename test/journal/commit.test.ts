@@ -6,13 +6,13 @@ import { journalsWaiting } from "../harness/blocker.ts";
 import { past } from "../harness/damage.ts";
 import { createDatabase, type TestDatabase } from "../harness/database.ts";
 import { checkDatabase } from "../harness/inspect.ts";
+import { patient } from "../harness/patience.ts";
 import { startPostgres, type OwnPostgres } from "../harness/postgres.ts";
 import { failureOf, newKey, serve, type TestService } from "../harness/service.ts";
 import { until } from "../harness/until.ts";
 import { startWireProxy, tagOf, textOf, withText, type Message, type Verdict, type WireProxy } from "../harness/wire-proxy.ts";
 
 const rub = (amount: string) => ({ currency: "RUB", amount });
-const patient = { timeoutMs: 60_000 };
 let lastUser = 0n;
 
 /** A top-up that was never sent, of a user that nobody knows. */

@@ -6,6 +6,7 @@ import { RetryInfoSchema } from "../../src/gen/google/rpc/error_details_pb.ts";
 import { journalsWaiting, keepLaneBusy, lockUser } from "../harness/blocker.ts";
 import { createDatabase, type TestDatabase } from "../harness/database.ts";
 import { checkDatabase } from "../harness/inspect.ts";
+import { patient } from "../harness/patience.ts";
 import { describeFailure, failureOf, newKey, serve, type TestService } from "../harness/service.ts";
 import { until } from "../harness/until.ts";
 
@@ -22,8 +23,6 @@ afterAll(async () => {
 });
 
 const rub = (amount: string) => ({ currency: "RUB", amount });
-/** The longest deadline, for calls that a test keeps waiting. */
-const patient = { timeoutMs: 60_000 };
 
 function newUser(): bigint {
   return (lastUser += 1n);
@@ -57,7 +56,7 @@ describe("a lane", () => {
     const userId = await userWith(service, "1");
     const late = await Promise.allSettled(Array.from({ length: 20 }, () => service.ledger.topUp({ userId, amount: rub("1"), idempotencyKey: newKey() }, { timeoutMs: 5 })));
     expect(late.map(({ status }) => status)).toContain("rejected");
-    await service.ledger.topUp({ userId, amount: rub("1"), idempotencyKey: newKey() }, { timeoutMs: 5000 });
+    await service.ledger.topUp({ userId, amount: rub("1"), idempotencyKey: newKey() }, patient);
     const { writeQueue } = await service.admin.getServiceStatus({});
     expect(writeQueue?.queued).toBe(0);
   });

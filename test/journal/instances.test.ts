@@ -5,6 +5,7 @@ import { Code } from "@connectrpc/connect";
 import { block, journalsWaiting, lockUser } from "../harness/blocker.ts";
 import { createDatabase, type TestDatabase } from "../harness/database.ts";
 import { checkDatabase } from "../harness/inspect.ts";
+import { patient } from "../harness/patience.ts";
 import { describeFailure, newKey, serve, type TestService } from "../harness/service.ts";
 import { until } from "../harness/until.ts";
 
@@ -27,7 +28,6 @@ afterAll(async () => {
 
 const rub = (amount: string) => ({ currency: "RUB", amount });
 const usd = (amount: string) => ({ currency: "USD", amount });
-const patient = { timeoutMs: 60_000 };
 
 async function userWith(amount: string): Promise<bigint> {
   const userId = (lastUser += 1n);

@@ -7,10 +7,10 @@ import { Code } from "@connectrpc/connect";
 import { block, keepLaneBusy, lockUser } from "../harness/blocker.ts";
 import { createDatabase, type TestDatabase } from "../harness/database.ts";
 import { checkDatabase } from "../harness/inspect.ts";
+import { patient } from "../harness/patience.ts";
 import { failureOf, newKey, serve, type TestService } from "../harness/service.ts";
 
 const rub = (amount: string) => ({ currency: "RUB", amount });
-const patient = { timeoutMs: 60_000 };
 const conflict = { code: Code.Aborted, reason: "TRANSACTION_CONFLICT" };
 
 function serveOneLane(database: TestDatabase): Promise<TestService> {

@@ -8,12 +8,12 @@ import type { WriteResult } from "../../src/gen/ledger/v1/ledger_service_pb.ts";
 import { block, journalsWaiting, keepLaneBusy, lockUser } from "../harness/blocker.ts";
 import { createDatabase, type TestDatabase } from "../harness/database.ts";
 import { checkDatabase } from "../harness/inspect.ts";
+import { patient } from "../harness/patience.ts";
 import { newKey, serve, type Clients, type TestService } from "../harness/service.ts";
 import { until } from "../harness/until.ts";
 import { inShort, streamWrites, WriteStream, type OneWrite } from "../harness/write-stream.ts";
 
 const rub = (amount: string) => ({ currency: "RUB", amount });
-const patient = { timeoutMs: 60_000 };
 /** A has nothing, B has 10, C and D have nothing to do with them. */
 const [A, B, C, D] = [1n, 2n, 3n, 4n];
 

@@ -9,6 +9,7 @@ import { LockService } from "../../src/gen/ledger/v1/lock_service_pb.ts";
 import { connectToTwo } from "../concurrency/instances.ts";
 import { createDatabase, type TestDatabase } from "../harness/database.ts";
 import { startInstance, type Instance } from "../harness/instance.ts";
+import { patient } from "../harness/patience.ts";
 import { clientsOf, describeFailure, failureOf, newKey, type Clients } from "../harness/service.ts";
 import { until } from "../harness/until.ts";
 
@@ -216,7 +217,7 @@ describe("clients on two instances", () => {
     await database.query("INSERT INTO public.guarded (lock_key) VALUES ($1)", [lockKey]);
     await Promise.all(callers.map(async ({ locks, session }, index) => {
       for (let round = 0; round < 5; round++) {
-        const { fencingToken } = await locks.acquireLock({ lockKey, instanceId: `client ${index}`, ttl: seconds(1), wait: seconds(30) }, { timeoutMs: 40_000 });
+        const { fencingToken } = await locks.acquireLock({ lockKey, instanceId: `client ${index}`, ttl: seconds(1), wait: seconds(30) }, patient);
         // What it reads is fenced as well: from then on no older holder can write.
         const { rows } = await session.query<{ count: number }>(
           "UPDATE public.guarded SET token = $2 WHERE lock_key = $1 AND token <= $2 RETURNING count",
@@ -255,7 +256,7 @@ describe("an instance that is killed", () => {
     const [killed, left] = [clientsOf(one.grpcAddress), clientsOf(other.grpcAddress)];
     const lockKey = newLock();
     const wanted = { lockKey, ttl: seconds(1), wait: seconds(30) };
-    const wait = ({ locks }: Clients, instanceId: string) => locks.acquireLock({ ...wanted, instanceId, requestId: instanceId }, { timeoutMs: 40_000 });
+    const wait = ({ locks }: Clients, instanceId: string) => locks.acquireLock({ ...wanted, instanceId, requestId: instanceId }, patient);
     const holder = await killed.locks.acquireLock({ lockKey, instanceId: "holder", ttl: seconds(3600) });
     const lost = Array.from({ length: 4 }, (_, index) => failureOfBroken(wait(killed, `lost ${index}`)));
     const waiting = Array.from({ length: 4 }, (_, index) => wait(left, `waiting ${index}`));
