@@ -157,7 +157,7 @@ describe("the requests", () => {
 });
 
 describe("the caller", () => {
-  const window = { warmUpMs: 0, measuredMs: 100 };
+  const window = { warmUpMs: 0, measuredMs: 300 };
   const users = 3;
   let database: TestDatabase;
   let service: TestService;

@@ -1,6 +1,6 @@
 // How a long command tells how far it is.
 
-import { describe, expect, test } from "vitest";
+import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import { Progress, type Output } from "../../src/ops/progress.ts";
 
 /** Keeps what is written. */
@@ -10,17 +10,24 @@ function paper(isTTY: boolean, columns = 80): Output & { readonly text: () => st
 }
 
 describe("progress", () => {
+  beforeEach(() => void vi.useFakeTimers({ toFake: ["performance"] }));
+  afterEach(() => void vi.useRealTimers());
+
   test("is a JSON object a line where no terminal is, on standard output alone; a phase that goes on is told at most once a second", () => {
     const [stdout, stderr] = [paper(false), paper(false)];
     const progress = new Progress("verify", stdout, stderr);
     progress.report({ phase: "accounts", done: 0, total: 10 });
+    vi.advanceTimersByTime(999);
     progress.report({ phase: "accounts", done: 5, total: 10 });
+    vi.advanceTimersByTime(1);
+    progress.report({ phase: "accounts", done: 6, total: 10 });
     progress.report({ phase: "log", done: 3 });
     progress.tell("summary", { differences: 2n }, "two differences");
     progress.clear();
     expect(stderr.text()).toBe("");
     expect(stdout.text().split("\n").slice(0, -1).map((line) => JSON.parse(line) as unknown)).toEqual([
       { event: "progress", command: "verify", phase: "accounts", done: 0, total: 10, rate: 0 },
+      { event: "progress", command: "verify", phase: "accounts", done: 6, total: 10, rate: 6 },
       { event: "progress", command: "verify", phase: "log", done: 3, rate: expect.any(Number) as number },
       { event: "summary", command: "verify", differences: "2" },
     ]);
