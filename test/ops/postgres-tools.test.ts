@@ -7,6 +7,7 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import { promisify } from "node:util";
 import { afterAll, beforeAll, describe, expect, test, type TestContext } from "vitest";
+import { SERVING_LOGIN } from "../../src/postgres/embedded-access.ts";
 import { runAs } from "../../src/postgres/embedded-folder.ts";
 import { migrate } from "../../src/postgres/migrate.ts";
 import { archiveOf, restoreInto } from "../harness/archives.ts";
@@ -53,6 +54,7 @@ describe("on a PostgreSQL with its own tools", () => {
     await inSession(server.url("postgres", "postgres"), (query) => query("CREATE DATABASE ledgerd"));
     url = server.url("postgres", "ledgerd");
     await migrate(url);
+    await inSession(url, (query) => query(`CREATE ROLE ${SERVING_LOGIN} LOGIN IN ROLE ledgerd_runtime`));
     await using service = await serve(url);
     await writeVariedLedger(service);
     await service.close();
