@@ -88,6 +88,22 @@ describe("a turn", () => {
     expect(await other).toBe("other");
   });
 
+  test("isn't ended by the patience with an earlier one", async () => {
+    const patience: (() => void)[] = [];
+    const oneEach = () => new Promise<void>((over) => patience.push(over));
+    const turns = new Turns(1, { ...told(), patience: oneEach, rest: () => Promise.resolve() });
+    const [taker, other] = [turns.taker(never), turns.taker(never)];
+    await taker.take(() => "first");
+    const earlier = patience.splice(0);
+    await taker.take(() => "second");
+    const waiting = other.take(() => "other");
+    for (const over of earlier) over();
+    await immediate();
+    expect(turns.awaited, "it has its place still").toBe(true);
+    for (const over of patience) over();
+    expect(await waiting).toBe("other");
+  });
+
   test("that fails, and one that nobody waits for any more, are no loss to the others", async () => {
     const turns = new Turns(1, { ...told(), rest: () => Promise.resolve() });
     const failing = turns.taker(never);
