@@ -19,6 +19,7 @@ import { ScheduledBackups } from "./ops/scheduled-backups.ts";
 import { balancesOf } from "./postgres/balances.ts";
 import { claimsOf } from "./postgres/claims.ts";
 import { Durability } from "./postgres/durability.ts";
+import { reasonOf } from "./postgres/connect.ts";
 import { failureOf } from "./postgres/errors.ts";
 import { Feed } from "./postgres/feed.ts";
 import { historyOf } from "./postgres/history.ts";
@@ -363,7 +364,8 @@ async function look(status: Status, readiness: Readiness): Promise<void> {
   try {
     readiness.report(await Promise.race([status.problem(knownMigrations().length), tooLate()]));
   } catch (error) {
-    readiness.report(`the database can't be reached: ${error instanceof Error ? error.message : String(error)}`);
+    const why = failureOf(error)?.why;
+    readiness.report(why === undefined ? `the database can't be reached: ${reasonOf(error)}` : `the database can't be used: ${why}`);
   }
 }
 
