@@ -10,7 +10,8 @@ let service: TestService;
 beforeAll(async () => {
   database = await createDatabase();
   await database.query("CREATE EXTENSION pg_stat_statements");
-  service = await serve(database.url, { LEDGERD_VERIFY_RATE: "0", LEDGERD_SWEEP_INTERVAL: "1h", LEDGERD_JOB_SWEEP_INTERVAL: "1h" });
+  const rarely = { LEDGERD_SWEEP_INTERVAL: "1h", LEDGERD_JOB_SWEEP_INTERVAL: "1h" };
+  service = await serve(database.url, { LEDGERD_VERIFY_RATE: "0", ...rarely });
 });
 
 afterAll(async () => {
@@ -21,7 +22,8 @@ afterAll(async () => {
 const rub = (amount: string) => ({ currency: "RUB", amount });
 
 /** What the background sends meanwhile: looks at the database, leases of its work, and the first round of each. */
-const BACKGROUND = "pg_is_in_recovery|lock_heartbeat|add_transaction_partitions|AS due$|lease_expires_at <= statement_timestamp";
+const BACKGROUND =
+  "pg_is_in_recovery|lock_heartbeat|add_transaction_partitions|AS due$|lease_expires_at <= statement_timestamp";
 
 /** How many statements a call sends; those of the background aside. */
 async function statementsOf(call: () => Promise<unknown>): Promise<number> {

@@ -35,7 +35,8 @@ const defaults = {
 /** Starts `ledgerd` with these arguments, in an environment of these settings and some defaults; `group` gives it a process group of its own, as a shell does. */
 export function startLedgerd(args: readonly string[], settings: Readonly<Record<string, string>> = {}, group: "own" | "ours" = "ours"): Command {
   const env = { PATH: process.env["PATH"] ?? "", ...defaults, ...settings };
-  const child = spawn(process.execPath, [MAIN, ...args], { env, stdio: ["ignore", "pipe", "pipe"], detached: group === "own", timeout: TEST_LIMIT_MS });
+  const limits = { detached: group === "own", timeout: TEST_LIMIT_MS };
+  const child = spawn(process.execPath, [MAIN, ...args], { env, stdio: ["ignore", "pipe", "pipe"], ...limits });
   const printed = { stdout: "", stderr: "" };
   child.stdout.setEncoding("utf8").on("data", (text: string) => (printed.stdout += text));
   child.stderr.setEncoding("utf8").on("data", (text: string) => (printed.stderr += text));
