@@ -389,7 +389,8 @@ async function run(files: readonly string[], title?: string): Promise<readonly T
   rmSync(report, { force: true });
   const only = title === undefined ? [] : ["--testNamePattern", `${title.replaceAll(/[$()*+.?[\\\]^{|}]/g, "\\$&")}$`];
   const limits = [`--testTimeout=${TEST_LIMIT_MS}`, `--hookTimeout=${TEST_LIMIT_MS}`];
-  const args = [path.join(root, "node_modules/vitest/vitest.mjs"), "run", ...files, ...only, ...limits, "--reporter=json", `--outputFile=${report}`];
+  const vitest = path.join(root, "node_modules/vitest/vitest.mjs");
+  const args = [vitest, "run", ...files, ...only, ...limits, "--reporter=json", `--outputFile=${report}`];
   // An error is what is wanted here, if it is one of tests: those are in the report.
   const options = { cwd: copy, timeout: RUN_LIMIT_MS, maxBuffer: Infinity };
   const error: unknown = await promisify(execFile)(process.execPath, args, options).catch((cause: unknown) => cause);

@@ -61,13 +61,16 @@ interface UnreadWatch {
   readonly before: number;
 }
 
-/** With a deadline in so many seconds; where the machine is so slow that it passes before the watch begins, with a later one. */
+/**
+ * With a deadline in so many seconds; where the machine is so slow that it passes before the watch begins, with a later
+ * one.
+ */
 async function watchThatBegins(session: ClientHttp2Session, seconds: number): Promise<UnreadWatch> {
   const before = await pagesRead(database);
   const over = performance.now() + seconds * 1000;
   const path = "/ledger.v1.LedgerService/WatchTransactions";
-  const headers = { ":method": "POST", ":path": path, "content-type": "application/grpc", "grpc-timeout": `${seconds}S` };
-  const stream = session.request(headers).end(Buffer.alloc(5));
+  const type = { "content-type": "application/grpc" };
+  const stream = session.request({ ":method": "POST", ":path": path, ...type, "grpc-timeout": `${seconds}S` }).end(Buffer.alloc(5));
   const [response] = (await once(stream, "response")) as [IncomingHttpHeaders];
   return "grpc-status" in response ? watchThatBegins(session, 2 * seconds) : { stream, over, before };
 }

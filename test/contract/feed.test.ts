@@ -119,7 +119,7 @@ describe("the feed", () => {
   });
 
   test("waits for a transaction that is still open while later ids commit, then sees all in order", async () => {
-    // The journal gives up waiting after seconds, and draws another id. Where the machine was slower, it is tried again.
+    // The journal gives up waiting after seconds, and draws another id. Where the machine was slower, it is done again.
     while (!(await waitsForAnOpenOne())) continue;
   });
 

@@ -155,7 +155,8 @@ describe("ClaimJobs", () => {
     // Its time may have come before the first one asks.
     const early = await claim(modelId);
     const wait = seconds(early.length === 0 ? 30 : 0);
-    const late = await service.jobs.claimJobs({ workerId: "w", modelIds: [modelId], leaseDuration: seconds(3600), wait });
+    const wanted = { workerId: "w", modelIds: [modelId], leaseDuration: seconds(3600), wait };
+    const late = await service.jobs.claimJobs(wanted);
     const leases = [...early, ...late.jobs].map(({ leaseExpireTime }) => leaseExpireTime?.seconds ?? 0n);
     expect(leases).toHaveLength(1);
     expect(leases[0], "it began when its time had come").toBeGreaterThanOrEqual(runTime.seconds + 3600n);
@@ -210,7 +211,10 @@ describe("ClaimJobs", () => {
     const modelId = newModel();
     const gone = new AbortController();
     const waiting = Array.from({ length: 64 }, (_, index) =>
-      service.jobs.claimJobs({ workerId: `worker ${index}`, modelIds: [modelId], wait: seconds(20) }, { signal: gone.signal, ...patient }),
+      service.jobs.claimJobs(
+        { workerId: `worker ${index}`, modelIds: [modelId], wait: seconds(30) },
+        { signal: gone.signal, ...patient },
+      ),
     );
     const job = await create(userId, modelId);
     const first = await Promise.any(waiting.map(async (one) => ((await one).jobs.length > 0 ? one : Promise.reject(new Error("nothing")))));
@@ -279,7 +283,8 @@ describe("under a lease", () => {
     expect(first.job).toMatchObject({ status: JobStatus.PENDING, attempt: 1, errorMessage: "no memory" });
     expect((first.job?.runTime?.seconds ?? 0n) >= (first.job?.createTime?.seconds ?? 0n)).toBe(true);
     expect(await balanceOf(userId), "still held").toEqual(["100.00", "10.00"]);
-    const { jobs } = await service.jobs.claimJobs({ workerId: "w", modelIds: [modelId], wait: seconds(30), leaseDuration: seconds(3600) });
+    const again = { workerId: "w", modelIds: [modelId], wait: seconds(30), leaseDuration: seconds(3600) };
+    const { jobs } = await service.jobs.claimJobs(again);
     expect(await service.jobs.failJob(request), "the first lease's call is answered as it was").toEqual({ ...first, replayed: true });
     const second = await service.jobs.failJob({ jobId: id, fencingToken: jobs[0]?.fencingToken ?? 0n, errorMessage: "again" });
     expect(second.job).toMatchObject({ status: JobStatus.FAILED, attempt: 2, errorMessage: "again" });

@@ -19,7 +19,8 @@ let isServing: () => Promise<boolean>;
 
 beforeAll(async () => {
   postgres = opened.use(await startPostgres());
-  instance = opened.use(await startInstance(postgres.url, { LEDGERD_DURABILITY: "required", LEDGERD_CONNECT_TIMEOUT: "5s" }));
+  const settings = { LEDGERD_DURABILITY: "required", LEDGERD_CONNECT_TIMEOUT: "5s" };
+  instance = opened.use(await startInstance(postgres.url, settings));
   isServing = readinessOf(instance.grpcAddress);
 });
 

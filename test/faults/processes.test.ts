@@ -281,7 +281,8 @@ test("where the first process is killed, the others answer what they have taken 
   await session.end();
 
   const next = await start({ ...settings, LEDGERD_WORKERS: "1", LEDGERD_GRPC_ADDR: killed.grpc, LEDGERD_HTTP_ADDR: killed.http });
-  expect((await clientsOf(next.grpc).ledger.getBalance({ userId: call.userId })).balance?.balance?.amount).toBe(balanceAfter(answer));
+  const { balance } = await clientsOf(next.grpc).ledger.getBalance({ userId: call.userId });
+  expect(balance?.balance?.amount).toBe(balanceAfter(answer));
   next.command.process.kill("SIGTERM");
   expect(await next.command.ended).toBe(0);
 });

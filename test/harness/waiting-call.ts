@@ -22,7 +22,11 @@ export interface WaitingCall extends Blocker {
 }
 
 /** Has one of a user wait who was never heard of before. */
-export async function waitingCall(database: Pick<TestDatabase, "connect" | "query">, { ledger }: Clients, userId: bigint): Promise<WaitingCall> {
+export async function waitingCall(
+  database: Pick<TestDatabase, "connect" | "query">,
+  { ledger }: Clients,
+  userId: bigint,
+): Promise<WaitingCall> {
   await ledger.topUp({ userId, amount: { amount: "10" }, idempotencyKey: newKey() }, patient);
   const { release } = await lockUser(database, userId);
   const answer = ledger.deduct({ userId, amount: { amount: "1" }, idempotencyKey: newKey() }, patient).then(

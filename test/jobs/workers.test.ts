@@ -37,7 +37,8 @@ afterAll(() => opened.disposeAsync());
 const rub = (amount: string) => ({ currency: "RUB", amount });
 const at = (index: number): Clients => connections[index % WORKERS] ?? expect.unreachable();
 
-test.each([["at once", 0n], ["waiting for it", 30n]])("of 64 workers on one job, %s, one gets it", async (how, wait) => {
+const hows = [["at once", 0n], ["waiting for it", 30n]] as const;
+test.each(hows)("of 64 workers on one job, %s, one gets it", async (how, wait) => {
   for (let round = 0; round < 4; round++) {
     const modelId = `${how} ${round}`;
     const create = () => at(round).jobs.createJob({ userId: 1n, modelId, cost: rub("1"), idempotencyKey: newKey() });

@@ -11,7 +11,8 @@ const rub = (amount: string) => ({ currency: "RUB", amount });
 
 test("a preview whose first statement fails fails as a whole, and the instance lives on", async () => {
   await using database = await createDatabase();
-  await using instance = await startInstance(database.url, { LEDGERD_QUERY_TIMEOUT: "1s", LEDGERD_SWEEP_INTERVAL: "1h" });
+  const settings = { LEDGERD_QUERY_TIMEOUT: "1s", LEDGERD_SWEEP_INTERVAL: "1h" };
+  await using instance = await startInstance(database.url, settings);
   const preview = { userId: 1n, amount: rub("1"), idempotencyKey: newKey(), validateOnly: true };
   const operator = await block(database, "LOCK TABLE ledgerd.user_balances");
   expect(await failureOf(instance.ledger.topUp(preview))).toMatchObject({ code: Code.DeadlineExceeded, reason: "DEADLINE_PASSED" });

@@ -217,7 +217,8 @@ describe("clients on two instances", () => {
     await database.query("INSERT INTO public.guarded (lock_key) VALUES ($1)", [lockKey]);
     await Promise.all(callers.map(async ({ locks, session }, index) => {
       for (let round = 0; round < 5; round++) {
-        const { fencingToken } = await locks.acquireLock({ lockKey, instanceId: `client ${index}`, ttl: seconds(1), wait: seconds(30) }, patient);
+        const wanted = { lockKey, instanceId: `client ${index}`, ttl: seconds(1), wait: seconds(30) };
+        const { fencingToken } = await locks.acquireLock(wanted, patient);
         // What it reads is fenced as well: from then on no older holder can write.
         const { rows } = await session.query<{ count: number }>(
           "UPDATE public.guarded SET token = $2 WHERE lock_key = $1 AND token <= $2 RETURNING count",
@@ -256,7 +257,8 @@ describe("an instance that is killed", () => {
     const [killed, left] = [clientsOf(one.grpcAddress), clientsOf(other.grpcAddress)];
     const lockKey = newLock();
     const wanted = { lockKey, ttl: seconds(1), wait: seconds(30) };
-    const wait = ({ locks }: Clients, instanceId: string) => locks.acquireLock({ ...wanted, instanceId, requestId: instanceId }, patient);
+    const wait = ({ locks }: Clients, instanceId: string) =>
+      locks.acquireLock({ ...wanted, instanceId, requestId: instanceId }, patient);
     const holder = await killed.locks.acquireLock({ lockKey, instanceId: "holder", ttl: seconds(3600) });
     const lost = Array.from({ length: 4 }, (_, index) => failureOfBroken(wait(killed, `lost ${index}`)));
     const waiting = Array.from({ length: 4 }, (_, index) => wait(left, `waiting ${index}`));

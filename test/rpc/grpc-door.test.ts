@@ -128,7 +128,8 @@ test("an answer that can't be encoded is an internal error, and the log has why 
 test("what is left of a deadline is counted from when the call began, not from when its request was there", async () => {
   await open();
   const caller = raw();
-  caller.write(Buffer.concat([preface, beginCall("/ledger.v1.LedgerService/GetBalance", [["grpc-timeout", "60000m"]]), ping]));
+  const call = beginCall("/ledger.v1.LedgerService/GetBalance", [["grpc-timeout", "60000m"]]);
+  caller.write(Buffer.concat([preface, call, ping]));
   // Frames are taken in their order: with the answer to the ping, the door has the call.
   await received(caller, PING);
   const begun = performance.now();
