@@ -21,11 +21,17 @@ afterAll(async () => {
 });
 
 const ofGrpc = {
+  unit: "m",
   short: "300m",
   long: "20S",
   extreme: ["0n", "1n", "1u", "999u", "1m", "99999999n", "99999999S", "99999999H"],
 };
-const ofConnect = { short: "300", long: "20000", extreme: ["0", "1", "2147483647", "2147483648", "9999999999"] };
+const ofConnect = {
+  unit: "",
+  short: "300",
+  long: "20000",
+  extreme: ["0", "1", "2147483647", "2147483648", "9999999999"],
+};
 const protocols = {
   gRPC: {
     transport: (): Transport => createGrpcTransport({ baseUrl: `http://${service.grpcAddress}` }),
@@ -60,7 +66,7 @@ const reasonOf = (call: Promise<unknown>): Promise<string> =>
     async () => (await failureOf(call)).reason,
   );
 
-describe.each(Object.entries(protocols))("by %s", (_name, { transport, header, short, long, extreme }) => {
+describe.each(Object.entries(protocols))("by %s", (_name, { transport, header, unit, short, long, extreme }) => {
   let clients: Clients;
   beforeAll(() => {
     clients = clientsOver(transport());
@@ -80,12 +86,21 @@ describe.each(Object.entries(protocols))("by %s", (_name, { transport, header, s
 
   test("a wait that is longer than the deadline ends before it: with nothing, or with who holds the lock", async () => {
     const { lockKey } = await heldLock();
-    const [claimed, failed] = await Promise.all([
-      clients.jobs.claimJobs({ workerId: "w", modelIds: [newKey()], wait }, within(short)),
-      failureOf(clients.locks.acquireLock({ lockKey, instanceId: "other", wait }, within(short))),
-    ]);
-    expect(claimed.jobs).toEqual([]);
-    expect(failed).toMatchObject({ reason: "LOCK_HELD", metadata: { instance_id: "holder" } });
+    const inTime = async (ms: number) => {
+      const timeout = within(`${ms}${unit}`);
+      const modelIds = [newKey()];
+      const [claimed, acquired] = await Promise.allSettled([
+        clients.jobs.claimJobs({ workerId: "w", modelIds, wait }, timeout),
+        failureOf(clients.locks.acquireLock({ lockKey, instanceId: "other", wait }, timeout)),
+      ]);
+      if (claimed.status === "rejected" || acquired.status === "rejected") return undefined;
+      if (acquired.value.reason === "DEADLINE_PASSED") return undefined;
+      return { claimed: claimed.value, failed: acquired.value };
+    };
+    // A busy machine may need as long to begin: it gets longer then.
+    const found = (await inTime(300)) ?? (await inTime(3000)) ?? (await inTime(20_000));
+    expect(found?.claimed.jobs).toEqual([]);
+    expect(found?.failed).toMatchObject({ reason: "LOCK_HELD", metadata: { instance_id: "holder" } });
   });
 
   test("until then it gets what comes, however long the deadline is", async () => {
