@@ -128,9 +128,10 @@ export function oneEachTurn(): Manners {
 /** Who takes longer to read a part, or to tell it, is slow. */
 const PATIENCE_MS = 50;
 /** While others are busy, a place is used for so much of the time, most of which is still theirs. */
-const LEAST_SHARE = 1 / 8;
-/** Others that take so much of the process's time are busy. The less they do below that, the shorter is the rest. */
-const BUSY = 1 / 2;
+const LEAST_SHARE = 1 / 12;
+/** Others that take so much of the process's time are busy; the less they do, the shorter is the rest, down to none. */
+const BUSY = 0.3;
+const QUIET = 0.1;
 /** How busy others are shows while those who take turns rest. Where they need not, they do so for so long, so often. */
 const LOOK_MS = 2;
 const LOOK_EACH_MS = 100;
@@ -142,13 +143,19 @@ export function restWhileBusy(): Manners {
   let others = 0;
   let lookedAt = -LOOK_EACH_MS;
   const mustLook = (): boolean => performance.now() - lookedAt >= LOOK_EACH_MS;
-  const restOf = (tookMs: number): number => tookMs * (1 / Math.max(LEAST_SHARE, 1 - others / BUSY) - 1);
+  const restOf = (tookMs: number): number => {
+    const busy = Math.max(0, Math.min(1, (others - QUIET) / (BUSY - QUIET)));
+    return tookMs * (1 / Math.max(LEAST_SHARE, 1 - busy) - 1);
+  };
   return {
     patience: () => delay(PATIENCE_MS, undefined, { ref: false }),
     isFree: () => !mustLook() && restOf(LOOK_MS) < LOOK_MS / 2,
     rest: async (tookMs) => {
       const restMs = Math.max(restOf(tookMs), mustLook() ? LOOK_MS : 0);
       if (restMs < LOOK_MS / 2) return;
+      // What was told last leaves by then.
+      await immediate();
+      await immediate();
       const from = performance.eventLoopUtilization();
       await delay(restMs, undefined, { ref: false });
       lookedAt = performance.now();
