@@ -1,7 +1,7 @@
 // Whether a PostgreSQL will do for us, found out before anything else: what an operator can mend is then said in one line.
 
 import type pg from "pg";
-import { connect, reasonOf, TakesNoWrites } from "./connect.ts";
+import { connect, reasonOf, TakesNoWrites, type SessionSettings } from "./connect.ts";
 import { describePowers, powersOf, SEPARATION_ADVICE } from "./powers.ts";
 import { withoutSecrets } from "./url.ts";
 
@@ -35,15 +35,16 @@ export async function checkReachable(check: Check): Promise<number> {
   const isWritten = check.use === "serve" || check.use === "write";
   const clients: pg.Client[] = [];
   try {
-    const open = async (): Promise<pg.Client> => {
-      const client = await connect({ ...check, name: "ledgerd start", settings: "none", mustTakeWrites: isWritten });
+    // Behind a pooler that mixes sessions, what one sets would be another's: until that is known, none sets anything.
+    const open = async (settings: SessionSettings | "none" = "none"): Promise<pg.Client> => {
+      const client = await connect({ ...check, name: "ledgerd start", settings, mustTakeWrites: isWritten });
       clients.push(client);
       return client;
     };
     const client = await open();
     if (isWritten) await refuseEncoding(client);
     if (check.use !== "look") await refusePooling(client, await open());
-    if (check.use === "serve") await refusePowers(client, check.onPowers);
+    if (check.use === "serve") await refusePowers(await open({}), check.onPowers);
     return await roomOf(client);
   } catch (cause) {
     if (cause instanceof TakesNoWrites || cause instanceof Unfit) throw new DatabaseUnreachable(`${shown} can't be used: ${cause.message}`, { cause });
