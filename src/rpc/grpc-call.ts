@@ -8,7 +8,8 @@ import { create, toBinary } from "@bufbuild/protobuf";
 import { anyPack } from "@bufbuild/protobuf/wkt";
 import type { ConnectError } from "@connectrpc/connect";
 import { StatusSchema } from "../gen/google/rpc/status_pb.ts";
-import { ENCODINGS, MessageReader, PREFIX, prefixed } from "./grpc-messages.ts";
+import { ENCODINGS } from "./compression.ts";
+import { MessageReader, PREFIX, prefixed } from "./grpc-messages.ts";
 import type { Requests } from "./handlers.ts";
 import { errorOfFailure, errorOfViolations, type Translate } from "./status.ts";
 
@@ -16,9 +17,6 @@ const HEADERS = { ":status": 200, "content-type": "application/grpc+proto", "grp
 const WITH_TRAILERS = { waitForTrailers: true, sendDate: false };
 const STATUS_ALONE = { endStream: true, sendDate: false };
 const OK = { "grpc-status": "0" };
-
-/** Of a call that is over we still read so much, in limits of a message: most callers hear that it is over only when they have said all. */
-const LARGEST_REST = 8;
 
 /** A request must have arrived after so long, whatever its caller's deadline. */
 const REQUEST_MS = 60_000;
@@ -39,14 +37,22 @@ export function grpcTimeoutMs(header: string): number | undefined {
   return unitMs === undefined ? undefined : Number(count) * unitMs;
 }
 
-/** How a call of one method is served. */
+/** How a call is served. */
 export type Serve = (call: GrpcCall) => void;
 
 /** What a call needs beside its stream. */
 export interface CallOptions {
   /** Of each message that the caller sends, in bytes. */
   readonly messageLimit: number;
+  /** Of all that is still read of a call that is over, in bytes: most callers hear that it is over only when they have said all. */
+  readonly restLimit: number;
   readonly translate: Translate;
+}
+
+/** A method: how its calls are served, and with what. */
+export interface Served {
+  readonly options: CallOptions;
+  readonly serve: Serve;
 }
 
 /** A call that has arrived. */
@@ -237,7 +243,7 @@ export class GrpcCall {
     let bytes = 0;
     stream.on("data", (chunk: Buffer) => {
       bytes += chunk.length;
-      if (bytes > LARGEST_REST * this.#options.messageLimit) stream.close(constants.NGHTTP2_NO_ERROR);
+      if (bytes > this.#options.restLimit) stream.close(constants.NGHTTP2_NO_ERROR);
     });
   }
 }

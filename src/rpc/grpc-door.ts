@@ -5,15 +5,16 @@
 import { performServerHandshake, type IncomingHttpHeaders, type OutgoingHttpHeaders, type ServerHttp2Session, type ServerHttp2Stream } from "node:http2";
 import type { Socket } from "node:net";
 import { setTimeout as delay } from "node:timers/promises";
-import { fromBinary, type DescMethod } from "@bufbuild/protobuf";
+import type { DescMethod } from "@bufbuild/protobuf";
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { HealthImplementation } from "grpc-health-check";
 import { ANSWER_BYTES } from "../domain/answer-size.ts";
 import { file_google_rpc_error_details } from "../gen/google/rpc/error_details_pb.ts";
 import { file_grpc_health_v1_health } from "../gen/grpc/health/v1/health_pb.ts";
 import { file_grpc_reflection_v1_reflection } from "../gen/grpc/reflection/v1/reflection_pb.ts";
+import { decoderOf } from "./decoder.ts";
 import { encoderOf } from "./encoder.ts";
-import { GrpcCall, type CallOptions, type Serve } from "./grpc-call.ts";
+import { GrpcCall, type CallOptions, type Serve, type Served } from "./grpc-call.ts";
 import {
   LONGEST_TIMER_MS,
   type Arrival,
@@ -23,8 +24,9 @@ import {
   type UnaryEntry,
 } from "./handlers.ts";
 import type { Listener } from "./listener.ts";
+import { mostBytes } from "./request-bounds.ts";
 import { standardMethods } from "./standard-services.ts";
-import { errorOfFailure, errorOfViolations } from "./status.ts";
+import { errorOfFailure, type Translate } from "./status.ts";
 
 /** A door that is open. */
 export interface Door {
@@ -35,11 +37,14 @@ export interface Door {
 }
 
 /** What the door needs beside the handlers. */
-export interface GrpcDoorOptions extends CallOptions {
+export interface GrpcDoorOptions {
   /** Where its callers come from. */
   readonly listener: Listener;
   readonly entries: readonly Entries[];
   readonly health: HealthImplementation;
+  /** Of each message, in bytes, whatever the bounds of its fields allow. */
+  readonly messageLimit: number;
+  readonly translate: Translate;
   /** Aborted when the server shuts down, or a stream is too old: nobody waits any more for a reader that has stopped. */
   readonly shutdown: AbortSignal;
   readonly streamMaxAgeMs: number;
@@ -64,6 +69,10 @@ const SESSION = {
   streamResetRate: 10_000,
   maxSessionRejectedStreams: 10_000,
 };
+/** Of a request for health or reflection: names, none of which is long. */
+const NAMES_BYTES = 16 * 1024;
+/** Of a call that is over, in limits of a message. */
+const LARGEST_REST = 8;
 const KEEPALIVE_MS = 30_000;
 /** After so long without an answer to a ping the other side is taken for dead. */
 const DEAD_MS = 20_000;
@@ -79,7 +88,8 @@ const GRPC = /^application\/grpc(\+proto)?(;|$)/;
 export function openGrpcDoor(options: GrpcDoorOptions): Door {
   const { listener, entries, health } = options;
   const files = [...entries.map(({ service }) => service.file), file_google_rpc_error_details, file_grpc_health_v1_health, file_grpc_reflection_v1_reflection];
-  const methods = new Map([...entries.flatMap((service) => methodsOf(service, options)), ...standardMethods(health, files)]);
+  const any = callOptions(options, options.messageLimit);
+  const methods = new Map([...entries.flatMap((service) => methodsOf(service, options)), ...standardMethods(health, files, callOptions(options, NAMES_BYTES))]);
   const sessions = new Set<ServerHttp2Session>();
   listener.open((connection) => {
     const session = performServerHandshake(connection, SESSION);
@@ -87,7 +97,7 @@ export function openGrpcDoor(options: GrpcDoorOptions): Door {
     session.once("close", () => sessions.delete(session));
     // What breaks it breaks its calls, which are told each by itself.
     session.on("error", () => undefined);
-    session.on("stream", (stream: ServerHttp2Stream, headers: IncomingHttpHeaders) => serveStream(stream, headers, methods, options));
+    session.on("stream", (stream: ServerHttp2Stream, headers: IncomingHttpHeaders) => serveStream(stream, headers, methods, any));
     keepAlive(session, connection);
   });
   return { address: listener.address, close: (left) => close(sessions, listener, left) };
@@ -116,7 +126,7 @@ function keepAlive(session: ServerHttp2Session, connection: Socket): void {
   });
 }
 
-function serveStream(stream: ServerHttp2Stream, headers: IncomingHttpHeaders, methods: ReadonlyMap<string, Serve>, options: CallOptions): void {
+function serveStream(stream: ServerHttp2Stream, headers: IncomingHttpHeaders, methods: ReadonlyMap<string, Served>, any: CallOptions): void {
   // What breaks a stream ends its call, which its close tells; the error has no more to say.
   stream.on("error", () => undefined);
   // A caller who cancels without an error's code would leave it open, with what it was to be answered.
@@ -124,11 +134,11 @@ function serveStream(stream: ServerHttp2Stream, headers: IncomingHttpHeaders, me
   const path = String(headers[":path"]);
   if (headers[":method"] !== "POST") return refuseByHttp(stream, METHOD_NOT_ALLOWED);
   if (!GRPC.test(headers["content-type"] ?? "")) return refuseByHttp(stream, UNSUPPORTED_MEDIA_TYPE);
-  const call = new GrpcCall(stream, headers, options);
-  const serve = methods.get(path);
+  const method = methods.get(path);
+  const call = new GrpcCall(stream, headers, method?.options ?? any);
   try {
-    if (serve === undefined) throw new ConnectError(`there is no method ${path}; grpcurl's "list" and "describe" tell which there are`, Code.Unimplemented);
-    serve(call);
+    if (method === undefined) throw new ConnectError(`there is no method ${path}; grpcurl's "list" and "describe" tell which there are`, Code.Unimplemented);
+    method.serve(call);
   } catch (error) {
     call.fail(error);
   }
@@ -140,27 +150,35 @@ function refuseByHttp(stream: ServerHttp2Stream, headers: OutgoingHttpHeaders): 
   stream.resume();
 }
 
+/** For calls whose messages can't have more bytes than these, whatever the door takes. */
+function callOptions({ messageLimit, translate }: GrpcDoorOptions, most: number): CallOptions {
+  return { messageLimit: Math.min(messageLimit, most), restLimit: LARGEST_REST * messageLimit, translate };
+}
+
 /** A service's methods by their paths. */
-function methodsOf({ service, unary, streams, exchanges }: Entries, options: GrpcDoorOptions): readonly (readonly [path: string, Serve])[] {
-  return service.methods.map((method) => {
-    const path = `/${service.typeName}/${method.name}`;
+function methodsOf({ service, unary, streams, exchanges }: Entries, options: GrpcDoorOptions): readonly (readonly [path: string, Served])[] {
+  const serveOf = (method: DescMethod): Serve => {
     const entry = unary.get(method.localName);
     const stream = streams.get(method.localName);
     const exchange = exchanges.get(method.localName);
-    if (entry !== undefined) return [path, unaryServed(method, entry)];
-    if (stream !== undefined) return [path, streamServed(method, stream, options)];
-    if (exchange !== undefined) return [path, exchangeServed(method, exchange, options)];
-    throw new Error(`${path} has no handler`);
-  });
+    if (entry !== undefined) return unaryServed(method, entry);
+    if (stream !== undefined) return streamServed(method, stream, options);
+    if (exchange !== undefined) return exchangeServed(method, exchange, options);
+    throw new Error(`${method.name} has no handler`);
+  };
+  return service.methods.map((method) => [
+    `/${service.typeName}/${method.name}`,
+    { options: callOptions(options, mostBytes(method.input)), serve: serveOf(method) },
+  ]);
 }
 
 function unaryServed(method: DescMethod, entry: UnaryEntry): Serve {
   const waits = method.input.field["wait"] !== undefined;
-  const encode = answerEncoder(method);
+  const [decode, encode] = [decoderOf(method.input), answerEncoder(method)];
   const answer = async (call: GrpcCall, request: Buffer): Promise<void> => {
     let response: Uint8Array;
     try {
-      response = encode(await entry(decode(method, request), arrivalOf(call, waits ? goneSignal(call) : undefined)));
+      response = encode(await entry(decode(request), arrivalOf(call, waits ? goneSignal(call) : undefined)));
     } catch (error) {
       return call.fail(error);
     }
@@ -170,10 +188,10 @@ function unaryServed(method: DescMethod, entry: UnaryEntry): Serve {
 }
 
 function streamServed(method: DescMethod, entry: StreamEntry, options: GrpcDoorOptions): Serve {
-  const encode = answerEncoder(method);
+  const [decode, encode] = [decoderOf(method.input), answerEncoder(method)];
   const run = async (call: GrpcCall, request: Buffer): Promise<void> => {
     const { gone, ending } = endsOf(call, options);
-    for await (const message of entry(decode(method, request), arrivalOf(call, gone))) {
+    for await (const message of entry(decode(request), arrivalOf(call, gone))) {
       // A reader that stops stops the handler: its messages aren't queued here.
       if (!call.send(encode(message))) await call.sent(ending);
     }
@@ -183,10 +201,10 @@ function streamServed(method: DescMethod, entry: StreamEntry, options: GrpcDoorO
 }
 
 function exchangeServed(method: DescMethod, entry: ExchangeEntry, options: GrpcDoorOptions): Serve {
-  const encode = answerEncoder(method);
+  const [decode, encode] = [decoderOf(method.input), answerEncoder(method)];
   const run = async (call: GrpcCall): Promise<void> => {
     const { gone, ending } = endsOf(call, options);
-    const requests = call.requests((request) => decode(method, request), ending);
+    const requests = call.requests(decode, ending);
     for await (const message of entry(requests, arrivalOf(call, gone))) {
       if (!call.send(encode(message))) await call.sent(ending);
     }
@@ -232,14 +250,6 @@ function endsOf(call: GrpcCall, { shutdown, streamMaxAgeMs }: GrpcDoorOptions): 
     gone.abort();
   });
   return { gone: gone.signal, ending: AbortSignal.any([gone.signal, shutdown, tooOld.signal]) };
-}
-
-function decode(method: DescMethod, request: Buffer) {
-  try {
-    return fromBinary(method.input, request);
-  } catch (error) {
-    throw errorOfViolations([{ field: "", description: `not a ${method.input.typeName}: ${error instanceof Error ? error.message : String(error)}` }]);
-  }
 }
 
 function arrivalOf(call: GrpcCall, signal: AbortSignal | undefined): Arrival {

@@ -1,22 +1,11 @@
 // Messages as gRPC sends them: each behind a prefix of five bytes, which say whether it is compressed, and how long it is.
 
-import { gunzipSync, inflateSync } from "node:zlib";
-import { Code, ConnectError } from "@connectrpc/connect";
-import { errorOf, errorOfViolations } from "./status.ts";
+import { decompressed, tooLarge } from "./compression.ts";
 
 /** Bytes before each message. */
 export const PREFIX = 5;
 const COMPRESSED = 1;
 const MOST_CHUNKS = 1000;
-
-/** How a compressed message may be encoded; a caller is told by `grpc-accept-encoding`. */
-const decoders: ReadonlyMap<string, (bytes: Buffer, options: { maxOutputLength: number }) => Buffer> = new Map([
-  ["gzip", gunzipSync],
-  ["deflate", inflateSync],
-]);
-
-/** What we take, as a header's value. */
-export const ENCODINGS = ["identity", ...decoders.keys()].join(",");
 
 /** Messages, each with its prefix. */
 export function prefixed(messages: readonly Uint8Array[]): Buffer {
@@ -58,6 +47,11 @@ export class MessageReader {
     if (this.#chunks.length > MOST_CHUNKS) this.#front(this.#bytes);
   }
 
+  /** What has arrived since the last message. */
+  rest(): Buffer {
+    return this.#front(this.#bytes);
+  }
+
   /** Forgets what has arrived. */
   clear(): void {
     this.#chunks = [];
@@ -68,7 +62,7 @@ export class MessageReader {
   next(): Buffer | undefined {
     if (this.#bytes < PREFIX) return undefined;
     const length = this.#front(PREFIX).readUInt32BE(1);
-    if (length > this.#limit) throw tooLarge(`${length}`, this.#limit);
+    if (length > this.#limit) throw tooLarge(`${length} bytes`, this.#limit);
     if (this.#bytes < PREFIX + length) return undefined;
     const bytes = this.#front(PREFIX + length);
     const message = bytes.subarray(PREFIX, PREFIX + length);
@@ -76,7 +70,7 @@ export class MessageReader {
     if (rest.length > 0) this.#chunks[0] = rest;
     else this.#chunks.shift();
     this.#bytes -= PREFIX + length;
-    return ((bytes[0] ?? 0) & COMPRESSED) === 0 ? message : this.#decompressed(message);
+    return ((bytes[0] ?? 0) & COMPRESSED) === 0 ? message : decompressed(message, this.#encoding, this.#limit);
   }
 
   /** The first chunk, made to hold so many bytes. All chunks become one then: twice for a message, and once for a thousand chunks. */
@@ -85,21 +79,4 @@ export class MessageReader {
     if (first === undefined || first.length < bytes) this.#chunks = [(first = Buffer.concat(this.#chunks))];
     return first;
   }
-
-  #decompressed(message: Buffer): Buffer {
-    const decode = decoders.get(this.#encoding);
-    if (decode === undefined) {
-      throw new ConnectError(`a compressed message must have one of the encodings ${ENCODINGS}, not "${this.#encoding}"`, Code.Unimplemented);
-    }
-    try {
-      return decode(message, { maxOutputLength: this.#limit });
-    } catch (error) {
-      if (error instanceof RangeError) throw tooLarge(`more than ${this.#limit}`, this.#limit);
-      throw errorOfViolations([{ field: "", description: `a message is not ${this.#encoding}: ${error instanceof Error ? error.message : String(error)}` }]);
-    }
-  }
-}
-
-function tooLarge(bytes: string, limit: number): ConnectError {
-  return errorOf("MESSAGE_TOO_LARGE", `the request has ${bytes} bytes, at most ${limit} are taken`, { limit_bytes: `${limit}` });
 }

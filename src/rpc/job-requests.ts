@@ -10,7 +10,7 @@ import { isLonger } from "../domain/text.ts";
 import type { Money } from "../gen/ledger/v1/money_pb.ts";
 import { statusMessages } from "./job-answers.ts";
 import { pageTokenText } from "./pages.ts";
-import { id, idempotencyKey, leaseIntervalOrDefault, money, name, pageSize, printableText, report, text, timestamp, waitInterval } from "./validation.ts";
+import { id, ids, idempotencyKey, leaseIntervalOrDefault, money, name, pageSize, printableText, report, text, timestamp, waitInterval } from "./validation.ts";
 
 const MAX_PARAMETERS = 100_000;
 const DEFAULT_ATTEMPTS = 3;
@@ -21,8 +21,8 @@ export type JobSchemas = ReturnType<typeof jobSchemas>;
 /** Kinds of jobs to claim; one that is named twice would be looked for twice. */
 const kinds = z
   .array(name(100))
-  .refine((ids) => ids.length <= 100, "must name at most 100 kinds")
-  .transform((ids) => [...new Set(ids)]);
+  .refine((given) => given.length <= 100, "must name at most 100 kinds")
+  .transform((given) => [...new Set(given)]);
 
 /** The schemas of requests about jobs, for a ledger with these currencies. */
 export function jobSchemas(currencies: Currencies, defaultCurrency: string) {
@@ -52,7 +52,7 @@ export function jobSchemas(currencies: Currencies, defaultCurrency: string) {
       maxAttempts: z.int().refine((count) => count >= 0 && count <= 100, "must be from 0 to 100").transform((count) => (count === 0 ? DEFAULT_ATTEMPTS : count)),
     }),
     getJob: z.object({ jobId: id }),
-    batchGetJobs: z.object({ jobIds: z.array(id).refine((ids) => ids.length >= 1 && ids.length <= 1000, "must name 1 to 1000 jobs") }),
+    batchGetJobs: z.object({ jobIds: ids("jobs") }),
     listJobs: z.object({
       userId: id,
       modelId: text(100),

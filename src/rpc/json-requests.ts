@@ -19,6 +19,7 @@ import { FIRST_MOMENT, LAST_MOMENT } from "../domain/moment.ts";
 import { shownName } from "../domain/text.ts";
 import { FailJobRequestSchema, UpdateJobStatusRequestSchema } from "../gen/ledger/v1/job_service_pb.ts";
 import { JsonNumber, JsonObject, JsonProblem, readJson, type Json } from "./json-text.ts";
+import { mostValues } from "./request-bounds.ts";
 import { errorOfViolations, MOST_VIOLATIONS, type Violation } from "./status.ts";
 
 /**
@@ -28,22 +29,22 @@ import { errorOfViolations, MOST_VIOLATIONS, type Violation } from "./status.ts"
 type Take = (value: Json, request: Checked) => JsonValue;
 
 /**
- * What reads requests of a type. It answers JSON again; it throws an error that names the fields that are wrong, the
- * first ones of many.
+ * What reads requests of a type, of at most so many values. It answers JSON again; it throws an error that names the
+ * fields that are wrong, the first ones of many.
  */
-export function jsonReaderOf(desc: DescMessage): (bytes: Uint8Array) => string {
+export function jsonReaderOf(desc: DescMessage, most = mostValues(desc)): (bytes: Uint8Array) => string {
   const take = messageTaker(desc, new Map());
   return (bytes) => {
     const request = new Checked();
-    const taken = take(parsed(bytes), request);
+    const taken = take(parsed(bytes, most), request);
     request.throwIfWrong();
     return JSON.stringify(taken);
   };
 }
 
-function parsed(bytes: Uint8Array): Json {
+function parsed(bytes: Uint8Array, most: number): Json {
   try {
-    return readJson(bytes);
+    return readJson(bytes, most);
   } catch (error) {
     if (error instanceof JsonProblem)
       throw errorOfViolations([{ field: "", description: `the body can't be read as JSON: ${error.message}` }]);
@@ -61,8 +62,6 @@ type Step = DescField | string | number | { readonly name: string };
 class Checked {
   readonly #violations: Violation[] = [];
   readonly #path: Step[] = [];
-  /** How many fields are wrong: all of them, though only the first ones are told. */
-  #wrong = 0;
 
   enter(step: Step): void {
     this.#path.push(step);
@@ -72,15 +71,15 @@ class Checked {
     this.#path.pop();
   }
 
+  /** Throws once there are more than are told. */
   wrong(description: string): null {
-    this.#wrong += 1;
-    if (this.#wrong <= MOST_VIOLATIONS)
-      this.#violations.push({ field: this.#path.map(stepText).join("").replace(/^\./, ""), description });
+    this.#violations.push({ field: this.#path.map(stepText).join("").replace(/^\./, ""), description });
+    if (this.#violations.length > MOST_VIOLATIONS) this.throwIfWrong();
     return null;
   }
 
   throwIfWrong(): void {
-    if (this.#wrong > 0) throw errorOfViolations(this.#violations, this.#wrong);
+    if (this.#violations.length > 0) throw errorOfViolations(this.#violations);
   }
 }
 

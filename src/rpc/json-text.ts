@@ -37,6 +37,8 @@ export class JsonProblem extends Error {}
  * deepest of it, may have 32 levels (`domain/parameters.ts`), and are refused by that with their field's name.
  */
 const MAX_DEPTH = 50;
+/** Of a number: a double needs at most 770 to be told exactly. */
+const MOST_DIGITS = 1000;
 
 const [QUOTE, BACKSLASH, SPACE] = [0x22, 0x5c, 0x20];
 const number = /-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?/y;
@@ -49,12 +51,12 @@ const words: ReadonlyMap<string, boolean | null> = new Map([
 /** Bytes may be anything but UTF-8: two texts would become one if what isn't were replaced. */
 const utf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 
-/** Reads JSON (RFC 8259) in UTF-8. Throws `JsonProblem` where it is none. */
-export function readJson(bytes: Uint8Array): Json {
+/** Reads JSON (RFC 8259) in UTF-8, of at most so many values: objects, lists and what is in them. Throws `JsonProblem` where it is none. */
+export function readJson(bytes: Uint8Array, most: number): Json {
   const text = decode(bytes);
   // RFC 8259, section 8.1: it must not be added; a reader may take it or leave it.
   if (text.startsWith("\uFEFF")) throw new JsonProblem("it begins with a byte order mark");
-  return new Reader(text).whole();
+  return new Reader(text, most).whole();
 }
 
 function decode(bytes: Uint8Array): string {
@@ -67,11 +69,14 @@ function decode(bytes: Uint8Array): string {
 
 class Reader {
   readonly #text: string;
+  readonly #most: number;
   #at = 0;
   #depth = 0;
+  #values = 0;
 
-  constructor(text: string) {
+  constructor(text: string, most: number) {
     this.#text = text;
+    this.#most = most;
   }
 
   whole(): Json {
@@ -83,6 +88,8 @@ class Reader {
 
   /** A value and the space behind it. */
   #value(): Json {
+    this.#values += 1;
+    if (this.#values > this.#most) throw new JsonProblem(`it has more than ${this.#most} values, more than any such request`);
     const value = this.#bareValue();
     this.#skipSpace();
     return value;
@@ -157,6 +164,7 @@ class Reader {
     number.lastIndex = this.#at;
     const digits = number.exec(this.#text)?.[0];
     if (digits !== undefined) {
+      if (digits.length > MOST_DIGITS) throw new JsonProblem(`the number at ${this.#at} has more than ${MOST_DIGITS} characters`);
       this.#at += digits.length;
       return new JsonNumber(digits);
     }

@@ -9,7 +9,7 @@ import type { AsOf } from "../postgres/balances.ts";
 import type { Position } from "../postgres/feed.ts";
 import { stateMessages, typeMessages } from "./answers.ts";
 import { pageTokenText } from "./pages.ts";
-import { currency, id, idempotencyKey, pageSize, printableText, sequence, timestamp } from "./validation.ts";
+import { currency, id, idempotencyKey, ids, pageSize, printableText, sequence, timestamp } from "./validation.ts";
 
 /** The schemas of all reads. */
 export type ReadSchemas = ReturnType<typeof readSchemas>;
@@ -44,7 +44,7 @@ export function readSchemas(currencies: Currencies, defaultCurrency: string) {
   };
 }
 
-const userIds = z.array(id).refine((ids) => ids.length >= 1 && ids.length <= 1000, "must name 1 to 1000 users");
+const userIds = ids("users");
 
 /** The moment of a read; its violations under the name of the field that was given. */
 const asOf = z.custom<GetBalanceRequest["asOf"]>().transform((choice, context): AsOf | undefined => {

@@ -11,16 +11,16 @@ import { ConnectError } from "@connectrpc/connect";
 import type * as grpc from "@grpc/grpc-js";
 import { ReflectionService } from "@grpc/reflection";
 import type { HealthImplementation } from "grpc-health-check";
-import type { GrpcCall, Serve } from "./grpc-call.ts";
+import type { CallOptions, GrpcCall, Serve, Served } from "./grpc-call.ts";
 import { errorOfViolations } from "./status.ts";
 
 type Method = grpc.MethodDefinition<unknown, unknown>;
 
 /** How calls of health and reflection are served, by their paths: health as it is told, and reflection of these files and all that they import. */
-export function standardMethods(health: HealthImplementation, files: readonly DescFile[]): ReadonlyMap<string, Serve> {
-  const methods = new Map<string, Serve>();
+export function standardMethods(health: HealthImplementation, files: readonly DescFile[], options: CallOptions): ReadonlyMap<string, Served> {
+  const methods = new Map<string, Served>();
   const addService = (service: grpc.ServiceDefinition, handlers: grpc.UntypedServiceImplementation): void => {
-    for (const [name, method] of Object.entries(service)) methods.set(method.path, served(method, handlers[name] ?? handlers[method.originalName ?? ""]));
+    for (const [name, method] of Object.entries(service)) methods.set(method.path, { options, serve: served(method, handlers[name] ?? handlers[method.originalName ?? ""]) });
   };
   // All that they do with the server.
   const notes = { addService } as unknown as grpc.Server;

@@ -135,7 +135,10 @@ export function refusalOfError(error: ConnectError): RefusalMessage {
   return create(RefusalSchema, { reason, message: error.rawMessage, stored: false, metadata: info?.metadata ?? {} });
 }
 
-/** An error travels in headers, of which many clients take 8 KiB: a batch of a thousand malformed writes would have the connection ended instead. */
+/**
+ * An error travels in headers, of which many clients take 8 KiB: a batch of a thousand malformed writes would have the
+ * connection ended instead. After so many nothing more is looked for: whoever sends nonsense doesn't have it read to its end.
+ */
 export const MOST_VIOLATIONS = 16;
 const MOST_VIOLATION_BYTES = 2200;
 const MOST_FIELD_BYTES = 300;
@@ -143,8 +146,8 @@ const MOST_DESCRIPTION_BYTES = 500;
 /** Of the tags and lengths of one. */
 const AROUND_VIOLATION = 9;
 
-/** The error of a malformed request: what is wrong with it, the first of `all` in number, up to a bound. */
-export function errorOfViolations(violations: readonly Violation[], all = violations.length): ConnectError {
+/** The error of a malformed request: what is wrong with it, up to a bound. */
+export function errorOfViolations(violations: readonly Violation[]): ConnectError {
   let bytes = 0;
   const told: Violation[] = [];
   for (const violation of violations.slice(0, MOST_VIOLATIONS)) {
@@ -155,7 +158,7 @@ export function errorOfViolations(violations: readonly Violation[], all = violat
     told.push({ field, description });
   }
   const list = told.map(({ field, description }) => (field === "" ? description : `${field} ${description}`)).join("; ");
-  const more = all > told.length ? `; and ${all - told.length} more` : "";
+  const more = violations.length > told.length ? "; and more" : "";
   const error = errorOf("INVALID_REQUEST", `the request is malformed: ${list}${more}`);
   error.details.push({ desc: BadRequestSchema, value: { fieldViolations: told } });
   return error;

@@ -12,13 +12,14 @@ import { FIRST_MOMENT, LAST_MOMENT, SECOND } from "../domain/moment.ts";
 import { parseAmount } from "../domain/money.ts";
 import { isLonger, isStorable, reportOf, shownName } from "../domain/text.ts";
 import type { Money } from "../gen/ledger/v1/money_pb.ts";
-import { errorOfViolations } from "./status.ts";
+import { errorOfViolations, MOST_VIOLATIONS } from "./status.ts";
 
 /** The checked and converted request, or an error that names every field that is wrong, up to its bound. */
 export function validate<T>(schema: z.ZodType<T>, desc: DescMessage, request: Message): T {
   const checked = schema.safeParse(request);
   if (checked.success) return checked.data;
-  throw errorOfViolations(checked.error.issues.map(({ path, message }) => ({ field: protoPath(desc, path), description: message })));
+  const issues = checked.error.issues.slice(0, MOST_VIOLATIONS + 1);
+  throw errorOfViolations(issues.map(({ path, message }) => ({ field: protoPath(desc, path), description: message })));
 }
 
 /** `["writes", 0, "topUp", "metadata", "a b"]` as the proto names it: `writes[0].top_up.metadata["a b"]`. */
@@ -43,6 +44,7 @@ function protoPath(desc: DescMessage, path: readonly PropertyKey[]): string {
   return named;
 }
 
+const MOST_IDS = 1000;
 const MAX_INT64 = 2n ** 63n - 1n;
 
 /** Says that something is wrong with a field. */
@@ -68,6 +70,16 @@ export const idProblem: ProblemOf<bigint> = (value) => (value >= 1n && value <= 
 
 /** A user, or anything else that is numbered from 1 on. */
 export const id = without(z.bigint(), idProblem);
+
+/** A list of such, of 1 to 1,000: all of what is wrong in it isn't looked for. */
+export function ids(what: string): z.ZodType<readonly bigint[]> {
+  return z.custom<readonly bigint[]>().superRefine((given, context) => {
+    const say: Say = (path, message) => context.addIssue({ code: "custom", path: [...path], message });
+    if (given.length < 1 || given.length > MOST_IDS) return say([], `must name 1 to ${MOST_IDS} ${what}`);
+    const wrong = given.flatMap((one, index) => idProblem(one) === undefined ? [] : index);
+    for (const index of wrong.slice(0, MOST_VIOLATIONS + 1)) say([index], idProblem(given[index] ?? 0n) ?? "");
+  });
+}
 
 /** What is wrong with a sequence. */
 export const sequenceProblem: ProblemOf<bigint> = (value) => (value >= 0n ? undefined : "must not be negative");
@@ -123,7 +135,10 @@ const metadataKey = /^[A-Za-z0-9_.\-/:]{1,64}$/;
 /** A map of the caller's, sorted by key. */
 export function readMetadata(map: Readonly<Record<string, string>>, say: Say): Note["metadata"] {
   const keys = Object.keys(map);
-  if (keys.length > MAX_ENTRIES) say([], `must have at most ${MAX_ENTRIES} entries`);
+  if (keys.length > MAX_ENTRIES) {
+    say([], `must have at most ${MAX_ENTRIES} entries`);
+    return [];
+  }
   const entries = keys.map((key) => {
     const value = map[key] ?? "";
     if (!metadataKey.test(key)) say([shownName(key)], "must have a key of 1 to 64 letters, digits and _ . - / :");

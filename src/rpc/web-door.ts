@@ -18,6 +18,7 @@ import { errorOfViolations } from "./status.ts";
 import type { Listener } from "./listener.ts";
 import { METRICS_TYPE } from "./metrics.ts";
 import { withReason } from "./web-reasons.ts";
+import { webRequestsOf, type WebRequest } from "./web-requests.ts";
 
 /** What the door needs beside the handlers. */
 export interface WebDoorOptions {
@@ -42,11 +43,11 @@ const COMPRESS_MIN_BYTES = 16 * 1024;
 
 /** Opens the door. */
 export function openWebDoor(options: WebDoorOptions): Door {
-  const handlers = handlersOf(options);
+  const calls = callsOf(options);
   const server = createServer((request, response) => {
     const [path = ""] = (request.url ?? "").split("?", 1);
-    const handler = handlers.get(path);
-    if (handler !== undefined) serve(handler, request, response, options);
+    const call = calls.get(path);
+    if (call !== undefined) serve(call, request, response, options);
     else if (path === "/healthz" || path === "/readyz") answerHealth(response, options.problem());
     else if (path === "/livez") answer(response, 200, { status: "ALIVE" });
     else if (path === "/metrics") answerMetrics(response, options);
@@ -59,7 +60,14 @@ export function openWebDoor(options: WebDoorOptions): Door {
   return { address: listener.address, close: (left) => close(server, listener, left) };
 }
 
-function handlersOf({ entries, messageLimit }: WebDoorOptions): ReadonlyMap<string, UniversalHandler> {
+/** What serves the calls of one method. */
+interface Call {
+  readonly handler: UniversalHandler;
+  /** Makes of a request what the handler takes. */
+  readonly admitted: (request: WebRequest) => WebRequest;
+}
+
+function callsOf({ entries, messageLimit }: WebDoorOptions): ReadonlyMap<string, Call> {
   const router = createConnectRouter({
     grpc: false,
     readMaxBytes: messageLimit,
@@ -75,7 +83,12 @@ function handlersOf({ entries, messageLimit }: WebDoorOptions): ReadonlyMap<stri
       router.rpc(method, handler as MethodImpl<DescMethod>, { jsonOptions: jsonOptionsOf(method) });
     }
   }
-  return new Map(router.handlers.map((handler) => [handler.requestPath, handler]));
+  return new Map(
+    router.handlers.map((handler) => [
+      handler.requestPath,
+      { handler, admitted: webRequestsOf(handler.method, messageLimit) },
+    ]),
+  );
 }
 
 /**
@@ -104,7 +117,7 @@ function arrivalOf(context: HandlerContext): Arrival {
 const byPostOnly: UniversalServerResponse = { status: 405, header: new Headers({ allow: "POST" }) };
 
 function serve(
-  handler: UniversalHandler,
+  { handler, admitted }: Call,
   request: IncomingMessage,
   response: ServerResponse,
   { log, messageLimit }: WebDoorOptions,
@@ -117,7 +130,7 @@ function serve(
     const body = request.iterator({ destroyOnReturn: false });
     // The router looks at the version for streams in both directions alone, which it would answer with a bare 505; we
     // refuse those with a reason.
-    const answered = request.method === "POST" ? await handler({ ...asked, body, httpVersion: "2.0" }) : byPostOnly;
+    const answered = request.method === "POST" ? await handler({ ...asked, ...admitted({ header: asked.header, body }), httpVersion: "2.0" }) : byPostOnly;
     await universalResponseToNodeResponse(await withReason(answered, messageLimit), response);
   };
   run().catch((error: unknown) => {

@@ -127,7 +127,7 @@ class Count {
   #block(rule: Rule | undefined, end: number): number | TooMuch {
     const length = this.#varint();
     const until = Math.min(this.#at + length, end);
-    if (rule?.isPacked === true) return this.#varintsUntil(until);
+    if (rule?.isPacked === true) return this.#varintsUntil(until, rule.most);
     if (rule?.message === undefined) {
       this.#at = until;
       return 1;
@@ -156,9 +156,10 @@ class Count {
     }
   }
 
-  #varintsUntil(end: number): number {
+  /** How many varints there are; where there are too many, it doesn't matter how many. */
+  #varintsUntil(end: number, most: number): number {
     let count = 0;
-    for (; this.#at < end; this.#at += 1) if (((this.#bytes[this.#at] ?? 0) & CONTINUES) === 0) count += 1;
+    for (; this.#at < end && count <= most; this.#at += 1) if (((this.#bytes[this.#at] ?? 0) & CONTINUES) === 0) count += 1;
     return count;
   }
 }

@@ -17,6 +17,7 @@ import type {
   Write,
 } from "../gen/ledger/v1/ledger_service_pb.ts";
 import type { Money } from "../gen/ledger/v1/money_pb.ts";
+import { MOST_VIOLATIONS } from "./status.ts";
 import { idProblem, intervalReader, keyProblem, moneyReader, printableProblem, readMetadata, REQUIRED_KEY, schemaOf, sequenceProblem, textProblem, type Say } from "./validation.ts";
 
 /** A write that was checked. */
@@ -175,7 +176,16 @@ function batchReader(item: Read<Write>, atomicItem: Read<Write>): (request: Batc
       return z.NEVER;
     }
     const read = atomic ? atomicItem : item;
-    const inputs = writes.map((write, index) => read(write, (path, message) => say(["writes", index, ...path], message)));
+    let problems = 0;
+    const inputs: WriteInput[] = [];
+    for (const [index, write] of writes.entries()) {
+      const sayOfIt: Say = (path, message) => {
+        problems += 1;
+        say(["writes", index, ...path], message);
+      };
+      inputs.push(read(write, sayOfIt));
+      if (problems > MOST_VIOLATIONS) return z.NEVER;
+    }
     if (atomic) refuse(keyProblem(key), "idempotencyKey", say);
     else if (key !== "") say(["idempotencyKey"], "must be empty: each write of a batch that isn't atomic has a key of its own");
     return { commands: inputs.map(({ command }) => command), atomic, keys: atomic ? [key] : inputs.map((input) => input.key) };

@@ -192,7 +192,7 @@ describe("a request is refused", () => {
   test("with a thousand mistakes is told of the first ones, since an error travels in headers", async () => {
     const writes = Array.from({ length: 1000 }, () => ({ write: { case: "topUp" as const, value: { userId: 0n } } }));
     const failed = await failureOf(service.ledger.batchWrite({ writes }));
-    expect(failed).toMatchObject({ reason: "INVALID_REQUEST", message: expect.stringMatching(/writes\[0\]\.top_up\.user_id .*; and 2984 more$/) as string });
+    expect(failed).toMatchObject({ reason: "INVALID_REQUEST", message: expect.stringMatching(/writes\[0\]\.top_up\.user_id .*; and more$/) as string });
     expect(failed.fields.length).toBe(16);
   });
 

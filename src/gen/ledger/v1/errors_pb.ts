@@ -91,7 +91,9 @@ export const ErrorReason = {
   INVALID_REQUEST: 1,
 
   /**
-   * RESOURCE_EXHAUSTED. The message, or the answer that it asks for, is larger than `limit_bytes`. Send less, or ask for less, at once.
+   * RESOURCE_EXHAUSTED. The message, or the answer that it asks for, is larger than `limit_bytes`. Send less, or ask for
+   * less, at once. The limit of a message is what the fields of its type can hold, at least 256 KiB, and at most what the
+   * operator allows. Of a compressed message it is 100 times its size, at least 128 KiB: send it uncompressed then.
    * Nothing was tried: a batch is refused by how large its answer could become, which follows from its request alone.
    *
    * @generated from enum value: ERROR_REASON_MESSAGE_TOO_LARGE = 2;

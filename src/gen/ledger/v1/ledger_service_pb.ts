@@ -1744,7 +1744,7 @@ export type ListTransactionsRequest = Message<"ledger.v1.ListTransactionsRequest
   currency: string;
 
   /**
-   * Only these types; empty: all.
+   * Only these types, at most 100; empty: all.
    *
    * @generated from field: repeated ledger.v1.TransactionType types = 3;
    */
@@ -1849,7 +1849,7 @@ export type WatchTransactionsRequest = Message<"ledger.v1.WatchTransactionsReque
   userId: bigint;
 
   /**
-   * Only these types; empty: all.
+   * Only these types, at most 100; empty: all.
    *
    * @generated from field: repeated ledger.v1.TransactionType types = 3;
    */
