@@ -29,6 +29,7 @@ const queue = "src/postgres/journal/queue.ts";
 const stream = "src/rpc/stream-writes.ts";
 const grpcCall = "src/rpc/grpc-call.ts";
 const grpcDoor = "src/rpc/grpc-door.ts";
+const decoder = "src/rpc/decoder.ts";
 const tail = "src/postgres/tail.ts";
 const write = "src/postgres/journal/write.ts";
 
@@ -308,8 +309,13 @@ export const mutants: readonly Mutant[] = [
     killer: [streamTests, "with an error at a message of no writes, when all before it is answered"],
   },
   {
+    name: "what a request holds isn't counted before it is built",
+    change: [decoder, "    admit(bytes);\n", ""],
+    killer: ["test/rpc/decoder.test.ts", "not a fifth time"],
+  },
+  {
     name: "a stream isn't ended when it is too old",
-    change: [grpcDoor, "decode(method, request), ending)", "decode(method, request), gone)"],
+    change: [grpcDoor, "call.requests(decode, ending)", "call.requests(decode, gone)"],
     killer: [streamTests, "cleanly when it is too old, with all answered that was taken"],
   },
   {
