@@ -18,6 +18,8 @@ export interface Server {
 /** A ledgerd that serves. */
 export class Ledger {
   readonly address: string;
+  /** Where its web port is. */
+  readonly httpAddress: string;
   /** Of its PostgreSQL. */
   readonly postmaster: number;
   readonly #url: string;
@@ -26,10 +28,11 @@ export class Ledger {
   #applied = 0n;
   #failed = 0n;
 
-  private constructor({ url, postmaster }: Server, address: string, child: ChildProcess, before: Taken) {
+  private constructor({ url, postmaster }: Server, { grpc, http }: Addresses, child: ChildProcess, before: Taken) {
     this.#url = url;
     this.postmaster = postmaster;
-    this.address = address;
+    this.address = grpc;
+    this.httpAddress = http;
     this.#child = child;
     this.#before = before;
   }
@@ -46,7 +49,7 @@ export class Ledger {
     const ours = { DATABASE_URL: servedAt(url), LEDGERD_GRPC_ADDR: "127.0.0.1:0", LEDGERD_HTTP_ADDR: "127.0.0.1:0", LEDGERD_LOG_LEVEL: "error" };
     const env = { ...inherited, ...ours, ...settings, ...(workers === undefined ? {} : { LEDGERD_WORKERS: String(workers) }) };
     const child = spawn(process.execPath, [path.resolve(import.meta.dirname, "../src/main.ts")], { env, stdio: ["ignore", "pipe", "inherit"] });
-    return new Ledger(server, await addressOf(child), child, before);
+    return new Ledger(server, await addressesOf(child), child, before);
   }
 
   /** The process, or the first of its processes. */
@@ -77,12 +80,17 @@ export class Ledger {
   }
 }
 
-async function addressOf(child: ChildProcess): Promise<string> {
+interface Addresses {
+  readonly grpc: string;
+  readonly http: string;
+}
+
+async function addressesOf(child: ChildProcess): Promise<Addresses> {
   let printed = "";
   for await (const chunk of child.stdout?.setEncoding("utf8") ?? []) {
     printed += String(chunk);
-    const address = /gRPC on (\S+)/.exec(printed)?.[1];
-    if (address !== undefined) return address;
+    const [, grpc, http] = /gRPC on (\S+) and HTTP on (\S+);/.exec(printed) ?? [];
+    if (grpc !== undefined && http !== undefined) return { grpc, http };
   }
   throw new Error(`ledgerd did not start:\n${printed}`);
 }

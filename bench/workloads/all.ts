@@ -4,6 +4,7 @@ import type { Workload } from "../workload.ts";
 import { batch, batchHot } from "./batch.ts";
 import { feed } from "./feed.ts";
 import { history } from "./history.ts";
+import { hostile } from "./hostile.ts";
 import { jobs } from "./jobs.ts";
 import { lone } from "./lone.ts";
 import { memory } from "./memory.ts";
@@ -32,6 +33,7 @@ export const workloads: readonly Workload[] = [
   rebuild,
   stock,
   watches,
+  hostile,
 ];
 
 /** How many of them `--quick` measures. */
