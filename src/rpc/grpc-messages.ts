@@ -1,7 +1,8 @@
 // Messages as gRPC sends them: each behind a prefix of five bytes, which say whether it is compressed, and how long it is.
 
 import { gunzipSync, inflateSync } from "node:zlib";
-import { Code, ConnectError } from "@connectrpc/connect";
+import type { ConnectError } from "@connectrpc/connect";
+import { quote } from "../domain/text.ts";
 import { errorOf, errorOfViolations } from "./status.ts";
 
 /** Bytes before each message. */
@@ -89,7 +90,8 @@ export class MessageReader {
   #decompressed(message: Buffer): Buffer {
     const decode = decoders.get(this.#encoding);
     if (decode === undefined) {
-      throw new ConnectError(`a compressed message must have one of the encodings ${ENCODINGS}, not "${this.#encoding}"`, Code.Unimplemented);
+      const right = `a compressed message must have one of the encodings ${ENCODINGS}`;
+      throw errorOf("UNSUPPORTED", `${right}, not ${quote(this.#encoding)}`);
     }
     try {
       return decode(message, { maxOutputLength: this.#limit });
