@@ -98,6 +98,26 @@ const databaseUrl = z.string().superRefine((text, context) => {
   if (message !== undefined) context.addIssue({ code: "custom", message });
 });
 
+/** A name of DNS, or an IPv6 address in brackets, and a port if it counts. */
+const webHost = /^([a-z0-9_-]+(\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\])(:\d{1,5})?$/;
+
+/** `ledger.internal,ledger.example.com:8443`: names, each with or without a port. */
+const webHosts = list("names with or without a port, such as ledger.internal,ledger.example.com:8443", (name) => webHost.test(name));
+
+/** `https://app.example.com`: what browsers send as `Origin`. */
+const webOrigins = list(
+  "origins as browsers send them, such as https://app.example.com,http://localhost:3000",
+  (origin) => /^https?:[^*]*$/.test(origin) && URL.parse(origin)?.origin === origin,
+);
+
+/** Items between commas, in lower case, as browsers send them; spaces around them don't count. */
+function list(wanted: string, isRight: (item: string) => boolean) {
+  return z
+    .string()
+    .transform((text): readonly string[] => (text === "" ? [] : text.split(",").map((item) => item.trim().toLowerCase())))
+    .refine((items) => items.every(isRight), `must be ${wanted}`);
+}
+
 const environment = z.object({
   DATABASE_URL: databaseUrl
     .optional()
@@ -130,6 +150,15 @@ const environment = z.object({
     ),
   LEDGERD_GRPC_ADDR: address.prefault("127.0.0.1:50051").describe("Where gRPC listens: the API, health and reflection"),
   LEDGERD_HTTP_ADDR: address.prefault("127.0.0.1:8080").describe("Where the web port listens: Connect (JSON by curl), gRPC-Web, `/livez`, `/readyz` (= `/healthz`) and `/metrics`"),
+  LEDGERD_WEB_HOSTS: webHosts
+    .prefault("")
+    .describe(
+      "Names by which the web port may be called, beside `localhost` and IP addresses: `ledger.internal`, or with a port " +
+        "that then counts too. They are compared with the header `Host`: [Browsers](docs/browsers.md)",
+    ),
+  LEDGERD_WEB_ORIGINS: webOrigins
+    .prefault("")
+    .describe("Origins whose pages may call the web port from a browser: `https://app.example.com`. [Browsers](docs/browsers.md)"),
   LEDGERD_WORKERS: workers
     .optional()
     .describe("Processes that take calls, 1 to 64; `--workers` says the same, and wins. Without it: one for each core"),

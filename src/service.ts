@@ -141,7 +141,16 @@ export async function startService(config: Config, log: Logger, surroundings = a
   const ends = { shutdown: shutdown.signal, streamMaxAgeMs: config.LEDGERD_STREAM_MAX_AGE };
   const grpcDoor = openGrpcDoor({ listener: listeners.grpc, entries, health, messageLimit, translate, ...ends });
   const unsent = logged("answering", log);
-  const webDoor = openWebDoor({ listener: listeners.http, entries, messageLimit, problem, metrics, log: unsent });
+  const webDoor = openWebDoor({
+    listener: listeners.http,
+    entries,
+    messageLimit,
+    access: { hosts: config.LEDGERD_WEB_HOSTS, origins: config.LEDGERD_WEB_ORIGINS },
+    translate,
+    problem,
+    metrics,
+    log: unsent,
+  });
   opened.defer(async () => {
     readiness.drain();
     shutdown.abort();

@@ -25,6 +25,8 @@ describe("an empty environment", () => {
     expect(settings).toEqual({
       LEDGERD_GRPC_ADDR: { host: "127.0.0.1", port: 50_051 },
       LEDGERD_HTTP_ADDR: { host: "127.0.0.1", port: 8080 },
+      LEDGERD_WEB_HOSTS: [],
+      LEDGERD_WEB_ORIGINS: [],
       LEDGERD_LOG_LEVEL: "info",
       LEDGERD_DEFAULT_CURRENCY: "RUB",
       LEDGERD_POOL_MIN: 2,
@@ -81,6 +83,8 @@ describe("a setting", () => {
     ["LEDGERD_DURABILITY", "relaxed", "relaxed"],
     ["LEDGERD_SEPARATION", "relaxed", "relaxed"],
     ["LEDGERD_DEFAULT_CURRENCY", "JPY", "JPY"],
+    ["LEDGERD_WEB_HOSTS", "Ledger.internal, ledger:8443,[::1]:80", ["ledger.internal", "ledger:8443", "[::1]:80"]],
+    ["LEDGERD_WEB_ORIGINS", "https://App.example.com,http://localhost:3000", ["https://app.example.com", "http://localhost:3000"]],
     ["LEDGERD_DATA_DIR", "data here", "data here"],
     ["DATABASE_URL", "postgresql://u:p@h/d?sslmode=require", "postgresql://u:p@h/d?sslmode=require"],
   ] as const)("%s=%s is read", (name, text, value) => {
@@ -93,6 +97,15 @@ describe("a setting", () => {
     ["LEDGERD_GRPC_ADDR", "::1:50051", "host:port"],
     ["LEDGERD_HTTP_ADDR", "http://localhost:80", "host:port"],
     ["LEDGERD_HTTP_ADDR", "localhost:65536", "65535"],
+    ["LEDGERD_WEB_HOSTS", "http://ledger.internal", "names with or without a port"],
+    ["LEDGERD_WEB_HOSTS", "ledger.internal,", "names with or without a port"],
+    ["LEDGERD_WEB_HOSTS", "*", "names with or without a port"],
+    ["LEDGERD_WEB_ORIGINS", "*", "https://app.example.com"],
+    ["LEDGERD_WEB_ORIGINS", "null", "https://app.example.com"],
+    ["LEDGERD_WEB_ORIGINS", "app.example.com", "https://app.example.com"],
+    ["LEDGERD_WEB_ORIGINS", "https://app.example.com/", "https://app.example.com"],
+    ["LEDGERD_WEB_ORIGINS", "https://app.example.com:443", "https://app.example.com"],
+    ["LEDGERD_WEB_ORIGINS", "https://*.example.com", "https://app.example.com"],
     ["LEDGERD_LANES", "0", "from 1 to 64"],
     ["LEDGERD_LANES", "65", "from 1 to 64"],
     ["LEDGERD_LANES", "1e1", "whole number"],
@@ -195,7 +208,7 @@ describe("the description of the settings", () => {
     const settings = describeSettings();
     const defaults = Object.fromEntries(settings.map((setting) => [setting.name, setting.default]));
     expect(configOf(defaults)).toEqual(configOf({}));
-    expect(settings.filter((setting) => setting.default === "").map(({ name }) => name)).toEqual(["DATABASE_URL", "DATABASE_URL_FILE", "LEDGERD_MIGRATION_URL", "LEDGERD_MIGRATION_URL_FILE", "PGPASSFILE", "LEDGERD_DATA_DIR", "LEDGERD_WORKERS", "LEDGERD_UNITS", "LEDGERD_LANES", "LEDGERD_BACKUP_DIR"]);
+    expect(settings.filter((setting) => setting.default === "").map(({ name }) => name)).toEqual(["DATABASE_URL", "DATABASE_URL_FILE", "LEDGERD_MIGRATION_URL", "LEDGERD_MIGRATION_URL_FILE", "PGPASSFILE", "LEDGERD_DATA_DIR", "LEDGERD_WEB_HOSTS", "LEDGERD_WEB_ORIGINS", "LEDGERD_WORKERS", "LEDGERD_UNITS", "LEDGERD_LANES", "LEDGERD_BACKUP_DIR"]);
     expect(unknownVariables(defaults)).toEqual([]);
     const read = Object.keys(configOf({})).filter((name) => name !== "currencies");
     expect(settings.map(({ name }) => name)).toEqual(expect.arrayContaining(read));

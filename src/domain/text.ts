@@ -13,9 +13,17 @@ export function firstOf(text: string, most: number): string {
   return text.length <= most ? text : text.slice(0, unitsOf(text, most));
 }
 
+/** Of what a caller sent, an error shows so many characters at most. */
+const MOST_SHOWN = 64;
+
 /** A name of a caller's as an error shows it: its first 64 characters. */
 export function shownName(name: string): string {
-  return firstOf(name, 64).toWellFormed();
+  return firstOf(name, MOST_SHOWN).toWellFormed();
+}
+
+/** What a caller sent, as the text of an error quotes it: its first 64 characters, and a mark if there were more. */
+export function quote(text: string): string {
+  return `"${shownName(text)}${isLonger(text, MOST_SHOWN) ? "…" : ""}"`;
 }
 
 /** How many units the first characters of a text have. */

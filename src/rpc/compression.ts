@@ -1,7 +1,8 @@
 // Compressed messages, made whole again within bounds.
 
 import { gunzipSync, inflateSync } from "node:zlib";
-import { Code, ConnectError } from "@connectrpc/connect";
+import type { ConnectError } from "@connectrpc/connect";
+import { quote } from "../domain/text.ts";
 import { errorOf, errorOfViolations } from "./status.ts";
 
 /**
@@ -27,19 +28,23 @@ export const ENCODINGS = ["identity", ...decoders.keys()].join(",");
 export function decompressed(bytes: Uint8Array, encoding: string, limit: number): Buffer {
   const decode = decoders.get(encoding);
   if (decode === undefined) {
-    const message = `a compressed message must have one of the encodings ${ENCODINGS}, not "${encoding.slice(0, 64)}"`;
-    throw new ConnectError(message, Code.Unimplemented);
+    const right = `a compressed message must have one of the encodings ${ENCODINGS}`;
+    throw errorOf("UNSUPPORTED", `${right}, not ${quote(encoding)}`);
   }
   const most = Math.min(limit, Math.max(ALWAYS_BYTES, MOST_RATIO * bytes.length));
   try {
     return decode(bytes, { maxOutputLength: most });
   } catch (error) {
     if (!(error instanceof RangeError)) {
-      throw errorOfViolations([{ field: "", description: `a message is not ${encoding}: ${error instanceof Error ? error.message : String(error)}` }]);
+      throw malformed(`a message is not ${encoding}: ${error instanceof Error ? error.message : String(error)}`);
     }
     if (most === limit) throw tooLarge(`more than ${limit} bytes`, limit);
     throw tooLarge(`more than ${most} bytes in ${bytes.length} of ${encoding}`, most, `; send it uncompressed`);
   }
+}
+
+function malformed(description: string): ConnectError {
+  return errorOfViolations([{ field: "", description }]);
 }
 
 /** The error of a request that has so many bytes. */

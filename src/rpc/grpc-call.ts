@@ -7,6 +7,7 @@ import { constants, type IncomingHttpHeaders, type ServerHttp2Stream } from "nod
 import { create, toBinary } from "@bufbuild/protobuf";
 import { anyPack } from "@bufbuild/protobuf/wkt";
 import type { ConnectError } from "@connectrpc/connect";
+import { quote } from "../domain/text.ts";
 import { StatusSchema } from "../gen/google/rpc/status_pb.ts";
 import { ENCODINGS } from "./compression.ts";
 import { MessageReader, PREFIX, prefixed } from "./grpc-messages.ts";
@@ -80,7 +81,9 @@ export class GrpcCall {
     if (given === undefined) return undefined;
     const timeoutMs = grpcTimeoutMs(String(given));
     if (timeoutMs === undefined) {
-      throw errorOfViolations([{ field: "", description: `the header grpc-timeout must be up to 8 digits and one of H, M, S, m, u, n, such as "500m", not "${String(given)}"` }]);
+      const right = 'must be up to 8 digits and one of H, M, S, m, u, n, such as "500m"';
+      const description = `the header grpc-timeout ${right}, not ${quote(String(given))}`;
+      throw errorOfViolations([{ field: "", description }]);
     }
     return Math.max(0, this.#arrivedAt + timeoutMs - performance.now());
   }

@@ -6,9 +6,11 @@ import { performServerHandshake, type IncomingHttpHeaders, type OutgoingHttpHead
 import type { Socket } from "node:net";
 import { setTimeout as delay } from "node:timers/promises";
 import type { DescMethod } from "@bufbuild/protobuf";
-import { Code, ConnectError } from "@connectrpc/connect";
+import type { ConnectError } from "@connectrpc/connect";
+import { errorToJsonBytes } from "@connectrpc/connect/protocol-connect";
 import type { HealthImplementation } from "grpc-health-check";
 import { ANSWER_BYTES } from "../domain/answer-size.ts";
+import { quote } from "../domain/text.ts";
 import { file_google_rpc_error_details } from "../gen/google/rpc/error_details_pb.ts";
 import { file_grpc_health_v1_health } from "../gen/grpc/health/v1/health_pb.ts";
 import { file_grpc_reflection_v1_reflection } from "../gen/grpc/reflection/v1/reflection_pb.ts";
@@ -26,7 +28,7 @@ import {
 import type { Listener } from "./listener.ts";
 import { mostBytes } from "./request-bounds.ts";
 import { standardMethods } from "./standard-services.ts";
-import { errorOfFailure, type Translate } from "./status.ts";
+import { errorOf, errorOfFailure, errorOfViolations, type Translate } from "./status.ts";
 
 /** A door that is open. */
 export interface Door {
@@ -82,6 +84,8 @@ const HEAD_START_MS = 10;
 const LAST_WORDS_MS = 200;
 const METHOD_NOT_ALLOWED = { ":status": 405, allow: "POST" };
 const UNSUPPORTED_MEDIA_TYPE = { ":status": 415, accept: "application/grpc" };
+const BY_POST = "call a method by POST: this port speaks gRPC, the other one JSON";
+const BY_GRPC = 'the content type must be "application/grpc": this port speaks gRPC, the other one JSON and gRPC-Web';
 const GRPC = /^application\/grpc(\+proto)?(;|$)/;
 
 /** Opens the door. */
@@ -132,27 +136,32 @@ function serveStream(stream: ServerHttp2Stream, headers: IncomingHttpHeaders, me
   // A caller who cancels without an error's code would leave it open, with what it was to be answered.
   stream.once("aborted", () => stream.destroy());
   const path = String(headers[":path"]);
-  if (headers[":method"] !== "POST") return refuseByHttp(stream, METHOD_NOT_ALLOWED);
-  if (!GRPC.test(headers["content-type"] ?? "")) return refuseByHttp(stream, UNSUPPORTED_MEDIA_TYPE);
+  if (headers[":method"] !== "POST") return refuseByHttp(stream, METHOD_NOT_ALLOWED, BY_POST);
+  if (!GRPC.test(headers["content-type"] ?? "")) return refuseByHttp(stream, UNSUPPORTED_MEDIA_TYPE, BY_GRPC);
   const method = methods.get(path);
   const call = new GrpcCall(stream, headers, method?.options ?? any);
   try {
-    if (method === undefined) throw new ConnectError(`there is no method ${path}; grpcurl's "list" and "describe" tell which there are`, Code.Unimplemented);
+    if (method === undefined) throw errorOfMethod(path);
     method.serve(call);
   } catch (error) {
     call.fail(error);
   }
 }
 
-/** Whoever doesn't speak gRPC is told so by HTTP, as gRPC asks for. */
-function refuseByHttp(stream: ServerHttp2Stream, headers: OutgoingHttpHeaders): void {
-  stream.respond(headers, { endStream: true });
+/** Whoever doesn't speak gRPC is told so by HTTP, as gRPC asks for, with the reason in JSON. */
+function refuseByHttp(stream: ServerHttp2Stream, headers: OutgoingHttpHeaders, why: string): void {
+  stream.respond({ ...headers, "content-type": "application/json" });
+  stream.end(errorToJsonBytes(errorOfViolations([{ field: "", description: why }]), undefined));
   stream.resume();
 }
 
 /** For calls whose messages can't have more bytes than these, whatever the door takes. */
 function callOptions({ messageLimit, translate }: GrpcDoorOptions, most: number): CallOptions {
   return { messageLimit: Math.min(messageLimit, most), restLimit: LARGEST_REST * messageLimit, translate };
+}
+
+function errorOfMethod(path: string): ConnectError {
+  return errorOf("UNSUPPORTED", `there is no method ${quote(path)}; grpcurl's "list" and "describe" tell which there are`);
 }
 
 /** A service's methods by their paths. */

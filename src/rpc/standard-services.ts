@@ -7,12 +7,18 @@
 import { EventEmitter } from "node:events";
 import { toBinary, type DescFile } from "@bufbuild/protobuf";
 import { FileDescriptorProtoSchema } from "@bufbuild/protobuf/wkt";
-import { ConnectError } from "@connectrpc/connect";
+import { Code, type ConnectError } from "@connectrpc/connect";
 import type * as grpc from "@grpc/grpc-js";
 import { ReflectionService } from "@grpc/reflection";
 import type { HealthImplementation } from "grpc-health-check";
 import type { CallOptions, GrpcCall, Serve, Served } from "./grpc-call.ts";
-import { errorOfViolations } from "./status.ts";
+import { errorOf, errorOfViolations } from "./status.ts";
+
+/**
+ * Names are all that these services are asked for, and they answer them again: in errors, in what reflection says of
+ * each question, and in what health keeps of those who watch.
+ */
+const MOST_REQUEST_BYTES = 200;
 
 type Method = grpc.MethodDefinition<unknown, unknown>;
 
@@ -36,7 +42,7 @@ function served(method: Method, handler: unknown): Serve {
       try {
         const request = read(method, bytes);
         if (method.responseStream) (handler as (call: object) => void)(writerFor(call, method, request));
-        else (handler as UnaryHandler)({ request }, (error, response) => (error === null ? call.answer(method.responseSerialize(response)) : call.fail(errorOf(error))));
+        else (handler as UnaryHandler)({ request }, (error, response) => (error === null ? call.answer(method.responseSerialize(response)) : call.fail(errorOfStandard(error))));
       } catch (error) {
         call.fail(error);
       }
@@ -65,6 +71,10 @@ async function exchange(call: GrpcCall, method: Method, handler: (stream: EventE
 }
 
 function read(method: Method, bytes: Buffer): unknown {
+  if (bytes.length > MOST_REQUEST_BYTES) {
+    const description = `a request of ${method.path} has at most ${MOST_REQUEST_BYTES} bytes: no name here is longer`;
+    throw errorOfViolations([{ field: "", description }]);
+  }
   try {
     return method.requestDeserialize(bytes);
   } catch (error) {
@@ -72,8 +82,10 @@ function read(method: Method, bytes: Buffer): unknown {
   }
 }
 
-function errorOf({ details, code }: grpc.StatusObject): ConnectError {
-  return new ConnectError(details, code as number);
+/** Their own errors are few: a name that they don't know, which they repeat. */
+function errorOfStandard({ details, code }: grpc.StatusObject): ConnectError {
+  if (code === Number(Code.NotFound)) return errorOf("SERVICE_NOT_FOUND", details);
+  throw new Error(`a standard service failed with ${code}: ${details}`);
 }
 
 function reflectionOf(files: readonly DescFile[]): ReflectionService {

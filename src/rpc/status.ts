@@ -15,14 +15,19 @@ import { ErrorReason, RefusalSchema, type Refusal as RefusalMessage } from "../g
 export type Reason =
   | Refusal["reason"]
   | FailureReason
+  | "NOT_ADMITTED"
+  | "UNSUPPORTED"
   | "INVALID_REQUEST"
   | "MESSAGE_TOO_LARGE"
   | "OUTCOME_NOT_FOUND"
+  | "SERVICE_NOT_FOUND"
   | "FEED_POSITION_LOST"
   | "INTERNAL";
 
 /** The gRPC code of each reason, in order of precedence: where several apply, the first one is answered. */
 export const codes: Readonly<Record<Reason, Code>> = {
+  NOT_ADMITTED: Code.PermissionDenied,
+  UNSUPPORTED: Code.Unimplemented,
   INVALID_REQUEST: Code.InvalidArgument,
   MESSAGE_TOO_LARGE: Code.ResourceExhausted,
   CALL_CANCELLED: Code.Canceled,
@@ -56,6 +61,7 @@ export const codes: Readonly<Record<Reason, Code>> = {
   INSUFFICIENT_FUNDS: Code.FailedPrecondition,
   AMOUNT_OUT_OF_RANGE: Code.OutOfRange,
   NOT_TRIED: Code.Aborted,
+  SERVICE_NOT_FOUND: Code.NotFound,
   FEED_POSITION_LOST: Code.OutOfRange,
   INTERNAL: Code.Internal,
 };

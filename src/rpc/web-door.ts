@@ -7,18 +7,24 @@
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import { setTimeout as delay } from "node:timers/promises";
 import type { DescMethod } from "@bufbuild/protobuf";
-import { createConnectRouter, type HandlerContext, type MethodImpl } from "@connectrpc/connect";
-import type { UniversalHandler, UniversalServerResponse } from "@connectrpc/connect/protocol";
+import { ConnectError, createConnectRouter, type HandlerContext, type MethodImpl } from "@connectrpc/connect";
+import type { UniversalHandler, UniversalServerRequest, UniversalServerResponse } from "@connectrpc/connect/protocol";
+import { errorToJsonBytes } from "@connectrpc/connect/protocol-connect";
 import { compressionGzip, universalRequestFromNodeRequest, universalResponseToNodeResponse } from "@connectrpc/connect-node";
+import { quote } from "../domain/text.ts";
+import { corsHeaders, isPreflight, preflightHeaders } from "./cors.ts";
 import type { Door } from "./grpc-door.ts";
-import { grpcTimeoutMs } from "./grpc-call.ts";
-import { LONGEST_TIMER_MS, type Arrival, type Entries } from "./handlers.ts";
+import { asBinary, isText } from "./grpc-web-text.ts";
+import type { Arrival, Entries } from "./handlers.ts";
+import { tellHttpErrors } from "./http-errors.ts";
 import { jsonReaderOf } from "./json-requests.ts";
-import { errorOfViolations } from "./status.ts";
+import { errorOf, errorOfFailure, errorOfViolations, type Translate } from "./status.ts";
 import type { Listener } from "./listener.ts";
 import { METRICS_TYPE } from "./metrics.ts";
-import { withReason } from "./web-reasons.ts";
-import { webRequestsOf, type WebRequest } from "./web-requests.ts";
+import { cutDeadline, methodsOf, problemOfCall } from "./web-calls.ts";
+import { admitBy, type WebAccess } from "./web-origins.ts";
+import { errorAnswer, withReason } from "./web-reasons.ts";
+import { webRequestsOf } from "./web-requests.ts";
 
 /** What the door needs beside the handlers. */
 export interface WebDoorOptions {
@@ -26,6 +32,9 @@ export interface WebDoorOptions {
   readonly listener: Listener;
   readonly entries: readonly Entries[];
   readonly messageLimit: number;
+  /** Who may call. */
+  readonly access: WebAccess;
+  readonly translate: Translate;
   /** Why this instance isn't ready; undefined if it is. */
   readonly problem: () => string | undefined;
   /** What /metrics answers, in Prometheus's text format. */
@@ -44,15 +53,26 @@ const COMPRESS_MIN_BYTES = 16 * 1024;
 /** Opens the door. */
 export function openWebDoor(options: WebDoorOptions): Door {
   const calls = callsOf(options);
-  const server = createServer((request, response) => {
-    const [path = ""] = (request.url ?? "").split("?", 1);
+  const admit = admitBy(options.access);
+  const answerAdmitted = (path: string, request: IncomingMessage, response: ServerResponse): void => {
     const call = calls.get(path);
     if (call !== undefined) serve(call, request, response, options);
     else if (path === "/healthz" || path === "/readyz") answerHealth(response, options.problem());
     else if (path === "/livez") answer(response, 200, { status: "ALIVE" });
     else if (path === "/metrics") answerMetrics(response, options);
-    else answer(response, 404, { code: "unimplemented", message: `there is nothing at ${path}; a method is at /ledger.v1.LedgerService/GetBalance, say` });
+    else answerError(response, 404, errorOf("UNSUPPORTED", `there is nothing at ${quote(path)}; a method is at /ledger.v1.LedgerService/GetBalance, say`));
+  };
+  // A request without a host would be refused by Node, without a reason.
+  const server = createServer({ requireHostHeader: false }, (request, response) => {
+    response.once("finish", () => discardRest(request, options.messageLimit));
+    const admitted = admit(request);
+    if (admitted instanceof ConnectError) return answerError(response, 403, admitted);
+    for (const [name, value] of Object.entries(corsHeaders(admitted.origin))) response.setHeader(name, value);
+    if (isPreflight(request)) return void response.writeHead(204, preflightHeaders(request)).end();
+    const [path = ""] = (request.url ?? "").split("?", 1);
+    answerAdmitted(path, request, response);
   });
+  tellHttpErrors(server);
   const { listener } = options;
   listener.open((connection) => server.emit("connection", connection));
   // It begins to watch over its connections (those that are slow to say what they want are cut) when it hears that somebody listens.
@@ -64,7 +84,7 @@ export function openWebDoor(options: WebDoorOptions): Door {
 interface Call {
   readonly handler: UniversalHandler;
   /** Makes of a request what the handler takes. */
-  readonly admitted: (request: WebRequest) => WebRequest;
+  readonly admitted: (request: UniversalServerRequest) => UniversalServerRequest;
 }
 
 function callsOf({ entries, messageLimit }: WebDoorOptions): ReadonlyMap<string, Call> {
@@ -113,31 +133,42 @@ function arrivalOf(context: HandlerContext): Arrival {
   };
 }
 
-/** The router would take reads by GET as well, with their requests in the address. */
-const byPostOnly: UniversalServerResponse = { status: 405, header: new Headers({ allow: "POST" }) };
-
 function serve(
-  { handler, admitted }: Call,
+  call: Call,
   request: IncomingMessage,
   response: ServerResponse,
-  { log, messageLimit }: WebDoorOptions,
+  options: WebDoorOptions,
 ): void {
-  response.once("finish", () => discardRest(request, messageLimit));
   const run = async (): Promise<void> => {
     const asked = universalRequestFromNodeRequest(request, response, undefined, undefined);
-    cutDeadline(asked.header);
     // A request that isn't read to its end would be destroyed, and its connection be stuck.
     const body = request.iterator({ destroyOnReturn: false });
     // The router looks at the version for streams in both directions alone, which it would answer with a bare 505; we
     // refuse those with a reason.
-    const answered = request.method === "POST" ? await handler({ ...asked, ...admitted({ header: asked.header, body }), httpVersion: "2.0" }) : byPostOnly;
-    await universalResponseToNodeResponse(await withReason(answered, messageLimit), response);
+    const asking = { ...asked, body, httpVersion: "2.0" };
+    // What was read from the ledger is true now; it isn't to be kept.
+    if (asking.method === "GET") response.setHeader("cache-control", "no-store");
+    const answered = await (isText(asking) ? asBinary(asking, (binary) => answerOf(call, binary, options)) : answerOf(call, asking, options));
+    await universalResponseToNodeResponse(answered, response);
   };
   run().catch((error: unknown) => {
     // A caller that is gone takes no answer: that is nobody's error.
-    if (!request.destroyed && !response.destroyed) log(error);
+    if (!request.destroyed && !response.destroyed) options.log(error);
     response.destroy();
   });
+}
+
+async function answerOf(
+  { handler, admitted }: Call,
+  call: UniversalServerRequest,
+  { messageLimit, translate }: WebDoorOptions,
+): Promise<UniversalServerResponse> {
+  const methods = methodsOf(handler);
+  if (!methods.includes(call.method)) return withReason({ status: 405, header: new Headers({ allow: methods.join(", ") }) }, messageLimit, translate);
+  const problem = problemOfCall(call);
+  if (problem !== undefined) return errorAnswer(call.header.get("content-type") ?? "", problem);
+  cutDeadline(call.header);
+  return withReason(await handler(admitted(call)), messageLimit, translate);
 }
 
 /**
@@ -156,17 +187,6 @@ function discardRest(request: IncomingMessage, messageLimit: number): void {
   read();
 }
 
-/**
- * Connect's router sets a timer for as long as the caller waits: no longer than a timer holds, days beyond our own
- * limit.
- */
-function cutDeadline(header: Headers): void {
-  const [connect = ""] = /^\d{10}$/.exec(header.get("connect-timeout-ms") ?? "") ?? [];
-  if (Number(connect) > LONGEST_TIMER_MS) header.set("connect-timeout-ms", `${LONGEST_TIMER_MS}`);
-  const grpcMs = grpcTimeoutMs(header.get("grpc-timeout") ?? "") ?? 0;
-  if (grpcMs > LONGEST_TIMER_MS) header.set("grpc-timeout", `${Math.floor(LONGEST_TIMER_MS / 1000)}S`);
-}
-
 function answerHealth(response: ServerResponse, problem: string | undefined): void {
   answer(response, problem === undefined ? 200 : 503, problem === undefined ? { status: "SERVING" } : { status: "NOT_SERVING", problem });
 }
@@ -176,7 +196,7 @@ function answerMetrics(response: ServerResponse, { metrics, log }: WebDoorOption
     (text) => response.writeHead(200, { "content-type": METRICS_TYPE }).end(text),
     (error: unknown) => {
       log(error);
-      answer(response, 503, { code: "unavailable", message: "the database can't be asked right now" });
+      answerError(response, 503, errorOfFailure("DATABASE_UNAVAILABLE", error));
     },
   );
 }
@@ -184,6 +204,11 @@ function answerMetrics(response: ServerResponse, { metrics, log }: WebDoorOption
 function answer(response: ServerResponse, status: number, body: Readonly<Record<string, string>>): void {
   response.writeHead(status, { "content-type": "application/json" });
   response.end(`${JSON.stringify(body)}\n`);
+}
+
+function answerError(response: ServerResponse, status: number, error: ConnectError): void {
+  const body = errorToJsonBytes(error, undefined);
+  response.writeHead(status, { "content-type": "application/json", "content-length": body.byteLength }).end(body);
 }
 
 async function close(server: Server, listener: Listener, left: Promise<void>): Promise<void> {

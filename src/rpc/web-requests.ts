@@ -2,16 +2,11 @@
 // and looked at for too much. The router would build a message of whatever has come, and then look at it.
 
 import type { DescMethod } from "@bufbuild/protobuf";
+import type { UniversalServerRequest } from "@connectrpc/connect/protocol";
 import { decompressed, tooLarge } from "./compression.ts";
 import { admissionOf } from "./decoder.ts";
 import { MessageReader, prefixed } from "./grpc-messages.ts";
 import { mostBytes, mostJsonBytes } from "./request-bounds.ts";
-
-/** A request as it has come. */
-export interface WebRequest {
-  readonly header: Headers;
-  readonly body: AsyncIterable<Uint8Array>;
-}
 
 type Admit = (message: Uint8Array) => void;
 
@@ -20,27 +15,44 @@ const admitAny: Admit = () => undefined;
 
 /** The header that tells how a body, or the messages in it, are encoded. */
 const encodingHeaders: readonly (readonly [type: RegExp, header: string])[] = [
-  [/^application\/grpc/, "grpc-encoding"],
-  [/^application\/connect\+/, "connect-content-encoding"],
+  [/^application\/grpc/i, "grpc-encoding"],
+  [/^application\/connect\+/i, "connect-content-encoding"],
   [/^/, "content-encoding"],
 ];
 
 /** What gives requests of a method to the router, of at most so many bytes for each message. */
-export function webRequestsOf({ input }: DescMethod, messageLimit: number): (request: WebRequest) => WebRequest {
+export function webRequestsOf({ input }: DescMethod, messageLimit: number): (request: UniversalServerRequest) => UniversalServerRequest {
   const admit = admissionOf(input);
   const limits = { json: Math.min(messageLimit, mostJsonBytes(input)), proto: Math.min(messageLimit, mostBytes(input)) };
-  return ({ header, body }) => {
+  return (given) => {
+    const request = given.method === "GET" ? asPost(given) : given;
+    const header = new Headers(request.header);
     const type = header.get("content-type") ?? "";
-    const isJson = /\bjson\b/.test(type);
+    const isJson = /\bjson\b/i.test(type);
     const limit = isJson ? limits.json : limits.proto;
     const encodingHeader = encodingHeaders.find(([pattern]) => pattern.test(type))?.[1] ?? "content-encoding";
-    const encoding = header.get(encodingHeader) ?? "identity";
-    const plain = new Headers(header);
-    plain.delete(encodingHeader);
-    plain.delete("content-length");
+    const encoding = header.get(encodingHeader) || "identity";
+    header.delete(encodingHeader);
+    header.delete("content-length");
     const read = encodingHeader === "content-encoding" ? wholeOf : messagesOf;
-    return { header: plain, body: read(body, encoding, limit, isJson ? admitAny : admit) };
+    const body = request.body as AsyncIterable<Uint8Array>;
+    return { ...request, header, body: read(body, encoding, limit, isJson ? admitAny : admit) };
   };
+}
+
+/** Connect's GET as the POST that it stands for: its query has been looked at. */
+function asPost(request: UniversalServerRequest): UniversalServerRequest {
+  const { searchParams: query } = new URL(request.url);
+  const message = query.get("message") ?? "";
+  const header = new Headers(request.header);
+  header.set("content-type", `application/${query.get("encoding")}`);
+  header.set("content-encoding", query.get("compression") ?? "identity");
+  const bytes = Buffer.from(message, query.get("base64") === "1" ? "base64url" : "utf8");
+  return { ...request, method: "POST", header, body: once(bytes) };
+}
+
+async function* once(bytes: Uint8Array): AsyncGenerator<Uint8Array> {
+  yield await Promise.resolve(bytes);
 }
 
 /** A body that is one message. */

@@ -138,7 +138,8 @@ describe("by curl with JSON", () => {
     ["a call with another content type", "POST", "text/plain", "GetBalance", 415, "application/json"],
     ["a stream with the content type of a call", "POST", "application/json", "WatchTransactions", 415, "application/connect+json"],
     ["a browser's GET", "GET", undefined, "TopUp", 405, "by POST"],
-    ["a GET of what only reads", "GET", undefined, "GetBalance?connect=v1&encoding=json&message=%7B%22user_id%22%3A5%7D", 405, "by POST"],
+    ["a GET of what writes", "GET", undefined, "TopUp?connect=v1&encoding=json&message=%7B%22user_id%22%3A5%7D", 405, "by POST"],
+    ["a GET of a stream", "GET", undefined, "WatchTransactions?connect=v1&encoding=json&message=%7B%7D", 405, "by POST"],
   ])("%s is told what to send", async (_name, method, type, call, status, told) => {
     const headers = type === undefined ? {} : { "content-type": type };
     const response = await fetch(`http://${service.httpAddress}/ledger.v1.LedgerService/${call}`, { method, headers, ...(method === "POST" ? { body: "{}" } : {}) });

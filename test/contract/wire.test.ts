@@ -138,8 +138,8 @@ describe("a request is refused", () => {
 
   test("whose encoding nobody knows, and it is told which are", async () => {
     const message = expect.stringContaining("identity,gzip,deflate") as string;
-    expect(await send(framed(request(), true), { "grpc-encoding": "brotli" })).toMatchObject({ code: Code.Unimplemented, message });
-    expect(await send(framed(request(), true))).toMatchObject({ code: Code.Unimplemented, message });
+    expect(await send(framed(request(), true), { "grpc-encoding": "brotli" })).toMatchObject({ code: Code.Unimplemented, reason: "UNSUPPORTED", message });
+    expect(await send(framed(request(), true))).toMatchObject({ code: Code.Unimplemented, reason: "UNSUPPORTED", message });
   });
 
   test("that says it is compressed and isn't", async () => {
@@ -210,7 +210,7 @@ describe("a request is refused", () => {
 
   test("where there is no such method, and where there is no such service", async () => {
     for (const path of ["/ledger.v1.LedgerService/Nothing", "/nothing.v1.Nothing/Nothing", "/"]) {
-      expect(await send(framed(request()), {}, path)).toMatchObject({ code: Code.Unimplemented });
+      expect(await send(framed(request()), {}, path)).toMatchObject({ code: Code.Unimplemented, reason: "UNSUPPORTED" });
     }
   });
 });
