@@ -13,6 +13,10 @@ type Last = WeakMap<object, { readonly request: IncomingMessage; readonly respon
 export function tellHttpErrors(server: Server): void {
   const last: Last = new WeakMap();
   server.on("request", (request, response) => last.set(request.socket, { request, response }));
+  server.on("checkExpectation", (_request, response: ServerResponse) => {
+    const body = errorToJsonBytes(errorOf("UNSUPPORTED", "nothing can be expected here but 100-continue"), undefined);
+    response.writeHead(417, { "content-type": "application/json", "content-length": body.byteLength }).end(body);
+  });
   server.on("clientError", (error: NodeJS.ErrnoException, socket: Socket) => {
     if (socket.writable && mayStillAnswer(socket, last)) socket.write(answerTo(error.code ?? ""));
     socket.destroySoon();

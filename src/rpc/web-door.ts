@@ -100,7 +100,9 @@ function callsOf({ entries, messageLimit }: WebDoorOptions): ReadonlyMap<string,
     for (const [name, handler] of [...answered, ...refused]) {
       const method = service.method[name];
       if (method === undefined) throw new Error(`${service.typeName} has no method ${name}`);
-      router.rpc(method, handler as MethodImpl<DescMethod>, { jsonOptions: jsonOptionsOf(method) });
+      // Where a method has options of its own, the router forgets which protocols it was told to leave out.
+      const own = { grpc: false, jsonOptions: jsonOptionsOf(method) };
+      router.rpc(method, handler as MethodImpl<DescMethod>, own);
     }
   }
   return new Map(
