@@ -96,8 +96,8 @@ test("a large message of Connect's stream is compressed, and a small one isn't",
   const large = await post(WATCH_JOBS, headers, framed(`{"job_id":${job?.id ?? 0n}}`));
   expect([large.headers["connect-content-encoding"], first(large.body).isCompressed]).toEqual(["gzip", true]);
   expect(gunzipSync(first(large.body).message).toString()).toContain("so much of it");
-  const small = await post(WATCH_TRANSACTIONS, headers, framed('{"user_id":5}'));
-  expect(first(small.body).isCompressed).toBe(false);
+  const little = await post(WATCH_TRANSACTIONS, headers, framed('{"user_id":5}'));
+  expect(first(little.body).isCompressed).toBe(false);
 });
 
 test("gRPC answers as it is, whatever its caller accepts", async () => {

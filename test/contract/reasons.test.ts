@@ -166,8 +166,11 @@ describe("what Node itself would end a connection for", () => {
     tellHttpErrors(server);
     server.listen(0, "127.0.0.1");
     await once(server, "listening");
-    const answer = await sendBytes(`127.0.0.1:${(server.address() as AddressInfo).port}`, "GET / HTTP/1.1\r\nhost: a\r\n\r\nnonsense\r\n\r\n");
-    expect(answer.status, "nothing was answered").toBeNaN();
+    const address = `127.0.0.1:${(server.address() as AddressInfo).port}`;
+    const whole = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+    const broken = "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n";
+    for (const rest of ["nonsense\r\n\r\n", broken])
+      expect((await sendBytes(address, whole + rest)).status, "nothing was answered").toBeNaN();
   });
 });
 
