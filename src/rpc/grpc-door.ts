@@ -146,7 +146,8 @@ function refuseByHttp(stream: ServerHttp2Stream, headers: OutgoingHttpHeaders, w
 }
 
 function errorOfMethod(path: string): ConnectError {
-  return errorOf("UNSUPPORTED", `there is no method ${quote(path)}; grpcurl's "list" and "describe" tell which there are`);
+  const remedy = 'grpcurl\'s "list" and "describe" tell which there are';
+  return errorOf("UNSUPPORTED", `there is no method ${quote(path)}; ${remedy}`);
 }
 
 /** A service's methods by their paths. */

@@ -51,7 +51,10 @@ function answerTo(code: string): Buffer {
 function meaningOf(code: string) {
   switch (code) {
     case "HPE_HEADER_OVERFLOW":
-      return { status: 431, error: errorOf("MESSAGE_TOO_LARGE", "the address and the headers are larger than this port takes") };
+      return {
+        status: 431,
+        error: errorOf("MESSAGE_TOO_LARGE", "the address and the headers are larger than this port takes"),
+      };
     case "ERR_HTTP_REQUEST_TIMEOUT":
       return { status: 408, error: errorOfFailure("DEADLINE_PASSED", undefined) };
     default:

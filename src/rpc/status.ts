@@ -100,8 +100,8 @@ const MOST_VALUE = 150;
 
 /** The error of a call, with its ErrorInfo. */
 export function errorOf(reason: Reason, message: string, metadata: Metadata = {}, cause?: unknown): ConnectError {
-  const parts = Object.entries(metadata).map(([name, value]) => [name, firstOf(value, MOST_VALUE).toWellFormed()] as const);
-  const told = Object.fromEntries(parts);
+  const shown = (value: string): string => firstOf(value, MOST_VALUE).toWellFormed();
+  const told = Object.fromEntries(Object.entries(metadata).map(([name, value]) => [name, shown(value)] as const));
   const info = { desc: ErrorInfoSchema, value: { reason, domain: "ledgerd", metadata: told } };
   const retryMs = retryAfterMs[reason];
   const retry = retryMs === undefined ? [] : [{ desc: RetryInfoSchema, value: { retryDelay: { seconds: 0n, nanos: retryMs * 1_000_000 } } }];
