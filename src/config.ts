@@ -102,19 +102,23 @@ const databaseUrl = z.string().superRefine((text, context) => {
 const webHost = /^([a-z0-9_-]+(\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\])(:\d{1,5})?$/;
 
 /** `ledger.internal,ledger.example.com:8443`: names, each with or without a port. */
-const webHosts = list("names with or without a port, such as ledger.internal,ledger.example.com:8443", (name) => webHost.test(name));
+const webHosts = itemsOf(
+  "names with or without a port, such as ledger.internal,ledger.example.com:8443",
+  (name) => webHost.test(name),
+);
 
 /** `https://app.example.com`: what browsers send as `Origin`. */
-const webOrigins = list(
+const webOrigins = itemsOf(
   "origins as browsers send them, such as https://app.example.com,http://localhost:3000",
   (origin) => /^https?:[^*]*$/.test(origin) && URL.parse(origin)?.origin === origin,
 );
 
 /** Items between commas, in lower case, as browsers send them; spaces around them don't count. */
-function list(wanted: string, isRight: (item: string) => boolean) {
+function itemsOf(wanted: string, isRight: (item: string) => boolean) {
   return z
     .string()
-    .transform((text): readonly string[] => (text === "" ? [] : text.split(",").map((item) => item.trim().toLowerCase())))
+    .transform((text): readonly string[] => (text === "" ? [] : text.toLowerCase().split(",")))
+    .transform((items) => items.map((item) => item.trim()))
     .refine((items) => items.every(isRight), `must be ${wanted}`);
 }
 
@@ -158,7 +162,9 @@ const environment = z.object({
     ),
   LEDGERD_WEB_ORIGINS: webOrigins
     .prefault("")
-    .describe("Origins whose pages may call the web port from a browser: `https://app.example.com`. [Browsers](docs/browsers.md)"),
+    .describe(
+      "Origins whose pages may call the web port from a browser: `https://app.example.com`. [Browsers](docs/browsers.md)",
+    ),
   LEDGERD_WORKERS: workers
     .optional()
     .describe("Processes that take calls, 1 to 64; `--workers` says the same, and wins. Without it: one for each core"),

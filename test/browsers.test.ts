@@ -27,7 +27,9 @@ const told = Promise.withResolvers<Readonly<Record<string, Readonly<Record<strin
 beforeAll(async () => {
   page = createServer((request, response) => {
     if (request.method === "POST") void textOf(request).then((body) => told.resolve(JSON.parse(body) as never));
-    response.writeHead(200, { "content-type": "text/html" }).end(`<!doctype html><script>(${script})(${targets()})</script>`);
+    response
+      .writeHead(200, { "content-type": "text/html" })
+      .end(`<!doctype html><script>(${script})(${targets()})</script>`);
   });
   page.listen(0, "127.0.0.1");
   await once(page, "listening");
@@ -64,17 +66,27 @@ const script = String(async (bases: Record<string, string>) => {
   const balanceOf = ({ balance }: { balance: { balance: { amount: string } } }) => balance.balance.amount;
   const ways: Record<string, (base: string) => Promise<unknown>> = {
     connect: async (base) => {
-      const headers = { "content-type": "application/json", "connect-protocol-version": "1", "connect-timeout-ms": "9000" };
+      const headers = {
+        "content-type": "application/json",
+        "connect-protocol-version": "1",
+        "connect-timeout-ms": "9000",
+      };
       const response = await fetch(base + call, { method: "POST", headers, body: '{"userId":5}' });
       return balanceOf((await response.json()) as never);
     },
     get: async (base) => {
-      const response = await fetch(`${base + call}?connect=v1&encoding=json&message=${encodeURIComponent('{"userId":5}')}`);
+      const response = await fetch(
+        `${base + call}?connect=v1&encoding=json&message=${encodeURIComponent('{"userId":5}')}`,
+      );
       return balanceOf((await response.json()) as never);
     },
     grpcWeb: async (base) => {
       const headers = { "content-type": "application/grpc-web+proto", "x-grpc-web": "1", "grpc-timeout": "9S" };
-      const response = await fetch(base + call, { method: "POST", headers, body: new Uint8Array([0, 0, 0, 0, 2, 8, 5]) });
+      const response = await fetch(base + call, {
+        method: "POST",
+        headers,
+        body: new Uint8Array([0, 0, 0, 0, 2, 8, 5]),
+      });
       const text = new TextDecoder("latin1").decode(await response.arrayBuffer());
       return [/\d\.\d\d/.exec(text)?.[0], /grpc-status: (\d+)/.exec(text)?.[1]];
     },

@@ -161,7 +161,8 @@ function callOptions({ messageLimit, translate }: GrpcDoorOptions, most: number)
 }
 
 function errorOfMethod(path: string): ConnectError {
-  return errorOf("UNSUPPORTED", `there is no method ${quote(path)}; grpcurl's "list" and "describe" tell which there are`);
+  const remedy = 'grpcurl\'s "list" and "describe" tell which there are';
+  return errorOf("UNSUPPORTED", `there is no method ${quote(path)}; ${remedy}`);
 }
 
 /** A service's methods by their paths. */

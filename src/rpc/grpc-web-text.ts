@@ -24,7 +24,7 @@ export async function asBinary(
   if (!type.startsWith("application/grpc-web") || answered.body === undefined) return answered;
   const headers = new Headers(answered.header);
   headers.set("content-type", type.replace("application/grpc-web", "application/grpc-web-text"));
-  return { ...answered, header: headers, body: encoded(answered.body as AsyncIterable<Uint8Array>) };
+  return { ...answered, header: headers, body: encoded(answered.body) };
 }
 
 /** Base64 in pieces of any length; each message may be padded by itself. */

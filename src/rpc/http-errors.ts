@@ -1,24 +1,28 @@
 // What Node finds wrong with HTTP itself, before there is a request: it would answer by a bare status, and the
 // connection ends.
 
-import { STATUS_CODES, type IncomingMessage, type Server, type ServerResponse } from "node:http";
+import { STATUS_CODES, type Server, type ServerResponse } from "node:http";
 import type { Socket } from "node:net";
 import { errorToJsonBytes } from "@connectrpc/connect/protocol-connect";
 import { errorOf, errorOfFailure, errorOfViolations } from "./status.ts";
 
-/** What the last request of a connection was, and its answer. */
-type Last = WeakMap<object, { readonly request: IncomingMessage; readonly response: ServerResponse }>;
+/** The answers that a connection still owes. */
+type Owed = WeakMap<object, Set<ServerResponse>>;
 
 /** Has a server say why it ends a connection. */
 export function tellHttpErrors(server: Server): void {
-  const last: Last = new WeakMap();
-  server.on("request", (request, response) => last.set(request.socket, { request, response }));
+  const owed: Owed = new WeakMap();
+  server.on("request", ({ socket }, response) => {
+    const answers = owed.get(socket) ?? new Set();
+    owed.set(socket, answers.add(response));
+    response.once("close", () => answers.delete(response));
+  });
   server.on("checkExpectation", (_request, response: ServerResponse) => {
     const body = errorToJsonBytes(errorOf("UNSUPPORTED", "nothing can be expected here but 100-continue"), undefined);
     response.writeHead(417, { "content-type": "application/json", "content-length": body.byteLength }).end(body);
   });
   server.on("clientError", (error: NodeJS.ErrnoException, socket: Socket) => {
-    if (socket.writable && mayStillAnswer(socket, last)) socket.write(answerTo(error.code ?? ""));
+    if (socket.writable && mayStillAnswer(owed.get(socket) ?? new Set())) socket.write(answerTo(error.code ?? ""));
     socket.destroySoon();
   });
 }
@@ -27,10 +31,9 @@ export function tellHttpErrors(server: Server): void {
  * A caller whose request has come takes the next answer for that request's, and one that has begun can't be taken back:
  * then nothing is said.
  */
-function mayStillAnswer(socket: Socket, last: Last): boolean {
-  const { request, response } = last.get(socket) ?? {};
-  if (request === undefined || response === undefined || response.writableFinished) return true;
-  return !request.complete && !response.headersSent;
+function mayStillAnswer(owed: ReadonlySet<ServerResponse>): boolean {
+  const [first, ...others] = owed;
+  return others.length === 0 && (first === undefined || (!first.req.complete && !first.headersSent));
 }
 
 function answerTo(code: string): Buffer {
@@ -48,7 +51,10 @@ function answerTo(code: string): Buffer {
 function meaningOf(code: string) {
   switch (code) {
     case "HPE_HEADER_OVERFLOW":
-      return { status: 431, error: errorOf("MESSAGE_TOO_LARGE", "the address and the headers are larger than this port takes") };
+      return {
+        status: 431,
+        error: errorOf("MESSAGE_TOO_LARGE", "the address and the headers are larger than this port takes"),
+      };
     case "ERR_HTTP_REQUEST_TIMEOUT":
       return { status: 408, error: errorOfFailure("DEADLINE_PASSED", undefined) };
     default:

@@ -84,7 +84,8 @@ function read(method: Method, bytes: Buffer): unknown {
 
 /** Their own errors are few: a name that they don't know, which they repeat. */
 function errorOfStandard({ details, code }: grpc.StatusObject): ConnectError {
-  if (code === Number(Code.NotFound)) return errorOf("SERVICE_NOT_FOUND", details);
+  const [standard, notFound]: readonly number[] = [code, Code.NotFound];
+  if (standard === notFound) return errorOf("SERVICE_NOT_FOUND", details);
   throw new Error(`a standard service failed with ${code}: ${details}`);
 }
 

@@ -8,6 +8,7 @@ import type { Failure, FailureReason } from "../domain/failure.ts";
 import { isoTime } from "../domain/moment.ts";
 import { formatAmount, type Money } from "../domain/money.ts";
 import type { Refusal } from "../domain/refusal.ts";
+import { firstOf } from "../domain/text.ts";
 import { BadRequestSchema, ErrorInfoSchema, RetryInfoSchema } from "../gen/google/rpc/error_details_pb.ts";
 import { ErrorReason, RefusalSchema, type Refusal as RefusalMessage } from "../gen/ledger/v1/errors_pb.ts";
 
@@ -94,13 +95,13 @@ const failureTexts: Readonly<Record<FailureReason, string>> = {
   NOT_TRIED: "an earlier write of this batch or stream that shares a user with it has no outcome; nothing was changed, retry both in their order, with the same keys",
 };
 
-/** Of a value in an error's metadata: all that callers may choose is shorter. */
-const MOST_VALUE_BYTES = 600;
+/** Of a value in an error's metadata, in characters: all that callers may choose is shorter. */
+const MOST_VALUE = 150;
 
 /** The error of a call, with its ErrorInfo. */
 export function errorOf(reason: Reason, message: string, metadata: Metadata = {}, cause?: unknown): ConnectError {
-  const parts = Object.entries(metadata).map(([name, value]) => [name, cutTo(MOST_VALUE_BYTES, value)] as const);
-  const told = Object.fromEntries(parts);
+  const shown = (value: string): string => firstOf(value, MOST_VALUE).toWellFormed();
+  const told = Object.fromEntries(Object.entries(metadata).map(([name, value]) => [name, shown(value)] as const));
   const info = { desc: ErrorInfoSchema, value: { reason, domain: "ledgerd", metadata: told } };
   const retryMs = retryAfterMs[reason];
   const retry = retryMs === undefined ? [] : [{ desc: RetryInfoSchema, value: { retryDelay: { seconds: 0n, nanos: retryMs * 1_000_000 } } }];

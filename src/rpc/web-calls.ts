@@ -11,7 +11,10 @@ import { errorOf, errorOfViolations } from "./status.ts";
 
 type Call = Pick<UniversalServerRequest, "header" | "method" | "url">;
 
-/** The methods of HTTP by which a call may come: one that only reads takes Connect's GET too, with its request in the address. */
+/**
+ * The methods of HTTP by which a call may come: one that only reads takes Connect's GET too, with its request in the
+ * address.
+ */
 export function methodsOf({ method }: Pick<UniversalHandler, "method">): readonly string[] {
   const reads = method.methodKind === "unary" && method.idempotency === Idempotency.NO_SIDE_EFFECTS;
   return reads ? ["GET", "POST"] : ["POST"];
@@ -34,7 +37,8 @@ export function problemOfCall(call: Call): ConnectError | undefined {
  * limit.
  */
 export function cutDeadline(header: Headers): void {
-  if (Number(header.get(CONNECT_TIMEOUT.name)) > LONGEST_TIMER_MS) header.set(CONNECT_TIMEOUT.name, `${LONGEST_TIMER_MS}`);
+  if (Number(header.get(CONNECT_TIMEOUT.name)) > LONGEST_TIMER_MS)
+    header.set(CONNECT_TIMEOUT.name, `${LONGEST_TIMER_MS}`);
   const grpcMs = grpcTimeoutMs(header.get(GRPC_TIMEOUT.name) ?? "") ?? 0;
   if (grpcMs > LONGEST_TIMER_MS) header.set(GRPC_TIMEOUT.name, `${Math.floor(LONGEST_TIMER_MS / 1000)}S`);
 }
@@ -59,7 +63,9 @@ function problemOfHeaders(header: Headers, encoding: string, timeout: Written): 
 
 function problemOfTimeout(header: Headers, { name, right, as }: Written): ConnectError | undefined {
   const given = header.get(name);
-  return given === null || right.test(given) ? undefined : malformed(`the header ${name} must be ${as}, not ${quote(given)}`);
+  return given === null || right.test(given)
+    ? undefined
+    : malformed(`the header ${name} must be ${as}, not ${quote(given)}`);
 }
 
 function problemOfEncoding(given: string | null): ConnectError | undefined {

@@ -50,6 +50,8 @@ const LARGEST_REST = 8;
 /** Compressing less than this costs more than it saves. */
 const COMPRESS_MIN_BYTES = 16 * 1024;
 
+const WHERE = "a method is at /ledger.v1.LedgerService/GetBalance, say";
+
 /** Opens the door. */
 export function openWebDoor(options: WebDoorOptions): Door {
   const calls = callsOf(options);
@@ -60,7 +62,7 @@ export function openWebDoor(options: WebDoorOptions): Door {
     else if (path === "/healthz" || path === "/readyz") answerHealth(response, options.problem());
     else if (path === "/livez") answer(response, 200, { status: "ALIVE" });
     else if (path === "/metrics") answerMetrics(response, options);
-    else answerError(response, 404, errorOf("UNSUPPORTED", `there is nothing at ${quote(path)}; a method is at /ledger.v1.LedgerService/GetBalance, say`));
+    else answerError(response, 404, errorOf("UNSUPPORTED", `there is nothing at ${quote(path)}; ${WHERE}`));
   };
   // A request without a host would be refused by Node, without a reason.
   const server = createServer({ requireHostHeader: false }, (request, response) => {
@@ -150,8 +152,9 @@ function serve(
     const asking = { ...asked, body, httpVersion: "2.0" };
     // What was read from the ledger is true now; it isn't to be kept.
     if (asking.method === "GET") response.setHeader("cache-control", "no-store");
-    const answered = await (isText(asking) ? asBinary(asking, (binary) => answerOf(call, binary, options)) : answerOf(call, asking, options));
-    await universalResponseToNodeResponse(answered, response);
+    const answerTo = (one: UniversalServerRequest) => answerOf(call, one, options);
+    const answered = isText(asking) ? asBinary(asking, answerTo) : answerTo(asking);
+    await universalResponseToNodeResponse(await answered, response);
   };
   run().catch((error: unknown) => {
     // A caller that is gone takes no answer: that is nobody's error.
@@ -166,7 +169,10 @@ async function answerOf(
   { messageLimit, translate }: WebDoorOptions,
 ): Promise<UniversalServerResponse> {
   const methods = methodsOf(handler);
-  if (!methods.includes(call.method)) return withReason({ status: 405, header: new Headers({ allow: methods.join(", ") }) }, messageLimit, translate);
+  if (!methods.includes(call.method)) {
+    const header = new Headers({ allow: methods.join(", ") });
+    return withReason({ status: 405, header }, messageLimit, translate);
+  }
   const problem = problemOfCall(call);
   if (problem !== undefined) return errorAnswer(call.header.get("content-type") ?? "", problem);
   cutDeadline(call.header);

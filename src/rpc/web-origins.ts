@@ -40,12 +40,14 @@ export function admitBy(access: WebAccess): Admit {
   return (request) => {
     const host = hostOf(request);
     if (typeof host !== "string") return host;
-    if (!isOurs(host, hosts)) return errorOf("NOT_ADMITTED", `${quote(host)} is none of the names of this port: ${HOSTS}`);
+    if (!isOurs(host, hosts))
+      return errorOf("NOT_ADMITTED", `${quote(host)} is none of the names of this port: ${HOSTS}`);
     const { origin, "sec-fetch-site": site = "none" } = request.headers;
     if (origin !== undefined && origins.has(origin)) return { origin };
     const isForeign = origin !== undefined && origin !== `http://${host}` && origin !== `https://${host}`;
     if (isForeign) return errorOf("NOT_ADMITTED", `pages of ${quote(origin)} may not call here: ${ORIGINS}`);
-    if (site !== "none" && site !== "same-origin") return errorOf("NOT_ADMITTED", `a page elsewhere sent this: ${ORIGINS}`);
+    if (site !== "none" && site !== "same-origin")
+      return errorOf("NOT_ADMITTED", `a page elsewhere sent this: ${ORIGINS}`);
     return { origin: undefined };
   };
 }
@@ -57,7 +59,8 @@ const ORIGINS = "if they are yours, list their origin in the setting LEDGERD_WEB
 function hostOf({ headersDistinct }: IncomingMessage): string | ConnectError {
   const hosts = headersDistinct["host"] ?? [];
   const [host = ""] = hosts;
-  if (hosts.length !== 1) return errorOf("NOT_ADMITTED", `a request must have the header Host once, not ${hosts.length} times`);
+  if (hosts.length !== 1)
+    return errorOf("NOT_ADMITTED", `a request must have the header Host once, not ${hosts.length} times`);
   return host.toLowerCase();
 }
 

@@ -24,8 +24,10 @@ export async function withReason(
   if (status in misaddressed) return answerOf(status, header, errorOfViolations([{ field: "", description: misaddressed[status] ?? "" }]));
   if (body === undefined || body === null || !(Symbol.asyncIterator in body)) return response;
   const type = header?.get("content-type") ?? "";
-  if (type.startsWith("application/grpc-web")) return { ...response, body: mapLast(body, trailerFlag, (last) => grpcWebEnd(last, reasonOf)) };
-  if (type.startsWith("application/connect+")) return { ...response, body: mapLast(body, endStreamFlag, (last) => connectEnd(last, reasonOf)) };
+  if (type.startsWith("application/grpc-web"))
+    return { ...response, body: mapLast(body, trailerFlag, (last) => grpcWebEnd(last, reasonOf)) };
+  if (type.startsWith("application/connect+"))
+    return { ...response, body: mapLast(body, endStreamFlag, (last) => connectEnd(last, reasonOf)) };
   if (status < 400) return response;
   const bytes = await readAllBytes(body, ERROR_LIMIT_BYTES);
   const error = reasonOf(errorFromJsonBytes(bytes, undefined, new ConnectError("unreadable", Code.Internal)));
@@ -41,7 +43,8 @@ export function errorAnswer(type: string, error: ConnectError): UniversalServerR
   }
   const [, encoding] = /^application\/connect\+(json|proto)/i.exec(type) ?? [];
   if (encoding === undefined) return answerOf(codeToHttpStatus(error.code), undefined, error);
-  return inEnvelope(`application/connect+${encoding.toLowerCase()}`, endStreamFlag, endStreamBytes(new Headers(), error));
+  const last = endStreamBytes(new Headers(), error);
+  return inEnvelope(`application/connect+${encoding.toLowerCase()}`, endStreamFlag, last);
 }
 
 /** What Connect's router refuses before it knows in which format to say so; we say it in JSON. */

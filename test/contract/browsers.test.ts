@@ -35,12 +35,26 @@ const call = (service: TestService, ...headers: readonly string[]) =>
 const get = (service: TestService, path: string, ...headers: readonly string[]) =>
   sendBytes(service.httpAddress, `GET ${path} HTTP/1.1\r\n${[...headers, "connection: close"].join("\r\n")}\r\n\r\n`);
 
+const preflight = (service: TestService, ...headers: readonly string[]) => {
+  const lines = [...headers, "access-control-request-method: POST", "connection: close"];
+  return sendBytes(service.httpAddress, `OPTIONS ${GET_BALANCE} HTTP/1.1\r\n${lines.join("\r\n")}\r\n\r\n`);
+};
+
 const NOT_ADMITTED = { code: Code.PermissionDenied, reason: "NOT_ADMITTED" };
 
 describe("the name by which the web port is called", () => {
-  test.each(["127.0.0.1", "127.0.0.1:1", "10.1.2.3:8080", "[::1]", "[fe80::1]:8080", "localhost", "LocalHost:99", "localhost.", "a.localhost:1"])(
-    "is taken without configuration if it is an IP address, or one of the loopback: %s",
-    async (host) => expect(await call(closed, `host: ${host}`)).toMatchObject({ status: 200 }),
+  test.each([
+    "127.0.0.1",
+    "127.0.0.1:1",
+    "10.1.2.3:8080",
+    "[::1]",
+    "[fe80::1]:8080",
+    "localhost",
+    "LocalHost:99",
+    "localhost.",
+    "a.localhost:1",
+  ])("is taken without configuration if it is an IP address, or one of the loopback: %s", async (host) =>
+    expect(await call(closed, `host: ${host}`)).toMatchObject({ status: 200 }),
   );
 
   test.each([
@@ -57,7 +71,10 @@ describe("the name by which the web port is called", () => {
     "",
   ])("is refused else: %j", async (host) => {
     const { status, body } = await call(closed, `host: ${host}`);
-    expect([status, refusalIn(body)]).toMatchObject([403, { ...NOT_ADMITTED, message: expect.stringContaining("LEDGERD_WEB_HOSTS") as string }]);
+    expect([status, refusalIn(body)]).toMatchObject([
+      403,
+      { ...NOT_ADMITTED, message: expect.stringContaining("LEDGERD_WEB_HOSTS") as string },
+    ]);
   });
 
   test.each(["ledger.internal", "ledger.internal:8080", "Ledger.Internal.", "ledger.example.com:8443"])(
@@ -77,10 +94,15 @@ describe("the name by which the web port is called", () => {
     }
   });
 
-  test.each(["/metrics", "/livez", "/readyz", "/healthz", "/", READ])("counts whatever is asked for: %s", async (path) => {
-    expect(await get(closed, path, "host: evil.example")).toMatchObject({ status: 403 });
-    expect((await get(closed, path, "host: 10.1.2.3:8080")).status, "as probes of Kubernetes call").toBe(path === "/" ? 404 : 200);
-  });
+  test.each(["/metrics", "/livez", "/readyz", "/healthz", "/", READ])(
+    "counts whatever is asked for: %s",
+    async (path) => {
+      expect(await get(closed, path, "host: evil.example")).toMatchObject({ status: 403 });
+      expect((await get(closed, path, "host: 10.1.2.3:8080")).status, "as probes of Kubernetes call").toBe(
+        path === "/" ? 404 : 200,
+      );
+    },
+  );
 });
 
 describe("a page elsewhere", () => {
@@ -104,10 +126,13 @@ describe("a page elsewhere", () => {
       await sendBytes(open.httpAddress, postOf("/ledger.v1.LedgerService/TopUp", "{}", ...own)),
       await get(open, READ, ...own),
       await get(open, "/metrics", ...own),
-      await sendBytes(open.httpAddress, `OPTIONS ${GET_BALANCE} HTTP/1.1\r\n${[...own, "access-control-request-method: POST", "connection: close"].join("\r\n")}\r\n\r\n`),
+      await preflight(open, ...own),
     ];
     for (const { status, headers: told, body } of answers) {
-      expect([status, refusalIn(body)]).toMatchObject([403, { ...NOT_ADMITTED, message: expect.stringContaining("LEDGERD_WEB_ORIGINS") as string }]);
+      expect([status, refusalIn(body)]).toMatchObject([
+        403,
+        { ...NOT_ADMITTED, message: expect.stringContaining("LEDGERD_WEB_ORIGINS") as string },
+      ]);
       expect([...told.keys()].filter((name) => name.startsWith("access-control-"))).toEqual([]);
     }
   });
@@ -133,18 +158,32 @@ describe("a page elsewhere", () => {
   });
 
   test("that a setting lists is told what it may send", async () => {
-    const asks = ["host: localhost", `origin: ${APP}`, "access-control-request-method: POST", "access-control-request-headers: content-type,connect-protocol-version"];
-    const ask = (...more: readonly string[]) =>
-      sendBytes(open.httpAddress, `OPTIONS ${GET_BALANCE} HTTP/1.1\r\n${[...asks, ...more, "connection: close"].join("\r\n")}\r\n\r\n`);
+    const asks = [
+      "host: localhost",
+      `origin: ${APP}`,
+      "access-control-request-headers: content-type,connect-protocol-version",
+    ];
+    const ask = (...more: readonly string[]) => preflight(open, ...asks, ...more);
     const { status, headers } = await ask();
     expect(status).toBe(204);
     expect(headers.get("access-control-allow-origin")).toBe(APP);
     expect(headers.get("access-control-allow-methods")).toBe("POST, GET");
     expect(Number(headers.get("access-control-max-age"))).toBeGreaterThan(0);
     const allowed = headers.get("access-control-allow-headers")?.toLowerCase().split(", ");
-    expect(allowed).toEqual(expect.arrayContaining(["content-type", "connect-protocol-version", "connect-timeout-ms", "x-grpc-web", "grpc-timeout", "traceparent"]));
+    expect(allowed).toEqual(
+      expect.arrayContaining([
+        "content-type",
+        "connect-protocol-version",
+        "connect-timeout-ms",
+        "x-grpc-web",
+        "grpc-timeout",
+        "traceparent",
+      ]),
+    );
     expect(headers.get("access-control-allow-private-network")).toBeNull();
-    expect((await ask("access-control-request-private-network: true")).headers.get("access-control-allow-private-network")).toBe("true");
+    expect(
+      (await ask("access-control-request-private-network: true")).headers.get("access-control-allow-private-network"),
+    ).toBe("true");
   });
 });
 

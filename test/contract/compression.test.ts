@@ -27,7 +27,10 @@ beforeAll(async () => {
   service = await serve(database.url, { LEDGERD_STREAM_MAX_AGE: "1s" });
   const description = "so much for each of them, ".repeat(30);
   const writes = Array.from({ length: 100 }, (_, index) => ({
-    write: { case: "topUp" as const, value: { userId: 5n, amount: { amount: "1" }, description, idempotencyKey: `${index}` } },
+    write: {
+      case: "topUp" as const,
+      value: { userId: 5n, amount: { amount: "1" }, description, idempotencyKey: `${index}` },
+    },
   }));
   await service.ledger.batchWrite({ writes });
 });
@@ -84,20 +87,29 @@ describe("a page of transactions", () => {
     const asked = await post(LIST, { ...json, "accept-encoding": "gzip" }, small);
     expect(asked.headers["content-encoding"]).toBeUndefined();
     for (const accepted of ["br", "identity"])
-      expect((await post(LIST, { ...json, "accept-encoding": accepted }, page)).headers["content-encoding"]).toBeUndefined();
+      expect(
+        (await post(LIST, { ...json, "accept-encoding": accepted }, page)).headers["content-encoding"],
+      ).toBeUndefined();
   });
 });
 
 test("a large message of Connect's stream is compressed, and a small one isn't", async () => {
   const cost = { amount: "1" };
   const parameters = { text: "so much of it, ".repeat(3000) };
-  const { job } = await service.jobs.createJob({ userId: 5n, modelId: "m", prompt: "p", cost, parameters, idempotencyKey: newKey() });
+  const { job } = await service.jobs.createJob({
+    userId: 5n,
+    modelId: "m",
+    prompt: "p",
+    cost,
+    parameters,
+    idempotencyKey: newKey(),
+  });
   const headers = { "content-type": "application/connect+json", "connect-accept-encoding": "gzip" };
   const large = await post(WATCH_JOBS, headers, framed(`{"job_id":${job?.id ?? 0n}}`));
   expect([large.headers["connect-content-encoding"], first(large.body).isCompressed]).toEqual(["gzip", true]);
   expect(gunzipSync(first(large.body).message).toString()).toContain("so much of it");
-  const small = await post(WATCH_TRANSACTIONS, headers, framed('{"user_id":5}'));
-  expect(first(small.body).isCompressed).toBe(false);
+  const little = await post(WATCH_TRANSACTIONS, headers, framed('{"user_id":5}'));
+  expect(first(little.body).isCompressed).toBe(false);
 });
 
 test("gRPC answers as it is, whatever its caller accepts", async () => {

@@ -16,6 +16,7 @@ import { clientsOver, failureOf, newKey, serve, type TestService } from "../harn
 
 const methods = [LedgerService, JobService, LockService, AdminService].flatMap((service) => service.methods);
 const GET_BALANCE = "/ledger.v1.LedgerService/GetBalance";
+const GET_OUTCOME = "/ledger.v1.LedgerService/GetOutcome";
 
 let database: TestDatabase;
 let service: TestService;
@@ -31,7 +32,10 @@ afterAll(async () => {
 });
 
 const send = (path: string, method = "GET") =>
-  sendBytes(service.httpAddress, Buffer.from(`${method} ${path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n`, "latin1"));
+  sendBytes(
+    service.httpAddress,
+    Buffer.from(`${method} ${path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n`, "latin1"),
+  );
 
 test("each call that only reads is marked so, and no other is", () => {
   const marked = methods.filter(({ idempotency }) => idempotency === Idempotency.NO_SIDE_EFFECTS);
@@ -39,18 +43,23 @@ test("each call that only reads is marked so, and no other is", () => {
   expect(marked).toEqual(reading);
 });
 
-test.each(methods.map((method) => [method.name, method] as const))("%s takes a GET only if it reads, and answers once", async (_name, method) => {
-  const path = `/${method.parent.typeName}/${method.name}`;
-  const { status, headers, body } = await send(`${path}?connect=v1&encoding=json&message=${encodeURIComponent('{"nothing":1}')}`);
-  const reads = method.methodKind === "unary" && method.idempotency === Idempotency.NO_SIDE_EFFECTS;
-  // What is read is refused for its request, and what isn't for its method.
-  expect([status, refusalIn(body).reason]).toEqual([reads ? 400 : 405, "INVALID_REQUEST"]);
-  if (!reads) expect(headers.get("allow")).toBe("POST");
-  for (const other of ["PUT", "DELETE", "OPTIONS"]) {
-    const answer = await send(path, other);
-    expect([answer.status, refusalIn(answer.body).reason]).toEqual([405, "INVALID_REQUEST"]);
-  }
-});
+test.each(methods.map((method) => [method.name, method] as const))(
+  "%s takes a GET only if it reads, and answers once",
+  async (_name, method) => {
+    const path = `/${method.parent.typeName}/${method.name}`;
+    const { status, headers, body } = await send(
+      `${path}?connect=v1&encoding=json&message=${encodeURIComponent('{"nothing":1}')}`,
+    );
+    const reads = method.methodKind === "unary" && method.idempotency === Idempotency.NO_SIDE_EFFECTS;
+    // What is read is refused for its request, and what isn't for its method.
+    expect([status, refusalIn(body).reason]).toEqual([reads ? 400 : 405, "INVALID_REQUEST"]);
+    if (!reads) expect(headers.get("allow")).toBe("POST");
+    for (const other of ["PUT", "DELETE", "OPTIONS"]) {
+      const answer = await send(path, other);
+      expect([answer.status, refusalIn(answer.body).reason]).toEqual([405, "INVALID_REQUEST"]);
+    }
+  },
+);
 
 describe("a balance", () => {
   test("is read by Connect's own client, in binary and in JSON, as by POST", async () => {
@@ -60,7 +69,9 @@ describe("a balance", () => {
       const baseUrl = `http://${service.httpAddress}`;
       const transport = createConnectTransport({ baseUrl, httpVersion: "1.1", useBinaryFormat, useHttpGet: true });
       expect(await clientsOver(transport).ledger.getBalance({ userId: 5n })).toEqual(expected);
-      expect(await failureOf(clientsOver(transport).ledger.getBalance({ userId: -5n }))).toMatchObject({ fields: ["user_id"] });
+      expect(await failureOf(clientsOver(transport).ledger.getBalance({ userId: -5n }))).toMatchObject({
+        fields: ["user_id"],
+      });
     }
   });
 
@@ -94,14 +105,18 @@ describe("an address is refused with a reason that", () => {
     ["has base64 that is no message", "encoding=proto&base64=1&message=____"],
     ["has a message of bytes as text", "encoding=proto&message=%08%05"],
     ["has a broken %", "encoding=json&message=%"],
-    ["has gzip that ends too early", `encoding=json&base64=1&compression=gzip&message=${gzipSync("{}").subarray(0, 12).toString("base64url")}`],
+    [
+      "has gzip that ends too early",
+      `encoding=json&base64=1&compression=gzip&message=${gzipSync("{}").subarray(0, 12).toString("base64url")}`,
+    ],
   ])("%s", async (_what, query) => {
     const { status, body } = await send(`${GET_BALANCE}?${query}`);
     expect([status, refusalIn(body)]).toMatchObject([400, { code: Code.InvalidArgument, reason: "INVALID_REQUEST" }]);
   });
 
   test("has bytes that aren't UTF-8, or aren't encoded: they are never read as another key", async () => {
-    const keyed = (key: string) => `/ledger.v1.LedgerService/GetOutcome?encoding=json&message=%7B%22user_id%22:5,%22idempotency_key%22:%22${key}%22%7D`;
+    const keyed = (key: string) =>
+      `${GET_OUTCOME}?encoding=json&message=%7B%22user_id%22:5,%22idempotency_key%22:%22${key}%22%7D`;
     expect(refusalIn((await send(keyed("%C3%A9"))).body).reason).toBe("OUTCOME_NOT_FOUND");
     for (const key of ["%ff", "%C3", "\u00e9", "\u00c3\u00a9"])
       expect(refusalIn((await send(keyed(key))).body).reason, key).toBe("INVALID_REQUEST");

@@ -26,14 +26,21 @@ export interface Told {
 export type SendBy = (sent: Sent) => Promise<Told>;
 
 /** The protocols at both doors; `close` when all is done. */
-export function protocolsAt({ grpcAddress, httpAddress }: { readonly grpcAddress: string; readonly httpAddress: string }) {
+export function protocolsAt({
+  grpcAddress,
+  httpAddress,
+}: {
+  readonly grpcAddress: string;
+  readonly httpAddress: string;
+}) {
   const session = connect(`http://${grpcAddress}`);
   session.on("error", () => undefined);
   const base = `http://${httpAddress}`;
   const by: Readonly<Record<string, SendBy>> = {
     gRPC: (sent) => byGrpc(session, sent),
     "gRPC-Web": (sent) => byWeb(base, sent, "application/grpc-web+proto", framed(sent.binary)),
-    "gRPC-Web-Text": (sent) => byWeb(base, sent, "application/grpc-web-text+proto", framed(sent.binary).toString("base64")),
+    "gRPC-Web-Text": (sent) =>
+      byWeb(base, sent, "application/grpc-web-text+proto", framed(sent.binary).toString("base64")),
     "gRPC-Web with JSON": (sent) => byWeb(base, sent, "application/grpc-web+json", framed(sent.json)),
     "Connect with protobuf": (sent) =>
       sent.isStream
@@ -56,7 +63,13 @@ export function framed(message: string | Uint8Array, flags = 0): Buffer {
 }
 
 async function byGrpc(session: ClientHttp2Session, { path, binary, headers }: Sent): Promise<Told> {
-  const stream = session.request({ ":method": "POST", ":path": path, "content-type": "application/grpc", te: "trailers", ...headers });
+  const stream = session.request({
+    ":method": "POST",
+    ":path": path,
+    "content-type": "application/grpc",
+    te: "trailers",
+    ...headers,
+  });
   const told: IncomingHttpHeaders = {};
   const chunks: Buffer[] = [];
   stream.on("response", (found) => Object.assign(told, found));

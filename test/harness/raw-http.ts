@@ -33,7 +33,9 @@ export function postOf(path: string, body: string, ...headers: readonly string[]
 function parsed(bytes: Buffer): RawAnswer {
   const end = bytes.indexOf("\r\n\r\n");
   const [first = "", ...lines] = bytes.subarray(0, Math.max(0, end)).toString("latin1").split("\r\n");
-  const headers = new Headers(lines.map((line): [string, string] => [line.slice(0, line.indexOf(":")), line.slice(line.indexOf(":") + 1).trim()]));
+  const headers = new Headers(
+    lines.map((line): [string, string] => [line.slice(0, line.indexOf(":")), line.slice(line.indexOf(":") + 1).trim()]),
+  );
   const body = bytes.subarray(end + 4);
   return { status: Number(first.split(" ")[1]), headers, body: headers.has("transfer-encoding") ? joined(body) : body };
 }
@@ -48,5 +50,7 @@ function joined(chunks: Buffer): Buffer {
 
 /** Why a call was refused, from an answer in JSON. */
 export function refusalIn(body: Uint8Array): Failed {
-  return describeFailure(errorFromJsonBytes(body, undefined, new ConnectError(`no error: ${Buffer.from(body).toString()}`, Code.Unknown)));
+  return describeFailure(
+    errorFromJsonBytes(body, undefined, new ConnectError(`no error: ${Buffer.from(body).toString()}`, Code.Unknown)),
+  );
 }
