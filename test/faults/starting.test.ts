@@ -137,7 +137,7 @@ test.each(["1", "2"])("who comes while it starts is turned away if it never serv
 
 /** An address that nothing has. */
 async function freeAddress(): Promise<string> {
-  const listener = await listenHere({ host: "127.0.0.1", port: 0 });
+  const listener = await listenHere({ host: "127.0.0.1", port: 0 }, { most: 10, refused: () => undefined });
   await listener.close();
   return listener.address;
 }
