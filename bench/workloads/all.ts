@@ -2,6 +2,7 @@
 
 import type { Workload } from "../workload.ts";
 import { batch, batchHot } from "./batch.ts";
+import { connects } from "./connects.ts";
 import { feed } from "./feed.ts";
 import { history } from "./history.ts";
 import { jobs } from "./jobs.ts";
@@ -32,6 +33,7 @@ export const workloads: readonly Workload[] = [
   rebuild,
   stock,
   watches,
+  connects,
 ];
 
 /** How many of them `--quick` measures. */
