@@ -139,8 +139,8 @@ const environment = z.object({
   LEDGERD_CONNECTION_LIMIT: count(1, 1_000_000)
     .prefault("10000")
     .describe(
-      "Connections at most at each port of each process, and no more than its descriptors (`ulimit -n`) leave room for; " +
-        "one more is closed at once",
+      "Connections at most at each port of each process, and no more than its descriptors (`ulimit -n`) leave room " +
+        "for; one more is closed at once",
     ),
   LEDGERD_LOG_LEVEL: z
     .enum(["debug", "info", "warn", "error", "silent"], "must be debug, info, warn, error or silent")

@@ -44,6 +44,7 @@ import { transactionsOf } from "./postgres/transactions.ts";
 import { repeat, rescueJobs, sweepHolds } from "./postgres/upkeep.ts";
 import { verificationsOf } from "./postgres/proof/verifications.ts";
 import { runBackup } from "./processes/backup-process.ts";
+import { descriptorLimit } from "./processes/descriptors.ts";
 import { adminHandlers } from "./rpc/admin-service.ts";
 import { answersFor } from "./rpc/answers.ts";
 import { openGrpcDoor } from "./rpc/grpc-door.ts";
@@ -60,7 +61,6 @@ import { createReadiness, type Readiness } from "./rpc/readiness.ts";
 import { createTranslate } from "./rpc/status.ts";
 import { openWebDoor } from "./rpc/web-door.ts";
 import { writeSchemas } from "./rpc/write-requests.ts";
-import { descriptorLimit } from "./descriptors.ts";
 import { version } from "./version.ts";
 
 /** A service that takes calls. */
@@ -102,7 +102,8 @@ const VERIFY_ROUND_PAUSE_MS = 500;
 const DURABILITY_CONNECTIONS = 1;
 /** Of a process: some 30 that are always open, and a backup, files, connections that replace others. */
 const OTHER_DESCRIPTORS = 64;
-const TOO_MANY_CONNECTIONS = "connections refused; the limit is LEDGERD_CONNECTION_LIMIT, or half of what ulimit -n leaves";
+const TOO_MANY_CONNECTIONS =
+  "connections refused: the limit is LEDGERD_CONNECTION_LIMIT, and at most half of what ulimit -n leaves";
 const COUNTED_PAUSE_MS = 10_000;
 
 /** Starts a service, ready to take calls when this returns. */
@@ -309,7 +310,10 @@ export function connectionsOf(config: Config): number {
   return poolConnections(config.LEDGERD_POOL_MAX) + DURABILITY_CONNECTIONS + PROOF_CONNECTIONS + lanesOf(config);
 }
 
-/** How many callers a process takes at most at each of its two doors: each has one half of the descriptors that are left, so that neither starves the other. */
+/**
+ * How many callers a process takes at most at each of its two doors: each has one half of the descriptors that are
+ * left, so that neither starves the other.
+ */
 export function callersOf(config: Config): number {
   const left = descriptorLimit() - connectionsOf(config) - OTHER_DESCRIPTORS;
   return Math.max(1, Math.min(config.LEDGERD_CONNECTION_LIMIT, Math.floor(left / 2)));

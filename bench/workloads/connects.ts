@@ -13,7 +13,7 @@ const GREETING = Buffer.alloc(27);
 
 export const connects: Workload = {
   id: "connects",
-  what: `${CONNECTS} connects, 200 at a time, each until the first bytes have come; beside it, with ${IDLE} more that say nothing`,
+  what: `${CONNECTS} connects, 200 at a time, until the first bytes have come; and with ${IDLE} more that are idle`,
   unit: "connects",
   family: "connects",
   prepare: async (stage) => {

@@ -51,8 +51,10 @@ export class Entrance {
       this.#decide();
     });
     this.#server.on("listening", listener.turned);
-    // Accepting fails for want of descriptors, which is looked after elsewhere.
-    this.#server.on("error", ({ syscall, errno = 0 }: NodeJS.ErrnoException) => syscall === "listen" && listener.deaf(errno));
+    this.#server.on("error", ({ syscall, errno = 0 }: NodeJS.ErrnoException) => {
+      // Accepting fails for want of descriptors, which is looked after elsewhere.
+      if (syscall === "listen") listener.deaf(errno);
+    });
   }
 
   get state(): DoorState {

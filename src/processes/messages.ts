@@ -20,7 +20,10 @@ export const HANDLES = 2;
 
 /** How often each worker tells how it stands, whether anything has changed or not, and the first process looks. */
 export const PULSE_MS = 200;
-/** Whoever was silent for so many pulses is not reckoned with. Pulses are counted, not time, so as not to count that the one who counts stood still. */
+/**
+ * Whoever was silent for so many pulses is not reckoned with. Each process counts pulses of its own rather than time:
+ * while it stands still itself, it counts none.
+ */
 export const MISSED_PULSES = 3;
 
 /** What a worker is told. */

@@ -4,7 +4,8 @@ import { fork, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
 import path from "node:path";
 import type { News } from "../service.ts";
-import { Bulletin, MISSED_PULSES, PULSE_MS, type DoorName, type DoorState, type ToPrimary, type ToWorker } from "./messages.ts";
+import { Bulletin, MISSED_PULSES, PULSE_MS } from "./messages.ts";
+import type { DoorName, DoorState, ToPrimary, ToWorker } from "./messages.ts";
 import { sendable, type PortHandle } from "./port.ts";
 
 /** How a worker ended. */
@@ -53,8 +54,9 @@ export class WorkerProcess {
   constructor(env: NodeJS.ProcessEnv, stallLimitMs: number, listener: Listener) {
     // Detached, in a process group of its own: Ctrl-C reaches the first process alone, which then tells its workers.
     this.#child = fork(ENTRY, ["worker"], { env, detached: true, execArgv: [...process.execArgv, ...V8] });
-    // By itself Node would let this process end without having heard of the worker's end: from the first handle that was sent, the channel
-    // doesn't keep it up, and two workers that die at once may be buried before the second one's channel is seen to be closed.
+    // By itself Node would let this process end without having heard of the worker's end: from the first handle that
+    // was sent, the channel doesn't keep it up, and two workers that die at once may be buried before the second one's
+    // channel is seen to be closed.
     this.#child.channel?.ref();
     this.#bulletin = new Bulletin((news) => this.#send({ kind: "news", news }).catch(() => undefined));
     this.ended = this.#end();
@@ -70,10 +72,8 @@ export class WorkerProcess {
       if (message.kind === "serving") serving.resolve(true);
     });
     const looks = setInterval(() => this.#look(stallLimitMs, listener), PULSE_MS).unref();
-    void this.ended.then(() => {
-      clearInterval(looks);
-      listener.draining(this);
-    });
+    void this.ended.then(() => clearInterval(looks));
+    void this.ended.then(() => listener.draining(this));
   }
 
   get pid(): number | undefined {

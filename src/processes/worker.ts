@@ -5,7 +5,8 @@ import { devNull } from "node:os";
 import { Connections, writeAddress, type Listen } from "../rpc/listener.ts";
 import type { News, Surroundings } from "../service.ts";
 import { Entrance } from "./entrance.ts";
-import { Bulletin, MISSED_PULSES, PAUSE_MS, PULSE_MS, type DoorName, type ToPrimary, type ToWorker } from "./messages.ts";
+import { Bulletin, MISSED_PULSES, PAUSE_MS, PULSE_MS } from "./messages.ts";
+import type { DoorName, ToPrimary, ToWorker } from "./messages.ts";
 import type { PortHandle } from "./port.ts";
 
 /** The process that started this one. */
@@ -76,7 +77,7 @@ function listenAt(door: DoorName, doors: Doors): Listen {
   };
 }
 
-/** A worker that can't open so many files more has none to accept with; one that could not takes part again when it can open twice as many. */
+/** A worker that can't open so many files more takes no callers; it takes some again when it can open twice as many. */
 const FREE_DESCRIPTORS = 8;
 
 /** The doors of this process that are open, and what the first process knows of them. */
@@ -124,7 +125,8 @@ class Doors {
   pulse(): void {
     this.#missedPulses += 1;
     if (this.#open.size > 0) this.#mindDescriptors();
-    if (this.#missedPulses > MISSED_PULSES && !this.#isShort) for (const entrance of this.#open.values()) entrance.allowAll();
+    const isAlone = this.#missedPulses > MISSED_PULSES;
+    if (isAlone && !this.#isShort) for (const entrance of this.#open.values()) entrance.allowAll();
     this.tell();
   }
 
@@ -132,7 +134,8 @@ class Doors {
     this.#isTelling = true;
     while (this.#hasChanged) {
       this.#hasChanged = false;
-      await tell({ kind: "pulse", doors: Object.fromEntries([...this.#open].map(([door, { state }]) => [door, state])) });
+      const doors = Object.fromEntries([...this.#open].map(([door, { state }]) => [door, state]));
+      await tell({ kind: "pulse", doors });
     }
     this.#isTelling = false;
   }

@@ -70,7 +70,8 @@ describe("of two workers,", () => {
     while (performance.now() - since < STALL_LIMIT_MS + 500) answered.add(await answerer());
     process.kill(first, "SIGCONT");
     // It has heard of workers again, and looked at them, when the next callers are spread evenly.
-    await until(async () => new Set([await answerer(), await answerer(), await answerer(), await answerer()]).size === 2);
+    const four = async () => [await answerer(), await answerer(), await answerer(), await answerer()];
+    await until(async () => new Set(await four()).size === 2);
     expect(workersOf(command)).toEqual(before);
     expect([...answered].every((pid) => before.includes(pid))).toBe(true);
   });

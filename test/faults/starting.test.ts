@@ -140,10 +140,11 @@ test("who comes while a process that serves alone starts is turned away if it ne
   expect(await unanswered).not.toContain("HTTP/1.1");
 });
 
-test("who comes while several processes start is refused; of two services on one port, the later one to serve ends", async () => {
+test("who comes while several processes start is refused; of two on one port, the later one to serve ends", async () => {
   const { blocker, command, grpc, http } = await standStill({ LEDGERD_DURABILITY: "relaxed", LEDGERD_WORKERS: "2" });
   await using _ = command;
-  for (const address of [grpc, http]) await expect(connectionTo(address)).rejects.toMatchObject({ code: "ECONNREFUSED" });
+  const refused = { code: "ECONNREFUSED" };
+  for (const address of [grpc, http]) await expect(connectionTo(address)).rejects.toMatchObject(refused);
   const addresses = { LEDGERD_GRPC_ADDR: grpc, LEDGERD_HTTP_ADDR: await freeAddress() };
   const settings = { DATABASE_URL: ledger.url, LEDGERD_DURABILITY: "relaxed", LEDGERD_LOG_LEVEL: "error" };
   await using other = startLedgerd(["serve"], { ...settings, ...addresses, LEDGERD_WORKERS: "2" });
@@ -151,7 +152,8 @@ test("who comes while several processes start is refused; of two services on one
   await until(() => [command, other].some(({ process }) => process.exitCode !== null));
   const [later, first] = command.process.exitCode === null ? [other, command] : [command, other];
   expect(await later.ended).toBe(1);
-  expect(later.printed.stderr).toMatch(/^ledgerd: LEDGERD_GRPC_ADDR must be a free address [^\n]* listen EADDRINUSE: [^\n]*\n$/);
+  const taken = /^ledgerd: LEDGERD_GRPC_ADDR must be a free address [^\n]* listen EADDRINUSE: [^\n]*\n$/;
+  expect(later.printed.stderr).toMatch(taken);
   expect((await servesAt(first)).grpc).toBe(grpc);
   await connectionTo(grpc).then((connection) => connection.destroy());
 });

@@ -19,7 +19,8 @@ export const attack: Attack = {
     leave(entered);
     // The good client has one of the places.
     const all = WORKERS * LIMIT;
-    if (entered.length >= all || entered.length < all / 2) throw new Error(`${entered.length} of ${all} places were taken`);
+    const wrong = entered.length >= all || entered.length < all / 2;
+    if (wrong) throw new Error(`${entered.length} of ${all} places were taken`);
     if (status !== 200) throw new Error(`/readyz answered ${status}`);
   },
 };
