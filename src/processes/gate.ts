@@ -1,7 +1,7 @@
 // A port that many workers serve. They share it: each listens and accepts by itself, as long as it has no more callers
-// than the gate lets it have. That ceiling is a little above what the worker with the fewest has, so that callers, who
-// of gRPC stay with the few connections that they have, are spread evenly; by itself the kernel gave one of two workers
-// 35 of 40 that came at once.
+// than the gate lets it have. That ceiling is one above what that one of the others has that has the fewest, so that
+// callers, who of gRPC stay with the few connections that they have, are spread evenly; by itself the kernel gave one of
+// two workers 35 of 40 that came at once.
 //
 // No connection passes through this process: it has none to lose, and a worker that stands still gets none. Not
 // node:cluster, whose workers share a port in the same way: which of them gets a connection is left to the kernel, the
@@ -12,25 +12,29 @@ import type { Address } from "../config.ts";
 import { HANDLES, type DoorState } from "./messages.ts";
 import { listenError, takePort, type Port, type PortHandle } from "./port.ts";
 
-/** How far above the fewest the ceiling is: one, and an eighth of them, so that many connects at once don't wait. */
-const SLACK = 8;
+/** Where the others have many, the ceiling is above their fewest by one more for so many, which spares stops. */
+const SLACK = 64;
 /** A ceiling that is none. */
 const NONE = Number.MAX_SAFE_INTEGER;
 
 /** How a worker is told a ceiling, together with a handle of the port if it lacks one. */
 export type Tell<W> = (worker: W, ceiling: number, handle: PortHandle | undefined) => void;
 
+/** What is known of a worker: what it told, and what it was told. */
+interface Known extends Pick<DoorState, "connections" | "handles"> {
+  readonly ceiling: number;
+}
+
 /** One port, for workers of type W. */
 export class Gate<W> {
   readonly #port: Port;
   readonly #most: number;
   readonly #tell: Tell<W>;
-  readonly #workers = new Map<W, Pick<DoorState, "connections" | "handles">>();
+  readonly #workers = new Map<W, Known>();
   /** Those that have said nothing for a while: nobody waits for them to get as many as others. */
   readonly #silent = new Set<W>();
   readonly #opened = Promise.withResolvers<void>();
   #isOpen = false;
-  #ceiling = 0;
 
   private constructor(port: Port, most: number, tell: Tell<W>) {
     this.#port = port;
@@ -52,7 +56,7 @@ export class Gate<W> {
 
   /** The worker serves: it may listen. */
   add(worker: W): void {
-    this.#workers.set(worker, { connections: 0, handles: 0 });
+    this.#workers.set(worker, { connections: 0, handles: 0, ceiling: 0 });
     this.#silent.delete(worker);
     this.#level(worker);
   }
@@ -66,8 +70,9 @@ export class Gate<W> {
 
   /** A worker has told how it stands; it is answered. */
   heard(worker: W, { connections, handles, listens }: DoorState): void {
-    if (!this.#workers.has(worker)) return;
-    this.#workers.set(worker, { connections, handles });
+    const known = this.#workers.get(worker);
+    if (known === undefined) return;
+    this.#workers.set(worker, { ...known, connections, handles });
     this.#silent.delete(worker);
     if (listens) this.#opened.resolve();
     this.#level(worker);
@@ -97,27 +102,27 @@ export class Gate<W> {
     this.#port.handle.close();
   }
 
-  /** Reckons the ceiling anew. A new one is told to all, the old one to whoever has asked. */
+  /** Reckons the ceilings anew. Each is told its own if that is a new one, or if it has asked. */
   #level(asker: W | undefined): void {
     if (!this.#isOpen) return;
-    const before = this.#ceiling;
-    this.#ceiling = this.#reckon();
-    const told = [...this.#workers.keys()].filter((worker) => worker === asker || this.#ceiling !== before);
-    for (const worker of told) if (!this.#silent.has(worker)) this.#answer(worker);
+    for (const [worker, known] of this.#workers) {
+      if (this.#silent.has(worker)) continue;
+      const ceiling = this.#reckon(worker);
+      if (worker === asker || ceiling !== known.ceiling) this.#answer(worker, { ...known, ceiling });
+    }
   }
 
-  #reckon(): number {
-    const present = [...this.#workers].filter(([worker]) => !this.#silent.has(worker));
-    const fewest = Math.min(...present.map(([, { connections }]) => connections));
-    // Where all are full, all listen, to turn callers away.
+  #reckon(worker: W): number {
+    const others = [...this.#workers].filter(([other]) => other !== worker && !this.#silent.has(other));
+    const fewest = Math.min(...others.map(([, { connections }]) => connections));
+    // Where all others are full, it takes what comes, and turns away what it has no place for.
     return fewest >= this.#most ? NONE : Math.min(fewest + 1 + Math.floor(fewest / SLACK), this.#most);
   }
 
-  #answer(worker: W): void {
-    const { connections, handles } = this.#workers.get(worker) ?? { connections: 0, handles: HANDLES };
-    if (handles >= HANDLES) return this.#tell(worker, this.#ceiling, undefined);
+  #answer(worker: W, known: Known): void {
     // Until it tells what it has got, it isn't given any more.
-    this.#workers.set(worker, { connections, handles: HANDLES });
-    for (let given = handles; given < HANDLES; given++) this.#tell(worker, this.#ceiling, this.#port.handle);
+    this.#workers.set(worker, { ...known, handles: Math.max(known.handles, HANDLES) });
+    if (known.handles >= HANDLES) this.#tell(worker, known.ceiling, undefined);
+    for (let given = known.handles; given < HANDLES; given++) this.#tell(worker, known.ceiling, this.#port.handle);
   }
 }
