@@ -168,6 +168,15 @@ const environment = z.object({
   LEDGERD_WORKERS: workers
     .optional()
     .describe("Processes that take calls, 1 to 64; `--workers` says the same, and wins. Without it: one for each core"),
+  LEDGERD_STALL_LIMIT: duration(SECOND, 24 * HOUR)
+    .prefault("30s")
+    .describe("After how long without a sign of life one of several processes that take calls is killed and replaced"),
+  LEDGERD_CONNECTION_LIMIT: count(1, 1_000_000)
+    .prefault("10000")
+    .describe(
+      "Connections at most at each port of each process, and no more than its descriptors (`ulimit -n`) leave room " +
+        "for; one more is closed at once",
+    ),
   LEDGERD_LOG_LEVEL: z
     .enum(["debug", "info", "warn", "error", "silent"], "must be debug, info, warn, error or silent")
     .prefault("info")

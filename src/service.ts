@@ -44,6 +44,7 @@ import { transactionsOf } from "./postgres/transactions.ts";
 import { repeat, rescueJobs, sweepHolds } from "./postgres/upkeep.ts";
 import { verificationsOf } from "./postgres/proof/verifications.ts";
 import { runBackup } from "./processes/backup-process.ts";
+import { descriptorLimit } from "./processes/descriptors.ts";
 import { adminHandlers } from "./rpc/admin-service.ts";
 import { answersFor } from "./rpc/answers.ts";
 import { openGrpcDoor } from "./rpc/grpc-door.ts";
@@ -99,11 +100,16 @@ const BACKUP_PAUSE_MS = 2000;
 const VERIFY_ROUND_PAUSE_MS = 500;
 /** On which reads wait to be durable. */
 const DURABILITY_CONNECTIONS = 1;
+/** Of a process: some 30 that are always open, and a backup, files, connections that replace others. */
+const OTHER_DESCRIPTORS = 64;
+const TOO_MANY_CONNECTIONS =
+  "connections refused: the limit is LEDGERD_CONNECTION_LIMIT, and at most half of what ulimit -n leaves";
+const COUNTED_PAUSE_MS = 10_000;
 
 /** Starts a service, ready to take calls when this returns. */
 export async function startService(config: Config, log: Logger, surroundings = alone): Promise<Service> {
   await using opened = new AsyncDisposableStack();
-  const listeners = await takePorts(config, surroundings, opened);
+  const listeners = await takePorts(config, surroundings, log, opened);
   const storage = await openStorage(config, log, opened, surroundings);
   const noted: typeof failureOf = (error) => {
     storage.status.note(error);
@@ -165,13 +171,33 @@ export async function startService(config: Config, log: Logger, surroundings = a
  * Takes both ports before the database is touched: a start on a port that is taken changes nothing. Who comes while
  * the service starts waits, and is let in when it takes calls, or turned away if it never does.
  */
-async function takePorts(config: Config, { grpc, http }: Surroundings, opened: AsyncDisposableStack) {
-  const take = async (setting: "LEDGERD_GRPC_ADDR" | "LEDGERD_HTTP_ADDR", listen: Listen): Promise<Listener> =>
-    opened.adopt(await placed(setting, listen(config[setting])), async ({ cut, close }) => {
+async function takePorts(config: Config, { grpc, http }: Surroundings, log: Logger, opened: AsyncDisposableStack) {
+  const most = callersOf(config);
+  const take = async (setting: "LEDGERD_GRPC_ADDR" | "LEDGERD_HTTP_ADDR", listen: Listen): Promise<Listener> => {
+    const refused = counted((count) => log.warn({ setting, refused: count, limit: most }, TOO_MANY_CONNECTIONS));
+    return opened.adopt(await placed(setting, listen(config[setting], { most, refused })), async ({ cut, close }) => {
       cut();
       await close();
     });
+  };
   return { grpc: await take("LEDGERD_GRPC_ADDR", grpc), http: await take("LEDGERD_HTTP_ADDR", http) };
+}
+
+/** Says how often something has happened: at once, and then no more often than each few seconds. */
+function counted(say: (count: number) => void): () => void {
+  let count = 0;
+  let pause: NodeJS.Timeout | undefined;
+  const sayIfAny = (): void => {
+    pause = undefined;
+    if (count === 0) return;
+    say(count);
+    count = 0;
+    pause = setTimeout(sayIfAny, COUNTED_PAUSE_MS).unref();
+  };
+  return () => {
+    count += 1;
+    if (pause === undefined) sayIfAny();
+  };
 }
 
 /** What opens where a setting says; if it can't listen there, the error names the setting. */
@@ -291,6 +317,15 @@ function lanesOf(config: Config): number {
 /** How many connections a process may open at most: see pools.ts. */
 export function connectionsOf(config: Config): number {
   return poolConnections(config.LEDGERD_POOL_MAX) + DURABILITY_CONNECTIONS + PROOF_CONNECTIONS + lanesOf(config);
+}
+
+/**
+ * How many callers a process takes at most at each of its two doors: each has one half of the descriptors that are
+ * left, so that neither starves the other.
+ */
+export function callersOf(config: Config): number {
+  const left = descriptorLimit() - connectionsOf(config) - OTHER_DESCRIPTORS;
+  return Math.max(1, Math.min(config.LEDGERD_CONNECTION_LIMIT, Math.floor(left / 2)));
 }
 
 function connect(url: string, config: Config, log: Logger, { min, max }: PoolSize): Promise<DatabasePool> {

@@ -11,6 +11,7 @@ import { promisify } from "node:util";
 import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { run as runBatches } from "../bench/load/batch.ts";
+import { run as runConnects } from "../bench/load/connects.ts";
 import { run as runStreams } from "../bench/load/stream.ts";
 import { run as runUnary } from "../bench/load/unary.ts";
 import { run as runWatch } from "../bench/load/watch.ts";
@@ -207,6 +208,8 @@ describe("the caller", () => {
     expect(BigInt((await runWatch({ address: service.grpcAddress })).operations)).toBe(log?.rows);
     const watched = await runWatches({ address: service.grpcAddress, watchers: 7 }, window);
     expect(watched.further, "it is seen to be ready").toEqual({ not_ready: 0 });
+    const connected = await runConnects({ address: service.grpcAddress, connects: 30, idle: 5 });
+    expect(connected.operations).toBe(30);
   });
 
   test("notices a balance that isn't the sum of its rows", async () => {

@@ -27,6 +27,8 @@ describe("an empty environment", () => {
       LEDGERD_HTTP_ADDR: { host: "127.0.0.1", port: 8080 },
       LEDGERD_WEB_HOSTS: [],
       LEDGERD_WEB_ORIGINS: [],
+      LEDGERD_STALL_LIMIT: 30_000,
+      LEDGERD_CONNECTION_LIMIT: 10_000,
       LEDGERD_LOG_LEVEL: "info",
       LEDGERD_DEFAULT_CURRENCY: "RUB",
       LEDGERD_POOL_MIN: 2,

@@ -2,6 +2,7 @@
 // task at a time by its parent, and answers what it saw.
 
 import type { BatchTask } from "./batch.ts";
+import type { ConnectsTask } from "./connects.ts";
 import type { CopyTask } from "./copy.ts";
 import type { GraphileTask } from "./graphile.ts";
 import type { JobsTask } from "./jobs.ts";
@@ -25,6 +26,7 @@ export interface Tasks {
   readonly jobs: JobsTask;
   readonly watch: WatchTask;
   readonly watches: WatchesTask;
+  readonly connects: ConnectsTask;
   readonly seedDeducts: SeedDeductsTask;
   readonly selectBalance: SelectBalanceTask;
   readonly unnest: UnnestTask;
@@ -56,6 +58,8 @@ async function perform(order: Order): Promise<Load> {
       return (await import("./watch.ts")).run(order.task);
     case "watches":
       return (await import("./watches.ts")).run(order.task, order.window);
+    case "connects":
+      return (await import("./connects.ts")).run(order.task);
     case "seedDeducts":
       return (await import("./seed-deducts.ts")).run(order.task, order.window);
     case "selectBalance":

@@ -2,6 +2,7 @@
 
 import type { Workload } from "../workload.ts";
 import { batch, batchHot } from "./batch.ts";
+import { connects } from "./connects.ts";
 import { feed } from "./feed.ts";
 import { history } from "./history.ts";
 import { hostile } from "./hostile.ts";
@@ -34,6 +35,7 @@ export const workloads: readonly Workload[] = [
   stock,
   watches,
   hostile,
+  connects,
 ];
 
 /** How many of them `--quick` measures. */

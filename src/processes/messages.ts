@@ -6,30 +6,48 @@ import type { News } from "../service.ts";
 /** The doors: each has one port for all workers. */
 export type DoorName = "grpc" | "http";
 
+/** How a worker stands at a door. */
+export interface DoorState {
+  /** How many callers are inside. */
+  readonly connections: number;
+  /** How many handles of the port it has, together with the one that it listens on. */
+  readonly handles: number;
+  readonly listens: boolean;
+}
+
+/** So many handles of a port a worker has: one to listen on, and one to listen on again, once it has stopped. */
+export const HANDLES = 2;
+
+/** How often each worker tells how it stands, whether anything has changed or not, and the first process looks. */
+export const PULSE_MS = 200;
+/**
+ * Whoever was silent for so many pulses is not reckoned with. Each process counts pulses of its own rather than time:
+ * while it stands still itself, it counts none.
+ */
+export const MISSED_PULSES = 3;
+
 /** What a worker is told. */
 export type ToWorker =
-  /** Together with a connection. */
-  | { readonly kind: "connection"; readonly door: DoorName; readonly id: number }
+  /** It may listen as long as it has fewer callers than that. With a handle of the port, if it lacks one. */
+  | { readonly kind: "ceiling"; readonly door: DoorName; readonly ceiling: number }
   | { readonly kind: "news"; readonly news: readonly News[] };
 
 /** What a worker tells. */
 export type ToPrimary =
-  /** It takes connections. */
+  /** It can take callers. */
   | { readonly kind: "serving" }
-  /** It takes no more. */
+  /** It can take no more. */
   | { readonly kind: "draining" }
-  /** It has got a connection, which is its own from now on. */
-  | { readonly kind: "taken"; readonly id: number }
-  /** It has got a connection that it doesn't want, since it is ending. It has read nothing from it. */
-  | { readonly kind: "declined"; readonly id: number }
-  /** One of its connections has ended. */
-  | { readonly kind: "left"; readonly door: DoorName }
+  /** It is alive, and stands like this at its doors; none while it starts or ends. */
+  | { readonly kind: "pulse"; readonly doors: { readonly [door in DoorName]?: DoorState } }
+  /** It can't listen on a port, by this number of an error. */
+  | { readonly kind: "deaf"; readonly door: DoorName; readonly errno: number }
   | { readonly kind: "news"; readonly news: readonly News[] }
   /** It can't serve, for a reason that an operator can mend. */
   | { readonly kind: "problem"; readonly problem: string };
 
 /** A message costs its sender, the first process and each receiver about 0.1 ms of CPU: each 10 ms, 2 % of a core for every process; each 25 ms, 1 %. */
-const PAUSE_MS = 25;
+export const PAUSE_MS = 25;
 
 /** Passes news on: at once where none was passed on lately, else all that came meanwhile together. */
 export class Bulletin {

@@ -2,10 +2,11 @@
 
 import { fork, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
-import type { Socket } from "node:net";
 import path from "node:path";
 import type { News } from "../service.ts";
-import { Bulletin, type DoorName, type ToPrimary, type ToWorker } from "./messages.ts";
+import { Bulletin, MISSED_PULSES, PULSE_MS } from "./messages.ts";
+import type { DoorName, DoorState, ToPrimary, ToWorker } from "./messages.ts";
+import { sendable, type PortHandle } from "./port.ts";
 
 /** How a worker ended. */
 export interface End {
@@ -18,11 +19,13 @@ export interface End {
 /** Is told what a worker tells. */
 export interface Listener {
   readonly serving: (worker: WorkerProcess) => void;
-  /** It gets no more connections; told again when it has ended. */
+  /** It takes no more callers; told again when it has ended. */
   readonly draining: (worker: WorkerProcess) => void;
-  readonly left: (worker: WorkerProcess, door: DoorName) => void;
-  /** A worker that is ending did not take a connection that it was given. */
-  readonly declined: (door: DoorName, connection: Socket) => void;
+  readonly stands: (worker: WorkerProcess, door: DoorName, state: DoorState) => void;
+  /** It has said nothing for a while. */
+  readonly silent: (worker: WorkerProcess) => void;
+  /** It can't listen on a port, by this number of an error. */
+  readonly deaf: (door: DoorName, errno: number) => void;
   readonly news: (worker: WorkerProcess, news: readonly News[]) => void;
 }
 
@@ -43,33 +46,33 @@ export class WorkerProcess {
   readonly ended: Promise<End>;
   readonly #child: ChildProcess;
   readonly #bulletin: Bulletin;
-  /**
-   * Connections that it has not taken yet, kept open on our side as well. Node would close them by itself when the worker has got them, but
-   * forgets them when it ends before that: their callers waited for ever.
-   */
-  readonly #underway = new Map<number, { readonly door: DoorName; readonly connection: Socket }>();
-  #given = 0;
+  /** How many pulses in a row it has missed; undefined until it says something for the first time: it starts. */
+  #missedPulses: number | undefined;
   #problem: string | undefined;
 
-  constructor(env: NodeJS.ProcessEnv, listener: Listener) {
+  /** One that is silent for as long as `stallLimitMs` is killed. */
+  constructor(env: NodeJS.ProcessEnv, stallLimitMs: number, listener: Listener) {
     // Detached, in a process group of its own: Ctrl-C reaches the first process alone, which then tells its workers.
     this.#child = fork(ENTRY, ["worker"], { env, detached: true, execArgv: [...process.execArgv, ...V8] });
-    // By itself Node would let this process end without having heard of the worker's end: from the first connection that was handed over, the
-    // channel doesn't keep it up, and two workers that die at once may be buried before the second one's channel is seen to be closed.
+    // By itself Node would let this process end without having heard of the worker's end: from the first handle that
+    // was sent, the channel doesn't keep it up, and two workers that die at once may be buried before the second one's
+    // channel is seen to be closed.
     this.#child.channel?.ref();
     this.#bulletin = new Bulletin((news) => this.#send({ kind: "news", news }).catch(() => undefined));
     this.ended = this.#end();
     const serving = Promise.withResolvers<boolean>();
     this.served = Promise.race([serving.promise, this.ended.then(() => false)]);
     this.#child.on("message", (message: ToPrimary) => {
-      if (message.kind === "left") listener.left(this, message.door);
+      this.#missedPulses = 0;
+      if (message.kind === "pulse") this.#pulse(message, listener);
       else if (message.kind === "news") listener.news(this, message.news);
-      else if (message.kind === "taken") this.#letGo(message.id);
-      else if (message.kind === "declined") this.#takeBack(message.id, listener);
+      else if (message.kind === "deaf") listener.deaf(message.door, message.errno);
       else if (message.kind === "problem") this.#problem = message.problem;
       else listener[message.kind](this);
       if (message.kind === "serving") serving.resolve(true);
     });
+    const looks = setInterval(() => this.#look(stallLimitMs, listener), PULSE_MS).unref();
+    void this.ended.then(() => clearInterval(looks));
     void this.ended.then(() => listener.draining(this));
   }
 
@@ -77,11 +80,10 @@ export class WorkerProcess {
     return this.#child.pid;
   }
 
-  /** Gives it a connection. */
-  give(door: DoorName, connection: Socket): void {
-    const id = (this.#given += 1);
-    this.#underway.set(id, { door, connection });
-    this.#send({ kind: "connection", door, id }, connection).catch(() => this.#letGo(id));
+  /** Tells it how many callers it may have at a door, and gives it a handle of the port if it lacks one. */
+  allow(door: DoorName, ceiling: number, handle?: PortHandle): void {
+    // One that has ended needs none.
+    this.#send({ kind: "ceiling", door, ceiling }, handle).catch(() => undefined);
   }
 
   tell(news: News): void {
@@ -100,27 +102,27 @@ export class WorkerProcess {
       return { code, signal, problem: this.#problem };
     } catch (error) {
       return { code: null, signal: null, problem: `it could not be started: ${String(error)}` };
-    } finally {
-      for (const id of this.#underway.keys()) this.#letGo(id);
     }
   }
 
-  /** Closes our side of a connection: that ends it, unless the worker has it. */
-  #letGo(id: number): void {
-    this.#underway.get(id)?.connection.destroy();
-    this.#underway.delete(id);
+  #pulse({ doors }: ToPrimary & { readonly kind: "pulse" }, { stands }: Listener): void {
+    for (const [door, state] of Object.entries(doors)) stands(this, door as DoorName, state);
   }
 
-  /** Hands back a connection that it did not take. */
-  #takeBack(id: number, { declined }: Listener): void {
-    const given = this.#underway.get(id);
-    this.#underway.delete(id);
-    if (given !== undefined) declined(given.door, given.connection);
+  /** Called once in each pulse. */
+  #look(stallLimitMs: number, listener: Listener): void {
+    if (this.#missedPulses === undefined) return;
+    this.#missedPulses += 1;
+    if (this.#missedPulses === MISSED_PULSES) listener.silent(this);
+    if (this.#missedPulses * PULSE_MS < stallLimitMs) return;
+    this.#problem ??= `it was killed: it had given no sign of life for ${stallLimitMs / 1000} s`;
+    this.#child.kill("SIGKILL");
   }
 
-  #send(message: ToWorker, connection?: Socket): Promise<void> {
+  #send(message: ToWorker, handle?: PortHandle): Promise<void> {
     return new Promise((resolve, reject) => {
-      this.#child.send(message, connection, { keepOpen: true }, (error) => (error === null ? resolve() : reject(error)));
+      const attached = handle === undefined ? undefined : sendable(handle);
+      this.#child.send(message, attached, (error) => (error === null ? resolve() : reject(error)));
     });
   }
 }

@@ -15,17 +15,28 @@ export interface Listener {
   readonly cut: () => void;
 }
 
-/** Takes a place where callers find us. Whoever comes waits until it is opened. */
-export type Listen = (address: Address) => Promise<Listener>;
+/** Takes a place where callers find us. Whoever comes before it is opened waits, or can't connect yet. */
+export type Listen = (address: Address, limit: CallerLimit) => Promise<Listener>;
+
+/** How many callers may be inside at the same time. */
+export interface CallerLimit {
+  readonly most: number;
+  /** One more came, and was turned away. */
+  readonly refused: () => void;
+}
+
+/** So many callers may come before any of them is let in; as many as Linux allows unless it is told otherwise. */
+export const BACKLOG = 4096;
 
 /** Listens on a port of this process. */
-export const listenHere: Listen = async (address) => {
-  const connections = new Connections();
+export const listenHere: Listen = async (address, limit) => {
+  const connections = new Connections(limit);
   const door = new Waiting();
   const server = createServer({ noDelay: true }, (connection) => {
-    connections.add(connection);
-    door.enter(connection);
+    if (connections.admit(connection)) door.enter(connection);
   });
+  // Accepting fails for want of descriptors: it is tried again when the next one comes.
+  server.on("error", ignore);
   const taken = await listenOn(server, address);
   const close = (): Promise<void> => {
     server.close();
@@ -59,8 +70,8 @@ class Waiting {
 const ignore = (): void => undefined;
 
 /** Has a server listen, and answers where. */
-export async function listenOn(server: Server, { host, port }: Address): Promise<string> {
-  await new Promise<void>((resolve, reject) => server.once("error", reject).listen(port, host, resolve));
+async function listenOn(server: Server, { host, port }: Address): Promise<string> {
+  await new Promise<void>((resolve, reject) => server.once("error", reject).listen(port, host, BACKLOG, resolve));
   return writeAddress({ host, port: (server.address() as AddressInfo).port });
 }
 
@@ -73,13 +84,29 @@ export function writeAddress({ host, port }: Address): string {
 export class Connections {
   readonly #open = new Set<Socket>();
   readonly #waiting: (() => void)[] = [];
+  readonly #limit: CallerLimit;
 
-  add(connection: Socket): void {
+  constructor(limit: CallerLimit) {
+    this.#limit = limit;
+  }
+
+  get size(): number {
+    return this.#open.size;
+  }
+
+  /** Lets one in, or turns it away if all places are taken; answers whether it is in. */
+  admit(connection: Socket): boolean {
+    if (this.#open.size >= this.#limit.most) {
+      connection.destroy();
+      this.#limit.refused();
+      return false;
+    }
     this.#open.add(connection);
     connection.once("close", () => {
       this.#open.delete(connection);
       if (this.#open.size === 0) for (const resolve of this.#waiting.splice(0)) resolve();
     });
+    return true;
   }
 
   /** Returns when there is none. */

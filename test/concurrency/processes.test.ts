@@ -8,7 +8,6 @@ import { servesAt, startLedgerd, workersOf, type Command } from "../harness/comm
 import { createDatabase, type TestDatabase } from "../harness/database.ts";
 import { checkDatabase } from "../harness/inspect.ts";
 import { clientsOf, clientsOver, newKey, serve, type Clients } from "../harness/service.ts";
-import { until } from "../harness/until.ts";
 
 const WORKERS = 3;
 const rub = (amount: string) => ({ currency: "RUB", amount });
@@ -64,9 +63,10 @@ test("a process whose callers have gone gets the next ones", async () => {
   );
   const [{ pid: quiet } = expect.unreachable()] = callers;
   for (const { sessionManager, pid } of callers) if (pid === quiet) sessionManager.abort();
-  const isNext = async (): Promise<boolean> => (await processOf(clientsOf(at.grpc))) === quiet;
-  await until(isNext);
-  expect([await isNext(), await isNext()]).toEqual([true, true]);
+  // Each of the others may get one more before all have heard that it is quiet.
+  let got = 0;
+  for (let count = 0; count < 3 + (WORKERS - 1); count++) if ((await processOf(clientsOf(at.grpc))) === quiet) got += 1;
+  expect(got).toBeGreaterThanOrEqual(3);
 });
 
 test("each process commits one group at a time, and one that serves alone two", async () => {
@@ -86,9 +86,12 @@ test("each process commits one group at a time, and one that serves alone two", 
 describe("where one process writes, a caller of another one that waits learns it without a poll", () => {
   /** Who writes, and who waits, at two processes. */
   async function two(): Promise<readonly [Clients, Clients]> {
-    const [writer, waiter] = [clientsOf(at.grpc), clientsOf(at.grpc)];
-    expect(await processOf(writer)).not.toBe(await processOf(waiter));
-    return [writer, waiter];
+    const writer = clientsOf(at.grpc);
+    const one = await processOf(writer);
+    for (;;) {
+      const waiter = clientsOf(at.grpc);
+      if ((await processOf(waiter)) !== one) return [writer, waiter];
+    }
   }
 
   async function newUser({ ledger }: Clients): Promise<bigint> {

@@ -19,7 +19,7 @@ import { listenHere } from "../../src/rpc/listener.ts";
 import { startService } from "../../src/service.ts";
 import { fillOldTables, makeOldTables } from "../adoption/old-database.ts";
 import { block } from "../harness/blocker.ts";
-import { runLedgerd, startLedgerd } from "../harness/command.ts";
+import { runLedgerd, servesAt, startLedgerd } from "../harness/command.ts";
 import { createDatabase, type TestDatabase } from "../harness/database.ts";
 import { withLogins } from "../harness/logins.ts";
 import { clientsOver } from "../harness/service.ts";
@@ -97,47 +97,72 @@ test("serve", async () => {
   expect(cuts).toBeGreaterThan(8);
 });
 
-/** A start that stands still before it can tell which migrations are lacking, and two callers who came meanwhile. */
-async function comeWhileItStarts(settings: Readonly<Record<string, string>>) {
+/** A start that stands still before it can tell which migrations are lacking, and where it is to serve. */
+async function standStill(settings: Readonly<Record<string, string>>) {
   const blocker = await block(ledger, "LOCK TABLE ledgerd.schema_migrations");
   const addresses = { LEDGERD_GRPC_ADDR: await freeAddress(), LEDGERD_HTTP_ADDR: await freeAddress() };
   const command = startLedgerd(["serve"], { DATABASE_URL: ledger.url, LEDGERD_LOG_LEVEL: "error", ...addresses, ...settings });
   const waits = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
   await until(async () => command.process.exitCode !== null || (await ledger.query(waits)).length > 0);
-  const grpc = await connectionTo(addresses.LEDGERD_GRPC_ADDR);
-  const baseUrl = `http://${addresses.LEDGERD_GRPC_ADDR}`;
+  return { blocker, command, grpc: addresses.LEDGERD_GRPC_ADDR, http: addresses.LEDGERD_HTTP_ADDR };
+}
+
+/** The same of a process that serves alone, and two callers who came meanwhile. */
+async function comeWhileItStarts(settings: Readonly<Record<string, string>>) {
+  const { blocker, command, ...at } = await standStill({ ...settings, LEDGERD_WORKERS: "1" });
+  const grpc = await connectionTo(at.grpc);
+  const baseUrl = `http://${at.grpc}`;
   const clients = clientsOver(createGrpcTransport({ baseUrl, nodeOptions: { createConnection: () => grpc } }));
   const called = clients.ledger.getBalance({ userId: 1n }, { timeoutMs: 0 });
-  const http = await connectionTo(addresses.LEDGERD_HTTP_ADDR);
+  const http = await connectionTo(at.http);
   http.end("GET /readyz HTTP/1.1\r\nhost: ledgerd\r\nconnection: close\r\n\r\n");
   return { blocker, command, called, probed: textFrom(http) };
 }
 
-test.each(["1", "2"])("who comes while it starts waits, and is answered when it serves, with processes: %s", async (workers) => {
-  const settings = { LEDGERD_DURABILITY: "relaxed", LEDGERD_WORKERS: workers };
-  const { blocker, command, called, probed } = await comeWhileItStarts(settings);
+test("who comes while a process that serves alone starts waits, and is answered when it serves", async () => {
+  const { blocker, command, called, probed } = await comeWhileItStarts({ LEDGERD_DURABILITY: "relaxed" });
   await using _ = command;
   await blocker.release();
   expect((await called).balance?.userId).toBe(1n);
   expect(await probed).toMatch(/^HTTP\/1\.1 200 /);
 });
 
-test.each(["1", "2"])("who comes while it starts is turned away if it never serves, with processes: %s", async (workers) => {
-  const { blocker, command, called, probed } = await comeWhileItStarts({ LEDGERD_WORKERS: workers });
+test("who comes while a process that serves alone starts is turned away if it never serves", async () => {
+  const { blocker, command, called, probed } = await comeWhileItStarts({});
   await using _ = command;
   const refused = expect(called).rejects.toBeInstanceOf(ConnectError);
   const unanswered = probed.catch(String);
   // The PostgreSQL of the tests isn't durable: it doesn't serve from that unless it is told to.
   await blocker.release();
   expect(await command.ended).toBe(1);
-  expect(command.printed.stderr).toMatch(/^ledgerd: this database can't be served from: [^\n]*\n$/);
+  expect(command.printed.stderr).toMatch(NOT_SERVABLE);
   await refused;
   expect(await unanswered).not.toContain("HTTP/1.1");
 });
 
+test("who comes while several processes start is refused; of two on one port, the later one to serve ends", async () => {
+  const { blocker, command, grpc, http } = await standStill({ LEDGERD_DURABILITY: "relaxed", LEDGERD_WORKERS: "2" });
+  await using _ = command;
+  const refused = { code: "ECONNREFUSED" };
+  for (const address of [grpc, http]) await expect(connectionTo(address)).rejects.toMatchObject(refused);
+  const addresses = { LEDGERD_GRPC_ADDR: grpc, LEDGERD_HTTP_ADDR: await freeAddress() };
+  const settings = { DATABASE_URL: ledger.url, LEDGERD_DURABILITY: "relaxed", LEDGERD_LOG_LEVEL: "error" };
+  await using other = startLedgerd(["serve"], { ...settings, ...addresses, LEDGERD_WORKERS: "2" });
+  await blocker.release();
+  await until(() => [command, other].some(({ process }) => process.exitCode !== null));
+  const [later, first] = command.process.exitCode === null ? [other, command] : [command, other];
+  expect(await later.ended).toBe(1);
+  const taken = /^ledgerd: LEDGERD_GRPC_ADDR must be a free address [^\n]* listen EADDRINUSE: [^\n]*\n$/;
+  expect(later.printed.stderr).toMatch(taken);
+  expect((await servesAt(first)).grpc).toBe(grpc);
+  await connectionTo(grpc).then((connection) => connection.destroy());
+});
+
+const NOT_SERVABLE = /^ledgerd: this database can't be served from: [^\n]*\n$/;
+
 /** An address that nothing has. */
 async function freeAddress(): Promise<string> {
-  const listener = await listenHere({ host: "127.0.0.1", port: 0 });
+  const listener = await listenHere({ host: "127.0.0.1", port: 0 }, { most: 10, refused: () => undefined });
   await listener.close();
   return listener.address;
 }

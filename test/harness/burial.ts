@@ -4,27 +4,38 @@
 import type { ChildProcess } from "node:child_process";
 import { subscribe } from "node:diagnostics_channel";
 import { once } from "node:events";
-import { connect, createServer, type AddressInfo, type Socket } from "node:net";
+import { connect } from "node:net";
+import { HANDLES, type DoorName, type DoorState } from "../../src/processes/messages.ts";
+import { takePort } from "../../src/processes/port.ts";
 import { WorkerProcess } from "../../src/processes/worker-process.ts";
 
 const children: ChildProcess[] = [];
 subscribe("child_process", (message) => children.push((message as { process: ChildProcess }).process));
 
 const nothing = (): void => undefined;
-const listener = { serving: nothing, draining: nothing, left: nothing, declined: nothing, news: nothing };
-const workers = [new WorkerProcess(process.env, listener), new WorkerProcess(process.env, listener)] as const;
+const listening = Promise.withResolvers<void>();
+const listener = {
+  serving: nothing,
+  draining: nothing,
+  stands: (_worker: WorkerProcess, _door: DoorName, { listens }: DoorState) => listens && listening.resolve(),
+  silent: nothing,
+  deaf: nothing,
+  news: nothing,
+};
+const STALL_LIMIT_MS = 60_000;
+const start = (): WorkerProcess => new WorkerProcess(process.env, STALL_LIMIT_MS, listener);
+const workers = [start(), start()] as const;
 await Promise.all(workers.map(({ served }) => served));
 
-const server = createServer({ pauseOnConnect: true });
-server.listen(0, "127.0.0.1");
-await once(server, "listening");
-const caller = connect((server.address() as AddressInfo).port, "127.0.0.1");
-const [connection] = (await once(server, "connection")) as [Socket];
-workers[1].give("grpc", connection);
-// The worker's settings, as HTTP/2 begins: it has taken the connection.
+const port = await takePort({ host: "127.0.0.1", port: 0 });
+for (let given = 0; given < HANDLES; given++) workers[1].allow("grpc", 1, port.handle);
+await listening.promise;
+const { hostname, port: number } = new URL(`http://${port.address}`);
+const caller = connect(Number(number), hostname);
+// The worker's settings, as HTTP/2 begins: it has accepted.
 await once(caller, "data");
 caller.destroy();
-server.close();
+port.handle.close();
 
 /** Has it end while this process looks away. */
 function kill(child: ChildProcess | undefined): void {

@@ -38,7 +38,7 @@ function entriesOf(userId: bigint): Entries {
 }
 
 async function open(userId = 1n): Promise<void> {
-  const taken = await listenHere({ host: "127.0.0.1", port: 0 });
+  const taken = await listenHere({ host: "127.0.0.1", port: 0 }, { most: 10, refused: () => undefined });
   const letIn = (welcome: (connection: Socket) => void): void =>
     taken.open((connection) => {
       connections.push(connection);
