@@ -26,6 +26,7 @@ export const ENCODINGS = ["identity", ...decoders.keys()].join(",");
 
 /** What a message is when it isn't compressed. Throws where it isn't that encoding, or is too large. */
 export function decompressed(bytes: Uint8Array, encoding: string, limit: number): Buffer {
+  if (encoding === "identity") throw malformed("a message is marked as compressed, and no header tells how");
   const decode = decoders.get(encoding);
   if (decode === undefined) {
     const right = `a compressed message must have one of the encodings ${ENCODINGS}`;

@@ -9,7 +9,6 @@ import { findTrailerError } from "@connectrpc/connect/protocol-grpc";
 import { trailerParse } from "@connectrpc/connect/protocol-grpc-web";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { TopUpRequestSchema, TopUpResponseSchema } from "../../src/gen/ledger/v1/ledger_service_pb.ts";
-import { codes, type Reason } from "../../src/rpc/status.ts";
 import { createDatabase, type TestDatabase } from "../harness/database.ts";
 import { checkDatabase } from "../harness/inspect.ts";
 import { describeFailure, newKey, serve, type Failed, type TestService } from "../harness/service.ts";
@@ -225,16 +224,16 @@ test.each([
 });
 
 describe.each([
-  ["is asked for twice in one call", Buffer.concat([enveloped("{}"), enveloped("{}")]), "INVALID_REQUEST"],
-  ["isn't asked for", "", "INVALID_REQUEST"],
-  ["is said to be compressed, though not how", enveloped("{}", 1), "UNSUPPORTED"],
-  ["ends within its request", enveloped("{}").subarray(0, 6), "INVALID_REQUEST"],
-])("a watch that %s is refused with a reason", (_what, body, reason) => {
+  ["is asked for twice in one call", Buffer.concat([enveloped("{}"), enveloped("{}")])],
+  ["isn't asked for", ""],
+  ["is said to be compressed, though not how", enveloped("{}", 1)],
+  ["ends within its request", enveloped("{}").subarray(0, 6)],
+])("a watch that %s is refused with a reason", (_what, body) => {
   test.each(["application/connect+json", "application/grpc-web+json"])("as %s", async (type) => {
     const { bytes } = await post(WATCH, type, body);
     const end = last(bytes);
     const error = type.includes("connect") ? endStreamFromJson(end).error : findTrailerError(trailerParse(end));
-    expect(describeFailure(error)).toMatchObject({ code: codes[reason as Reason], reason });
+    expect(describeFailure(error)).toMatchObject({ code: Code.InvalidArgument, reason: "INVALID_REQUEST" });
   });
 });
 

@@ -139,7 +139,11 @@ describe("a request is refused", () => {
   test("whose encoding nobody knows, and it is told which are", async () => {
     const message = expect.stringContaining("identity,gzip,deflate") as string;
     expect(await send(framed(request(), true), { "grpc-encoding": "brotli" })).toMatchObject({ code: Code.Unimplemented, reason: "UNSUPPORTED", message });
-    expect(await send(framed(request(), true))).toMatchObject({ code: Code.Unimplemented, reason: "UNSUPPORTED", message });
+  });
+
+  test("that says it is compressed, and not how", async () => {
+    const message = expect.stringContaining("no header tells how") as string;
+    expect(await send(framed(request(), true))).toMatchObject({ reason: "INVALID_REQUEST", message });
   });
 
   test("that says it is compressed and isn't", async () => {
