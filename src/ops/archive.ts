@@ -231,7 +231,7 @@ function checkSizes({ tables }: Manifest): void {
       throw new ArchiveProblem(`${MANIFEST} counts ${rows} rows of ${bytes} bytes in ${table}, and others in its parts`);
     }
   }
-  const [twice] = tables.map(({ name }) => name).filter((name, index, names) => names.indexOf(name) !== index);
+  const twice = tables.map(({ name }) => name).find((name, index, names) => names.indexOf(name) !== index);
   if (twice !== undefined) throw new ArchiveProblem(`${MANIFEST} has the table ${twice} twice`);
 }
 

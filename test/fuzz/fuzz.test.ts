@@ -134,7 +134,8 @@ test(`${CALLS} mutated calls are answered, none by a bug, and the laws hold afte
   };
   await Promise.all(Array.from({ length: AT_ONCE }, work));
   if (process.env["FUZZ_CALLS"] !== undefined) {
-    console.log([`seed ${SEED}, ${next} calls`, ...[...counts].map(([what, times]) => `${what}: ${times}`).toSorted()].join("\n"));
+    const lines = [...counts].map(([what, times]) => `${what}: ${times}`).toSorted();
+    process.stdout.write(`${[`seed ${SEED}, ${next} calls`, ...lines].join("\n")}\n`);
   }
   expect(problems, `seed ${SEED}`).toEqual([]);
   expect(counts.get("decoded") ?? 0, `seed ${SEED}: at least half can be decoded`).toBeGreaterThanOrEqual(CALLS / 2);

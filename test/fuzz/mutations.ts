@@ -165,7 +165,7 @@ export function mutatedJson(desc: DescMessage, usual: Usual, random: Random): st
     case 0:
       return text.slice(0, at);
     case 1:
-      return text.slice(0, at) + random.one([..."{}[]\",:\\0eE-\u0000\uFEFF😀"]) + text.slice(at);
+      return text.slice(0, at) + random.one(["{", "}", "[", "]", '"', ",", ":", "\\", "0", "e", "-", "\u0000", "\uFEFF", "😀"]) + text.slice(at);
     case 2:
       return text.replace("{", `{"nothing":${random.one(jsonTexts)},`);
     case 3:
@@ -188,7 +188,7 @@ function withValue(text: string, random: Random): string {
   const parents: (Record<string, JsonValue> | JsonValue[])[] = [];
   const collect = (value: JsonValue): void => {
     if (typeof value !== "object" || value === null) return;
-    if (Object.keys(value).length > 0) parents.push(value as Record<string, JsonValue>);
+    if (Object.keys(value).length > 0) parents.push(value);
     Object.values(value).forEach(collect);
   };
   collect(json);
