@@ -22,10 +22,10 @@ export async function addHistory(url: string, { rows, users, firstIds }: History
   await inSession(url, async (client) => {
     // What a checkpoint writes is durable; so much need not be after each statement.
     await client.query("SET synchronous_commit = off");
-    await client.query("SELECT ledgerd.add_transaction_partitions($1)", [(firstIds.at(-1) ?? 0) + part + PARTITION]);
     for (const [index, firstId] of firstIds.entries()) {
       // An id that the users' own rows have is not drawn again.
       await client.query("SELECT setval('ledgerd.transactions_id_seq', greatest($1, (SELECT max(id) + 1 FROM ledgerd.transactions)), false)", [firstId]);
+      await client.query("SELECT ledgerd.add_transaction_partitions($1)", [part + PARTITION]);
       for (let from = index * part; from < (index + 1) * part; from += CHUNK) {
         await client.query(INSERT, [from, Math.min(from + CHUNK, (index + 1) * part) - 1, users]);
       }

@@ -5,7 +5,7 @@ import type { Line } from "./command-line.ts";
 import type { Config } from "./config.ts";
 import { applyMigrations, bringUpToDate, openDatabaseBeside, openLedger, type Database, type Login } from "./database.ts";
 import { complain, FAILED, print, sentenceOf, stopSignal } from "./exit.ts";
-import { runAdoption } from "./ops/adopt-command.ts";
+import { runAdoption, sourceOf } from "./ops/adopt-command.ts";
 import { backUp } from "./ops/backup.ts";
 import { describe } from "./ops/finding.ts";
 import { majorOf } from "./ops/major.ts";
@@ -68,12 +68,13 @@ async function runBackup({ to, keepDays }: Line, config: Config, log: Logger): P
   });
 }
 
-async function runRestore({ from = "" }: Line, config: Config, log: Logger): Promise<number> {
+async function runRestore({ from = "", noVerify }: Line, config: Config, log: Logger): Promise<number> {
   const progress = new Progress("restore");
   return withDatabase(config, log, "write", "owner", async ({ url }) => {
     const { manifest, verification } = await restore({
       url,
       file: from,
+      verifies: !noVerify,
       currencies: config.currencies,
       connectTimeoutMs: config.LEDGERD_CONNECT_TIMEOUT,
       queryTimeoutMs: config.LEDGERD_QUERY_TIMEOUT,
@@ -81,12 +82,25 @@ async function runRestore({ from = "" }: Line, config: Config, log: Logger): Pro
       progress: (phase, done, total) => progress.report({ phase, done, ...(total === undefined ? {} : { total }) }),
       onFinding: (finding) => progress.tell("difference", finding, describe(finding)),
     });
-    const { differences } = verification;
+    const differences = verification?.differences ?? 0;
     const { time, digest } = manifest;
-    const judgement = differences === 0 ? "everything in it holds" : `${differences} differences were in it already when it was archived`;
-    progress.tell("done", { time, digest, ...verification }, `the ledger of ${time} is restored, its digest is ${digest}; ${judgement}`);
-    return differences === 0 ? 0 : FAILED;
+    const isServable = differences === 0;
+    progress.tell(
+      "done",
+      { time, digest, servable: isServable, ...verification },
+      `the ledger of ${time} is restored, its digest is ${digest}; ${judgementOf(verification?.differences)}`,
+    );
+    return isServable ? 0 : FAILED;
   });
+}
+
+function judgementOf(differences: number | undefined): string {
+  if (differences === undefined) return "it wasn't verified: `ledgerd verify` does it";
+  if (differences === 0) return "everything in it holds";
+  return (
+    `${differences} differences were in it already when it was archived: it isn't served from until this is run ` +
+    "again with --no-verify; `ledgerd rebuild` mends those of projections then"
+  );
 }
 
 /** Does it with the database, whether it is served from or not. */
@@ -122,8 +136,13 @@ async function runProof({ command, digest, writeDigest, trustLog }: Line, config
 
 async function runAdopt({ adopt }: Line, config: Config, log: Logger): Promise<number> {
   const { currencies, LEDGERD_DEFAULT_CURRENCY: defaultCurrency, LEDGERD_CONNECT_TIMEOUT: connectTimeoutMs, LEDGERD_QUERY_TIMEOUT: queryTimeoutMs } = config;
-  const advice = "see that PostgreSQL runs there and that --from is right";
-  await checkReachable({ url: adopt.from ?? "", use: "look", timeoutMs: connectTimeoutMs, advice });
+  const source = sourceOf(adopt, config.LEDGERD_ADOPT_FROM);
+  if ("problem" in source) return complain([source.problem, "see `ledgerd help`"]);
+  if (source.isExposed) {
+    log.warn("everybody on this machine sees the password in --from: give the URL by --from-file or LEDGERD_ADOPT_FROM_FILE, or the password by a file of passwords (.pgpass)");
+  }
+  const advice = "see that PostgreSQL runs there and that the URL of --from is right";
+  await checkReachable({ url: source.url, use: "look", timeoutMs: connectTimeoutMs, advice });
   const openTarget = async () => {
     const database = await openDatabaseBeside(config, log, "write", "owner");
     try {
@@ -133,7 +152,7 @@ async function runAdopt({ adopt }: Line, config: Config, log: Logger): Promise<n
     }
     return openLedger(config, log, "write", "owner");
   };
-  const settings = { currencies, defaultCurrency, connectTimeoutMs, queryTimeoutMs, signal: stopSignal("run it again to go on") };
+  const settings = { from: source.url, currencies, defaultCurrency, connectTimeoutMs, queryTimeoutMs, signal: stopSignal("run it again to go on") };
   await runAdoption(adopt, settings, openTarget, new Progress("adopt"));
   return 0;
 }

@@ -24,8 +24,11 @@ usage: ledgerd [command]
   backup --to DIR    write everything, as it is at one moment, to an archive in a folder, and read it back; else to LEDGERD_BACKUP_DIR
   backup --keep-days N         and remove archives of this database there that are older; else by LEDGERD_BACKUP_KEEP_DAYS, or 7
   restore --from FILE          put an archive into an empty database, and verify it; goes on where it was, if it was cut off
-  adopt --from URL   take over a database of the old application (user_balances, transactions, jobs); docs/adoption.md says how. Nothing may serve
+  restore --no-verify          let it be served from without a verification, or although that found differences
+  adopt --from-file FILE   take over a database of the old application (user_balances, transactions, jobs); docs/adoption.md says how. Nothing may serve
                      meanwhile; cut off, it goes on where it was when it is run again
+                     FILE holds the URL of that database, - is standard input; LEDGERD_ADOPT_FROM or LEDGERD_ADOPT_FROM_FILE say it as well
+      --from URL           the same on the command line, where others see it: for a URL without a password
       --schema NAME        where its tables are (public)
       --time-zone NAME     of its times, such as Europe/Moscow (UTC)
       --currency CODE      what a missing currency stands for (LEDGERD_DEFAULT_CURRENCY)
@@ -49,6 +52,7 @@ export interface Line {
   readonly command: Command;
   readonly plan: boolean;
   readonly noBackup: boolean;
+  readonly noVerify: boolean;
   readonly workers: number | undefined;
   readonly digest: string | undefined;
   readonly writeDigest: string | undefined;
@@ -62,6 +66,7 @@ export interface Line {
 const flags = {
   plan: { type: "boolean" },
   "no-backup": { type: "boolean" },
+  "no-verify": { type: "boolean" },
   workers: { type: "string" },
   digest: { type: "string" },
   "write-digest": { type: "string" },
@@ -69,6 +74,7 @@ const flags = {
   to: { type: "string" },
   "keep-days": { type: "string" },
   from: { type: "string" },
+  "from-file": { type: "string" },
   schema: { type: "string" },
   "time-zone": { type: "string" },
   currency: { type: "string" },
@@ -84,6 +90,7 @@ const flags = {
 const ownersOf: Readonly<Record<Exclude<keyof typeof flags, "help" | "version">, readonly Command[]>> = {
   plan: ["migrate"],
   "no-backup": ["migrate"],
+  "no-verify": ["restore"],
   workers: ["serve"],
   digest: ["verify"],
   "write-digest": ["verify"],
@@ -91,6 +98,7 @@ const ownersOf: Readonly<Record<Exclude<keyof typeof flags, "help" | "version">,
   to: ["backup"],
   "keep-days": ["backup"],
   from: ["restore", "adopt"],
+  "from-file": ["adopt"],
   schema: ["adopt"],
   "time-zone": ["adopt"],
   currency: ["adopt"],
@@ -116,8 +124,8 @@ export function readCommandLine(args: readonly string[]): Line | string {
     if (typeof workers === "string") return workers;
     const keepDays = values["keep-days"] === undefined ? undefined : readKeepDays(values["keep-days"]);
     if (typeof keepDays === "string") return keepDays;
-    const { plan = false, "no-backup": noBackup = false, digest, "write-digest": writeDigest, "trust-log": trustLog = false, to, from } = values;
-    return { command, plan, noBackup, workers, digest, writeDigest, trustLog, to, keepDays, from, adopt: values };
+    const { plan = false, "no-backup": noBackup = false, "no-verify": noVerify = false, digest, "write-digest": writeDigest, "trust-log": trustLog = false, to, from } = values;
+    return { command, plan, noBackup, noVerify, workers, digest, writeDigest, trustLog, to, keepDays, from, adopt: values };
   } catch (error) {
     return error instanceof Error ? error.message : String(error);
   }

@@ -138,6 +138,10 @@ const environment = z.object({
         "refuses to start",
     ),
   LEDGERD_MIGRATION_URL_FILE: z.string().optional().describe("A file that holds what `LEDGERD_MIGRATION_URL` would"),
+  LEDGERD_ADOPT_FROM: databaseUrl
+    .optional()
+    .describe("The old application's database, for `adopt` alone: [Adoption](docs/adoption.md). `--from-file` says it as well"),
+  LEDGERD_ADOPT_FROM_FILE: z.string().optional().describe("A file that holds what `LEDGERD_ADOPT_FROM` would"),
   PGPASSFILE: z
     .string()
     .optional()
@@ -235,7 +239,7 @@ const environment = z.object({
 /** The validated settings. */
 export type Config = Omit<
   z.output<typeof environment>,
-  "LEDGERD_UNITS" | "DATABASE_URL_FILE" | "LEDGERD_MIGRATION_URL_FILE" | "PGPASSFILE"
+  "LEDGERD_UNITS" | `${UrlSetting}_FILE` | "PGPASSFILE"
 > & {
   /** ISO 4217 and the configured units. */
   readonly currencies: Currencies;
@@ -251,22 +255,26 @@ export function readConfig(env: Environment = process.env): { config: Config } |
   const wrong = (parsed.error?.issues ?? []).map((issue) => `${issue.path.join(".")} ${issue.message}${quote(String(issue.path[0]), given)}`);
   const url = urlOf("DATABASE_URL", given);
   const migrationUrl = urlOf("LEDGERD_MIGRATION_URL", given);
-  const unread = [url, migrationUrl].flatMap((one) => ("problem" in one ? [one.problem] : []));
+  const adoptFrom = urlOf("LEDGERD_ADOPT_FROM", given);
+  const unread = [url, migrationUrl, adoptFrom].flatMap((one) => ("problem" in one ? [one.problem] : []));
   const problems = [...wrong, ...unread, ...contradictions(given)];
-  if (!parsed.success || "problem" in url || "problem" in migrationUrl || problems.length > 0) return { problems };
+  if (!parsed.success || problems.length > 0) return { problems };
+  if ("problem" in url || "problem" in migrationUrl || "problem" in adoptFrom) return { problems };
   const {
     LEDGERD_UNITS,
     DATABASE_URL_FILE: _file,
     LEDGERD_MIGRATION_URL_FILE: _migrationFile,
+    LEDGERD_ADOPT_FROM_FILE: _adoptFile,
     PGPASSFILE: _passFile,
     ...rest
   } = parsed.data;
-  const urls = { DATABASE_URL: url.url, LEDGERD_MIGRATION_URL: migrationUrl.url };
+  const urls = { DATABASE_URL: url.url, LEDGERD_MIGRATION_URL: migrationUrl.url, LEDGERD_ADOPT_FROM: adoptFrom.url };
   return { config: { ...rest, ...urls, currencies: currenciesWith(LEDGERD_UNITS) } };
 }
 
 /** Settings that are URLs of the database, and may hold a password. */
-type UrlSetting = "DATABASE_URL" | "LEDGERD_MIGRATION_URL";
+const urlSettings = ["DATABASE_URL", "LEDGERD_MIGRATION_URL", "LEDGERD_ADOPT_FROM"] as const;
+type UrlSetting = (typeof urlSettings)[number];
 
 /** A URL, from wherever it comes, with the file of passwords that it is to use. */
 function urlOf(name: UrlSetting, given: Environment): { url: string | undefined } | { problem: string } {
@@ -319,7 +327,7 @@ function contradictions(given: Environment): readonly string[] {
 
 /** What a variable is set to, but for those that may contain a password. */
 function quote(name: string, given: Environment): string {
-  return name === "DATABASE_URL" || name === "LEDGERD_MIGRATION_URL" ? "" : `; it is ${JSON.stringify(given[name])}`;
+  return urlSettings.some((one) => one === name) ? "" : `; it is ${JSON.stringify(given[name])}`;
 }
 
 function tryCurrencies(list: readonly Currency[]): Currencies | Error {
@@ -347,8 +355,8 @@ export function readKeepDays(flag: string): number | string {
  * login that may change the schema.
  */
 export function environmentWith(url: string, settings: Environment = {}): Environment {
-  const migrations = { LEDGERD_MIGRATION_URL: "", LEDGERD_MIGRATION_URL_FILE: "" };
-  return { ...process.env, ...migrations, DATABASE_URL_FILE: "", DATABASE_URL: url, ...settings };
+  const others = Object.fromEntries(urlSettings.flatMap((name) => [[name, ""], [`${name}_FILE`, ""]]));
+  return { ...process.env, ...others, DATABASE_URL: url, ...settings };
 }
 
 /** Variables that look like ours but aren't: a typing error would otherwise go unnoticed. */

@@ -54,7 +54,7 @@ describe("ledgerd", () => {
   test.each(["help", "--help"])("%s explains every command on standard output", async (word) => {
     const { code, stdout, stderr } = await runLedgerd([word]);
     expect([code, stderr]).toEqual([0, ""]);
-    for (const line of ["usage: ledgerd", "serve ", "migrate ", "migrate --plan ", "help ", "version ", "serve --workers N ", "verify ", "verify --digest FILE ", "verify --write-digest FILE ", "rebuild ", "rebuild --trust-log ", "backup --to DIR ", "restore --from FILE ", "adopt --from URL "]) expect(stdout).toContain(line);
+    for (const line of ["usage: ledgerd", "serve ", "migrate ", "migrate --plan ", "help ", "version ", "serve --workers N ", "verify ", "verify --digest FILE ", "verify --write-digest FILE ", "rebuild ", "rebuild --trust-log ", "backup --to DIR ", "restore --from FILE ", "restore --no-verify ", "adopt --from-file FILE "]) expect(stdout).toContain(line);
   });
 
   test.each(["version", "-v"])("%s prints the version alone", async (word) => {

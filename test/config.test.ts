@@ -210,7 +210,23 @@ describe("the description of the settings", () => {
     const settings = describeSettings();
     const defaults = Object.fromEntries(settings.map((setting) => [setting.name, setting.default]));
     expect(configOf(defaults)).toEqual(configOf({}));
-    expect(settings.filter((setting) => setting.default === "").map(({ name }) => name)).toEqual(["DATABASE_URL", "DATABASE_URL_FILE", "LEDGERD_MIGRATION_URL", "LEDGERD_MIGRATION_URL_FILE", "PGPASSFILE", "LEDGERD_DATA_DIR", "LEDGERD_WEB_HOSTS", "LEDGERD_WEB_ORIGINS", "LEDGERD_WORKERS", "LEDGERD_UNITS", "LEDGERD_LANES", "LEDGERD_BACKUP_DIR"]);
+    const without = settings.filter((setting) => setting.default === "").map(({ name }) => name);
+    expect(without).toEqual([
+      "DATABASE_URL",
+      "DATABASE_URL_FILE",
+      "LEDGERD_MIGRATION_URL",
+      "LEDGERD_MIGRATION_URL_FILE",
+      "LEDGERD_ADOPT_FROM",
+      "LEDGERD_ADOPT_FROM_FILE",
+      "PGPASSFILE",
+      "LEDGERD_DATA_DIR",
+      "LEDGERD_WEB_HOSTS",
+      "LEDGERD_WEB_ORIGINS",
+      "LEDGERD_WORKERS",
+      "LEDGERD_UNITS",
+      "LEDGERD_LANES",
+      "LEDGERD_BACKUP_DIR",
+    ]);
     expect(unknownVariables(defaults)).toEqual([]);
     const read = Object.keys(configOf({})).filter((name) => name !== "currencies");
     expect(settings.map(({ name }) => name)).toEqual(expect.arrayContaining(read));

@@ -1,10 +1,10 @@
 // `ledgerd adopt`: its options, its progress, its report, and the proof at its end.
 
-import { writeFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
 import type { DatabasePool } from "slonik";
 import { AdoptionProblem } from "../domain/adoption.ts";
 import type { Currencies } from "../domain/currency.ts";
-import { problemOfUrl } from "../postgres/url.ts";
+import { problemOfUrl, readUrl } from "../postgres/url.ts";
 import { adopt } from "./adopt.ts";
 import { rehearse } from "./adopt-rehearsal.ts";
 import { describeAdoption } from "./adopt-report.ts";
@@ -22,6 +22,7 @@ const rename = /^(.+)=([A-Z]{3})$/s;
 /** The options of the command line, as they were given. */
 export interface AdoptFlags {
   readonly from?: string | undefined;
+  readonly "from-file"?: string | undefined;
   readonly schema?: string | undefined;
   readonly "time-zone"?: string | undefined;
   readonly currency?: string | undefined;
@@ -33,6 +34,8 @@ export interface AdoptFlags {
 
 /** What the environment says. */
 export interface AdoptSettings {
+  /** The URL of the old database. */
+  readonly from: string;
   readonly currencies: Currencies;
   readonly defaultCurrency: string;
   readonly connectTimeoutMs: number;
@@ -48,12 +51,52 @@ export interface AdoptTarget {
 }
 
 /** What is wrong with the options; undefined: nothing, as far as they tell by themselves. */
-export function problemOfFlags({ from, "rename-currency": renames = [] }: AdoptFlags): string | undefined {
-  if (from === undefined) return "adopt needs --from, the old application's database, such as --from postgres://user:password@host:5432/database";
-  const problem = problemOfUrl(from);
+export function problemOfFlags(flags: AdoptFlags): string | undefined {
+  const { from, "from-file": file, "rename-currency": renames = [] } = flags;
+  if (from !== undefined && file !== undefined) return "--from-file must not be given beside --from: one or the other says it";
+  const problem = from === undefined ? undefined : problemOfUrl(from);
   if (problem !== undefined) return `--from ${problem}`;
   const wrong = renames.find((pair) => !rename.test(pair));
   return wrong === undefined ? undefined : `--rename-currency must be an old code and ours, such as RUR=RUB; it is ${JSON.stringify(wrong)}`;
+}
+
+/** The URL of the old database, from the command line or else from the environment; or what is wrong with that. */
+export function sourceOf(flags: AdoptFlags, configured: string | undefined): Source | { readonly problem: string } {
+  const { from, "from-file": file } = flags;
+  const flag = from === undefined ? (file === undefined ? undefined : "--from-file") : "--from";
+  if (flag !== undefined && configured !== undefined) {
+    return { problem: `${flag} must not be given beside LEDGERD_ADOPT_FROM or LEDGERD_ADOPT_FROM_FILE: one or the other says it` };
+  }
+  if (from !== undefined) return { url: from, isExposed: holdsSecret(from) };
+  const url = file === undefined ? configured : tryRead(file);
+  if (url instanceof Error) return { problem: `--from-file must be a file with the database's URL: ${url.message}` };
+  if (url === undefined) return { problem: NO_SOURCE };
+  const wrong = problemOfUrl(url);
+  return wrong === undefined ? { url, isExposed: false } : { problem: `--from-file must hold the database's URL, which ${wrong}` };
+}
+
+/** Where to adopt from, and whether everybody on the machine sees its password among the processes. */
+interface Source {
+  readonly url: string;
+  readonly isExposed: boolean;
+}
+
+const NO_SOURCE =
+  "adopt needs --from-file, a file that holds the URL of the old application's database, such as " +
+  "postgres://user:password@host:5432/database; or LEDGERD_ADOPT_FROM; or --from, the URL itself, where it has no password";
+
+function holdsSecret(url: string): boolean {
+  const { password, tls } = readUrl(url);
+  return password !== undefined || tls.keyPassword !== undefined;
+}
+
+/** A file's text, or that of standard input for `-`, without the end of its line; or why it can't be read. */
+function tryRead(file: string): string | Error {
+  try {
+    return readFileSync(file === "-" ? 0 : file, "utf8").trim();
+  } catch (error) {
+    return error instanceof Error ? error : new Error(String(error));
+  }
 }
 
 /** Runs an adoption, or what it would find; tells how far it is, and the report. */
@@ -64,7 +107,9 @@ export async function runAdoption(flags: AdoptFlags, settings: AdoptSettings, op
   });
   try {
     const report = flags["dry-run"] === true ? await rehearse(options) : await adoptInto(await openTarget(), options, settings, progress);
-    if (flags.report !== undefined) writeFileSync(flags.report, `${JSON.stringify(JSON.parse(toJson(report)), null, 2)}\n`);
+    if (flags.report !== undefined) {
+      writeFileSync(flags.report, `${JSON.stringify(JSON.parse(toJson(report)), null, 2)}\n`, { mode: 0o600 });
+    }
     progress.tell("summary", report, describeAdoption(report));
     return report;
   } finally {
@@ -72,7 +117,7 @@ export async function runAdoption(flags: AdoptFlags, settings: AdoptSettings, op
   }
 }
 
-function optionsOf(flags: AdoptFlags, { currencies, defaultCurrency, connectTimeoutMs, queryTimeoutMs }: AdoptSettings, tell: AdoptOptions["tell"]): AdoptOptions {
+function optionsOf(flags: AdoptFlags, { from, currencies, defaultCurrency, connectTimeoutMs, queryTimeoutMs }: AdoptSettings, tell: AdoptOptions["tell"]): AdoptOptions {
   const pairs = (flags["rename-currency"] ?? []).map((pair): [string, string] => {
     const [, old = "", ours = ""] = rename.exec(pair) ?? [];
     return [old.trim().toUpperCase(), ours];
@@ -81,7 +126,7 @@ function optionsOf(flags: AdoptFlags, { currencies, defaultCurrency, connectTime
   const fallback = flags.currency ?? defaultCurrency;
   const unknown = [fallback, ...renamed.values()].find((code) => !currencies.has(code));
   if (unknown !== undefined) throw new AdoptionProblem(`${unknown} is no currency of ISO 4217, nor in LEDGERD_UNITS`);
-  const source = { url: flags.from ?? "", schema: flags.schema ?? "public", timeZone: flags["time-zone"] ?? "UTC", connectTimeoutMs, queryTimeoutMs };
+  const source = { url: from, schema: flags.schema ?? "public", timeZone: flags["time-zone"] ?? "UTC", connectTimeoutMs, queryTimeoutMs };
   return { source, currencies, fallback, renamed, ignoreSessions: flags["ignore-sessions"] === true, batch: BATCH, tell };
 }
 

@@ -23,6 +23,19 @@ const FORMAT = 1;
 /** How many bytes of rows make a part: some 20,000 rows of the log. */
 export const PART_BYTES = 8 * 1024 * 1024;
 
+// Bounds of what is read: an archive may come from anywhere, and a small one may say or hold anything. What is in memory
+// at the same time is one part, compressed and as text.
+
+/** What a part may hold at most. Only one that is a single row is larger than `PART_BYTES`, and no row is that large. */
+export const LARGEST_PART = 64 * 1024 * 1024;
+/** Entries: parts for 2 TB of rows. */
+const MOST_ENTRIES = 250_000;
+/** What the manifest may take for itself, and for each entry: three times what it takes. */
+const MANIFEST_BYTES = 1024 * 1024;
+const MANIFEST_BYTES_PER_ENTRY = 1024;
+/** The power of two that zstd may look back by, for which it takes as many bytes: at level 1 it is 19. */
+const WINDOW_LOG = 23;
+
 const MANIFEST = "manifest.json";
 const CHECKSUMS = "SHA256SUMS";
 
@@ -113,7 +126,7 @@ export class ArchiveWriter {
   async #addPart({ text, rows }: CopiedRows): Promise<void> {
     const current = this.#tables.at(-1);
     if (current === undefined) throw new Error("rows of no table");
-    const name = `${current.table.name}.${String(current.parts.length + 1).padStart(6, "0")}.copy.zst`;
+    const name = partName(current.table.name, current.parts.length);
     const compressed = await compress(text, { params: { [constants.ZSTD_c_compressionLevel]: 1, [constants.ZSTD_c_checksumFlag]: 1 } });
     await this.#addEntry(name, compressed);
     current.parts.push({ name, rows, bytes: text.length, compressedBytes: compressed.length, sha256: sha256(compressed) });
@@ -156,18 +169,25 @@ export class Archive {
 
   static async #read(file: FileHandle): Promise<Archive> {
     const { size } = await file.stat();
-    const entries = await readEntries(file, size);
+    const entries = await readEntries(file, size, MOST_ENTRIES);
     const [manifestEntry, checksumsEntry] = entries.slice(-2);
     if (manifestEntry?.name !== MANIFEST || checksumsEntry?.name !== CHECKSUMS) throw new TarProblem(`it doesn't end in ${MANIFEST} and ${CHECKSUMS}`);
+    const most = MANIFEST_BYTES + entries.length * MANIFEST_BYTES_PER_ENTRY;
+    if (manifestEntry.size > most) {
+      throw new ArchiveProblem(`${MANIFEST} has ${manifestEntry.size} bytes, for so many parts it may have ${most}`);
+    }
     const text = await readAt(file, manifestEntry.offset, manifestEntry.size);
     const manifest = parseManifest(text);
     const found = sha256(text);
-    if (!checksumsOf(manifest, found).equals(await readAt(file, checksumsEntry.offset, checksumsEntry.size))) {
+    const sums = checksumsOf(manifest, found);
+    const isAsLong = checksumsEntry.size === sums.length;
+    if (!isAsLong || !sums.equals(await readAt(file, checksumsEntry.offset, sums.length))) {
       throw new ArchiveProblem(`${MANIFEST} and ${CHECKSUMS} don't go together: one of them was altered`);
     }
     const listed = manifest.tables.flatMap(({ parts }) => parts.map(({ name, compressedBytes }) => `${name} ${compressedBytes}`));
     const present = entries.slice(0, -2).map(({ name, size: bytes }) => `${name} ${bytes}`);
     if (listed.join() !== present.join()) throw new ArchiveProblem(`it doesn't hold the parts that ${MANIFEST} lists`);
+    checkSizes(manifest);
     return new Archive(file, entries, manifest, found);
   }
 
@@ -193,9 +213,41 @@ export class Archive {
   async #rowsOf({ name, size, offset }: Entry, part: ManifestPart): Promise<Buffer> {
     const compressed = await readAt(this.#file, offset, size);
     if (sha256(compressed) !== part.sha256) throw new ArchiveProblem(`${name} was altered: its checksum is not that of ${MANIFEST}`);
-    const text = await decompress(compressed, { maxOutputLength: Math.max(part.bytes, 1) });
+    const text = await expand(compressed, part);
     if (text.length !== part.bytes || countRows(text) !== part.rows) throw new ArchiveProblem(`${name} doesn't hold as much as ${MANIFEST} says`);
     return text;
+  }
+}
+
+/** Throws `ArchiveProblem` where a part is called otherwise than it is written, is too large, or isn't counted. */
+function checkSizes({ tables }: Manifest): void {
+  for (const { name: table, rows, bytes, parts } of tables) {
+    for (const [index, { name, bytes: expanded, compressedBytes }] of parts.entries()) {
+      if (name !== partName(table, index)) throw new ArchiveProblem(`${MANIFEST} has ${name} for ${partName(table, index)}`);
+      const larger = Math.max(expanded, compressedBytes);
+      if (larger > LARGEST_PART) throw new ArchiveProblem(`${name} is of ${larger} bytes, a part may have ${LARGEST_PART}`);
+    }
+    if (rows !== sum(parts.map((part) => part.rows)) || bytes !== sum(parts.map((part) => part.bytes))) {
+      throw new ArchiveProblem(`${MANIFEST} counts ${rows} rows of ${bytes} bytes in ${table}, and others in its parts`);
+    }
+  }
+  const twice = tables.map(({ name }) => name).find((name, index, names) => names.indexOf(name) !== index);
+  if (twice !== undefined) throw new ArchiveProblem(`${MANIFEST} has the table ${twice} twice`);
+}
+
+function partName(table: string, index: number): string {
+  return `${table}.${String(index + 1).padStart(6, "0")}.copy.zst`;
+}
+
+/** The text of a part. It is given up as soon as there is more than the manifest says. */
+async function expand(compressed: Buffer, { name, bytes }: ManifestPart): Promise<Buffer> {
+  const params = { [constants.ZSTD_d_windowLogMax]: WINDOW_LOG };
+  try {
+    return await decompress(compressed, { params, maxOutputLength: Math.max(bytes, 1) });
+  } catch (cause) {
+    const isMore = cause instanceof Error && "code" in cause && cause.code === "ERR_BUFFER_TOO_LARGE";
+    const why = isMore ? `expands to more than the ${bytes} bytes that ${MANIFEST} says` : "isn't compressed as it is written";
+    throw new ArchiveProblem(`${name} ${why}`, { cause });
   }
 }
 

@@ -1,5 +1,5 @@
 // `ledgerd restore`: an archive into an empty database. Every byte of the archive is checked before anything is changed. It is loaded in many
-// short transactions; one that was cut off goes on where it was, and until it is complete no ledgerd serves from it.
+// short transactions; one that was cut off goes on where it was, and until it is complete and verified no ledgerd serves from it.
 
 import type { Currencies } from "../domain/currency.ts";
 import { knownMigrations, migrate, type Migration } from "../postgres/migrate.ts";
@@ -27,14 +27,17 @@ export interface RestoreOptions {
   readonly signal: AbortSignal;
   /** Is told how far it is. */
   readonly progress: (phase: string, done: number, total: number | undefined) => void;
+  /** Whether it is verified before it may be served; one in which something differs isn't served then. */
+  readonly verifies: boolean;
   /** Is told what doesn't hold in the ledger that the archive holds. */
   readonly onFinding: (finding: Finding) => void;
 }
 
-/** A ledger that was restored: it is what the archive holds, and this is what a verification of it came to. */
+/** A ledger that was restored: it is what the archive holds. */
 export interface Restored {
   readonly manifest: Manifest;
-  readonly verification: Summary;
+  /** What a verification of it came to; undefined: it wasn't wanted. */
+  readonly verification: Summary | undefined;
 }
 
 /** Restores an archive. Run again after it was cut off, it goes on. */
@@ -50,9 +53,9 @@ export async function restore(options: RestoreOptions): Promise<Restored> {
       await compare(target, archive.manifest);
       await migrate(url, { known, restoring: true });
       await target.analyze();
-      // Differences are the archived ledger's own: they are told, and don't keep it from being used as it was.
-      const verification = await verify(options);
-      await target.end();
+      const verification = options.verifies ? await verify(options) : undefined;
+      // Differences are the archived ledger's own. Whoever wants to serve them, or to mend them, has to say so.
+      if ((verification?.differences ?? 0) === 0) await target.end();
       return { manifest: archive.manifest, verification };
     } finally {
       await target.close();
@@ -94,6 +97,7 @@ async function prepare(target: RestoreTarget, archive: Archive, migrations: read
 async function load(target: RestoreTarget, archive: Archive, { progress }: RestoreOptions): Promise<void> {
   const { sequences, tables } = archive.manifest;
   const states = sequences.map(({ name, lastValue, isCalled }) => ({ name, lastValue: BigInt(lastValue), isCalled }));
+  await target.refuseStrangers(tables.map(({ name }) => name));
   const { marks } = await target.recorded();
   const loaded = marks.length - 1;
   const parts = tables.flatMap((table) => table.parts);

@@ -51,8 +51,11 @@ export function tarEnd(): Buffer {
   return Buffer.alloc(END);
 }
 
-/** The entries of a file of so many bytes. Throws `TarProblem` where anything but their own bytes isn't exactly as it is written here. */
-export async function readEntries(file: FileHandle, length: number): Promise<readonly Entry[]> {
+/**
+ * The entries of a file of so many bytes, and no more than `most` of them. Throws `TarProblem` where anything but their
+ * own bytes isn't exactly as it is written here: so links, folders and sizes in other notations are refused as well.
+ */
+export async function readEntries(file: FileHandle, length: number, most: number): Promise<readonly Entry[]> {
   const entries: Entry[] = [];
   let at = 0;
   while (at < length - END) {
@@ -62,6 +65,7 @@ export async function readEntries(file: FileHandle, length: number): Promise<rea
     const end = entry.offset + entry.size;
     if (end + padding.length + END > length) throw new TarProblem(`it ends within ${entry.name}`);
     if (!padding.equals(await readAt(file, end, padding.length))) throw new TarProblem(`there is something behind ${entry.name}`);
+    if (entries.length === most) throw new TarProblem(`it has more than ${most} entries`);
     entries.push(entry);
     at = end + padding.length;
   }

@@ -130,7 +130,7 @@ async function pending(client: pg.Client, { known = knownMigrations(), restoring
   });
   const applied = new Map(recorded.filter(({ number }) => number < FIRST_RESTORE_MARK).map(({ number, checksum }) => [number, checksum]));
   if (!restoring && applied.size < recorded.length) {
-    throw new SchemaProblem("this database holds a part of an archive that is being restored, or whose restore was cut off: run that `ledgerd restore` again, or take an empty database");
+    throw new SchemaProblem("this database holds a part of an archive that is being restored, or whose restore was cut off, or a whole one that wasn't found to hold: run that `ledgerd restore` again (with --no-verify it may be served as it is), or take an empty database");
   }
   if (applied.size === 0) await refuseStrangeTables(client);
   const newest = Math.max(0, ...applied.keys());

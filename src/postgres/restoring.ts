@@ -91,6 +91,13 @@ export class RestoreTarget {
     return filled;
   }
 
+  /** Throws `TargetProblem` unless these are tables of a ledger: an archive may name any. */
+  async refuseStrangers(names: readonly string[]): Promise<void> {
+    const known = new Set((await tablesOf(this.#client)).map(({ name }) => name));
+    const stranger = names.find((name) => !known.has(name));
+    if (stranger !== undefined) throw new TargetProblem(`the archive has a table ${stranger}, which a ledger doesn't have`);
+  }
+
   /** From now on it is being restored. */
   async begin(archive: Omit<AppliedMigration, "number">): Promise<void> {
     await this.#client.query("SET ROLE ledgerd_migrator");

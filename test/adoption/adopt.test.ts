@@ -1,6 +1,6 @@
 // Adopting a database of the old application: everybody keeps the old balance, whatever the rows beside it say.
 
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
@@ -489,12 +489,55 @@ test.each([
   [["--from", "OLD", "--schema", "ledgerd"], 1, /lacks user_balances.user_id/],
   [["--from", "old"], 2, /--from must be a URL/],
   [["--from", "OLD", "--rename-currency", "RUR"], 2, /--rename-currency must be an old code and ours, such as RUR=RUB; it is "RUR"/],
-  [[], 2, /adopt needs --from/],
+  [[], 2, /adopt needs --from-file/],
+  [["--from", "OLD", "--from-file", "FILE"], 2, /--from-file must not be given beside --from: one or the other says it/],
+  [["--from-file", "/nowhere/url"], 2, /--from-file must be a file with the database's URL: ENOENT/],
+  [["--from-file", "FILE"], 2, /--from-file must hold the database's URL, which must be a URL such as/],
 ] as const)("ledgerd adopt %j ends with %d, and says in one line why", async (args, code, problem) => {
-  const given = args.map((arg) => (arg === "OLD" ? old.url : arg));
+  const given = args.map((arg) => (arg === "OLD" ? old.url : arg === "FILE" ? import.meta.filename : arg));
   const ended = await runLedgerd(["adopt", ...given], { DATABASE_URL: ledger.url, LEDGERD_LOG_LEVEL: "error" });
   expect(ended).toEqual({ code, stdout: "", stderr: expect.stringMatching(problem) as string });
   expect(ended.stderr.split("\n")[1]).toMatch(/^(ledgerd: see `ledgerd help`)?$/);
+});
+
+describe("a password in the old database's URL", () => {
+  const withPassword = (url: string): string => url.replace(/\/\/(\w+)@/, "//$1:swordfish@");
+  const dryRun = ["adopt", "--ignore-sessions", "--dry-run"];
+
+  test("is seen by nobody where the URL comes by a file, by standard input, or by the environment", async () => {
+    const folder = mkdtempSync(path.join(tmpdir(), "ledgerd-adopt-"));
+    const file = path.join(folder, "url");
+    const url = withPassword(old.url);
+    writeFileSync(file, `${url}\n`, { mode: 0o600 });
+    const settings = { DATABASE_URL: ledger.url };
+    const piped = startLedgerd([...dryRun, "--from-file", "-"], settings, "ours", url);
+    const runs = await Promise.all([
+      runLedgerd([...dryRun, "--from-file", file], settings),
+      piped.ended.then((code) => ({ code, ...piped.printed })),
+      runLedgerd(dryRun, { ...settings, LEDGERD_ADOPT_FROM: url }),
+      runLedgerd(dryRun, { ...settings, LEDGERD_ADOPT_FROM_FILE: file }),
+    ]);
+    for (const { code, stdout, stderr } of runs) {
+      expect([code, stderr]).toEqual([0, ""]);
+      expect(stdout).toContain('"outcome":"rehearsed"');
+      expect(stdout).not.toContain("swordfish");
+    }
+    const beside = await runLedgerd([...dryRun, "--from-file", file], { ...settings, LEDGERD_ADOPT_FROM: url });
+    expect([beside.code, beside.stderr]).toEqual([2, expect.stringContaining("--from-file must not be given beside LEDGERD_ADOPT_FROM")]);
+    const report = path.join(folder, "report.json");
+    await runLedgerd([...dryRun, "--from-file", file, "--report", report], settings);
+    expect(statSync(report).mode & 0o077, "nobody else reads the report").toBe(0);
+    rmSync(folder, { recursive: true });
+  });
+
+  test("is warned of where it is on the command line, without being told", async () => {
+    const { code, stdout, stderr } = await runLedgerd([...dryRun, "--from", withPassword(old.url)], { DATABASE_URL: ledger.url });
+    expect([code, JSON.parse(stderr)]).toEqual([0, expect.objectContaining({ level: 40, msg: expect.stringContaining("--from-file") as string })]);
+    expect(stdout + stderr).not.toContain("swordfish");
+    const wrong = await runLedgerd([...dryRun, "--from", "postgres://u:swordfish@127.0.0.1:1/d"], { DATABASE_URL: ledger.url });
+    expect(wrong.code).toBe(1);
+    expect(wrong.stdout + wrong.stderr).not.toContain("swordfish");
+  });
 });
 
 test("what the ledger can't hold ends a dry run and a run alike, with one line and a remedy that works", async () => {

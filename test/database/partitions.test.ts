@@ -74,7 +74,11 @@ describe("add_transaction_partitions", () => {
 
   test("refuses a headroom that is negative or absurd", async () => {
     await expect(addPartitions(database.query, -1n)).rejects.toThrow(/must be from 0 to/);
-    await expect(addPartitions(database.query, 1001n * SIZE)).rejects.toThrow(/must be from 0 to/);
+    const before = await partitionsOf(database);
+    for (const headroom of [10n * SIZE + 1n, 1000n * SIZE, 2n ** 63n - 1n]) {
+      await expect(addPartitions(database.query, headroom)).rejects.toThrow(`headroom of ${headroom} ids: must be from 0 to 100000000`);
+    }
+    expect(await partitionsOf(database)).toEqual(before);
   });
 
   test("makes them all alike, with the unique index of accounts and triggers that nothing switches off", async () => {

@@ -159,7 +159,8 @@ describe("where a database and a login set what nobody would want", () => {
     const { file, manifest } = await backUp({ url, folder, keepDays: 1, version: "test", progress: () => undefined });
     const limits = { connectTimeoutMs: 10_000, queryTimeoutMs: 30_000, signal: new AbortController().signal };
     const restored = await restore({
-      url: there, file, currencies: currenciesWith([]), ...limits, progress: () => undefined, onFinding: () => undefined,
+      url: there, file, verifies: true, currencies: currenciesWith([]), ...limits,
+      progress: () => undefined, onFinding: () => undefined,
     });
     rmSync(folder, { recursive: true });
     expect(restored.manifest.digest).toBe(manifest.digest);

@@ -11,10 +11,10 @@ export function archiveOf(url: string, folder: string, known: readonly Migration
 }
 
 /** Restores an archive into a database. Throws if anything in it doesn't hold. */
-export async function restoreInto(url: string, file: string, known: readonly Migration[] = knownMigrations()): Promise<Restored> {
+export async function restoreInto(url: string, file: string, known: readonly Migration[] = knownMigrations(), progress: (phase: string) => void = () => undefined): Promise<Restored> {
   const findings: string[] = [];
   const limits = { connectTimeoutMs: 10_000, queryTimeoutMs: 10_000, signal: new AbortController().signal };
-  const restored = await restore({ url, file, known, currencies: currenciesWith([]), ...limits, progress: () => undefined, onFinding: ({ kind }) => findings.push(kind) });
+  const restored = await restore({ url, file, known, verifies: true, currencies: currenciesWith([]), ...limits, progress, onFinding: ({ kind }) => findings.push(kind) });
   if (findings.length > 0) throw new Error(`in what was restored there is: ${findings.join(", ")}`);
   return restored;
 }

@@ -35,16 +35,17 @@ const defaults = {
 
 /**
  * Starts `ledgerd` with these arguments, in an environment of these settings and some defaults; it serves by two logins.
- * `group` gives it a process group of its own, as a shell does.
+ * `group` gives it a process group of its own, as a shell does; `input` is its standard input, else there is none.
  */
-export function startLedgerd(args: readonly string[], settings: Readonly<Record<string, string>> = {}, group: "own" | "ours" = "ours"): Command {
+export function startLedgerd(args: readonly string[], settings: Readonly<Record<string, string>> = {}, group: "own" | "ours" = "ours", input?: string): Command {
   const isServing = args.length === 0 || args[0] === "serve" || args[0]?.startsWith("-") === true;
   const given = isServing ? withLogins(settings) : settings;
   const env = { PATH: process.env["PATH"] ?? "", ...defaults, ...given };
-  const child = spawn(process.execPath, [MAIN, ...args], { env, stdio: ["ignore", "pipe", "pipe"], detached: group === "own", timeout: TEST_LIMIT_MS });
+  const child = spawn(process.execPath, [MAIN, ...args], { env, stdio: [input === undefined ? "ignore" : "pipe", "pipe", "pipe"], detached: group === "own", timeout: TEST_LIMIT_MS });
+  child.stdin?.end(input);
   const printed = { stdout: "", stderr: "" };
-  child.stdout.setEncoding("utf8").on("data", (text: string) => (printed.stdout += text));
-  child.stderr.setEncoding("utf8").on("data", (text: string) => (printed.stderr += text));
+  child.stdout?.setEncoding("utf8").on("data", (text: string) => (printed.stdout += text));
+  child.stderr?.setEncoding("utf8").on("data", (text: string) => (printed.stderr += text));
   const ended = once(child, "close").then(() => child.exitCode);
   return {
     process: child,

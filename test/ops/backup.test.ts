@@ -220,7 +220,7 @@ describe("an archive", () => {
     await expect(spoiled("user_balances", "NEW.chain_head := NULL; RETURN NEW")).rejects.toThrow("the digest of the chain heads is");
   });
 
-  test("of a ledger with differences is restored as it was: they are named, the command ends with 1, and `rebuild` can mend them", async () => {
+  test("of a ledger with differences is restored as it was: they are named, the command ends with 1, and nobody serves from it until that is asked for; `rebuild` mends them then", async () => {
     await using source = await createDatabase();
     await using service = await serve(source.url);
     await service.ledger.topUp({ userId: 1n, amount: rub("10"), idempotencyKey: newKey() });
@@ -231,7 +231,13 @@ describe("an archive", () => {
     const lines = stdout.trim().split("\n").map((line) => JSON.parse(line) as Record<string, unknown>);
     expect(code).toBe(1);
     expect(lines.filter(({ event }) => event === "difference")).toMatchObject([{ kind: "balance_wrong", userId: "1" }]);
-    expect(lines.at(-1)).toMatchObject({ event: "done", differences: 1 });
+    expect(lines.at(-1)).toMatchObject({ event: "done", differences: 1, servable: false });
+    await expect(serve(target.url)).rejects.toThrow("or a whole one that wasn't found to hold");
+    const again = await runLedgerd(["restore", "--from", file], { DATABASE_URL: target.url });
+    expect(again.code, "nor when it is run again").toBe(1);
+    const unverified = await runLedgerd(["restore", "--from", file, "--no-verify"], { DATABASE_URL: target.url });
+    expect([unverified.code, unverified.stdout]).toEqual([0, expect.not.stringContaining("verifying")]);
+    expect(unverified.stdout).toContain('"servable":true');
     expect((await tablesIn(target))["user_balances"]).toBe((await tablesIn(source))["user_balances"]);
     expect((await runLedgerd(["rebuild"], { DATABASE_URL: target.url })).code).toBe(0);
     await checkDatabase(target);
@@ -323,7 +329,7 @@ describe("cut off in the middle,", () => {
     await locked.release();
     await until(async () => (await target.query("SELECT FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'ledgerd restore'")).length === 0);
 
-    const refusal = /holds a part of an archive that is being restored, or whose restore was cut off: run that `ledgerd restore` again, or take an empty database/;
+    const refusal = /holds a part of an archive that is being restored, or whose restore was cut off.*: run that `ledgerd restore` again/;
     await expect(serve(target.url)).rejects.toThrow(refusal);
     await expect(serve(target.url, { LEDGERD_MIGRATE: "never" })).rejects.toThrow(refusal);
     await expect(migrate(target.url)).rejects.toThrow(refusal);
@@ -340,6 +346,25 @@ describe("cut off in the middle,", () => {
     await using service = await serve(target.url);
     await service.ledger.topUp({ userId: 1n, amount: rub("1"), idempotencyKey: newKey() });
   });
+});
+
+test("a restore that is cut off while it verifies leaves what nobody serves from, and is verified when it is run again", async () => {
+  await using source = await createDatabase();
+  await using service = await serve(source.url);
+  await writeVariedLedger(service);
+  await service.close();
+  const { file } = await archive(source.url);
+  await using target = await createDatabase();
+  const cutOff = (phase: string): void => {
+    if (phase.startsWith("verifying")) throw new Error("cut off");
+  };
+  await expect(restoreInto(target.url, file, known, cutOff)).rejects.toThrow("cut off");
+  const { schema_migrations: _marks, ...restoredTables } = await tablesIn(target);
+  expect(await tablesIn(source), "everything is there").toMatchObject(restoredTables);
+  await expect(serve(target.url)).rejects.toThrow("run that `ledgerd restore` again (with --no-verify it may be served as it is)");
+  const again = await runLedgerd(["restore", "--from", file], { DATABASE_URL: target.url });
+  expect([again.code, again.stdout]).toEqual([0, expect.stringContaining('"phase":"verifying')]);
+  await (await serve(target.url)).close();
 });
 
 describe("the command lines", () => {
