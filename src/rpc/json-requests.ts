@@ -18,7 +18,7 @@ import { DurationSchema, isWrapperDesc, StructSchema, TimestampSchema } from "@b
 import { FIRST_MOMENT, LAST_MOMENT } from "../domain/moment.ts";
 import { shownName } from "../domain/text.ts";
 import { FailJobRequestSchema, UpdateJobStatusRequestSchema } from "../gen/ledger/v1/job_service_pb.ts";
-import { JsonNumber, JsonObject, JsonProblem, readJson, type Json } from "./json-text.ts";
+import { JsonNumber, JsonObject, JsonProblem, readJson, TooManyValues, type Json } from "./json-text.ts";
 import { mostValues } from "./request-bounds.ts";
 import { errorOfViolations, MOST_VIOLATIONS, type Violation } from "./status.ts";
 
@@ -36,20 +36,25 @@ export function jsonReaderOf(desc: DescMessage, most = mostValues(desc)): (bytes
   const take = messageTaker(desc, new Map());
   return (bytes) => {
     const request = new Checked();
-    const taken = take(parsed(bytes, most), request);
+    const taken = take(parsed(bytes, desc, most), request);
     request.throwIfWrong();
     return JSON.stringify(taken);
   };
 }
 
-function parsed(bytes: Uint8Array, most: number): Json {
+function parsed(bytes: Uint8Array, desc: DescMessage, most: number): Json {
   try {
     return readJson(bytes, most);
   } catch (error) {
-    if (error instanceof JsonProblem)
-      throw errorOfViolations([{ field: "", description: `the body can't be read as JSON: ${error.message}` }]);
-    throw error;
+    if (!(error instanceof JsonProblem)) throw error;
+    const field = error instanceof TooManyValues ? fieldCalled(error.member, desc) : undefined;
+    const description = `the body can't be read as JSON: ${error.message}`;
+    throw errorOfViolations([{ field: field?.name ?? "", description }]);
   }
+}
+
+function fieldCalled(name: string, desc: DescMessage): DescField | undefined {
+  return desc.fields.find((field) => field.name === name || field.jsonName === name);
 }
 
 /**

@@ -32,6 +32,16 @@ export type Json = JsonObject | readonly Json[] | JsonNumber | string | boolean 
 /** Why a text is no JSON, or none that is taken. */
 export class JsonProblem extends Error {}
 
+/** There are more values than may be: with the member of the outermost object, if any, in which the last of them is. */
+export class TooManyValues extends JsonProblem {
+  readonly member: string;
+
+  constructor(most: number, member: string) {
+    super(`it has more than ${most} values, more than any such request`);
+    this.member = member;
+  }
+}
+
 /**
  * So deep may objects and lists of the whole body be nested. What may be sent is less deep: a job's parameters, the
  * deepest of it, may have 32 levels (`domain/parameters.ts`), and are refused by that with their field's name.
@@ -73,6 +83,8 @@ class Reader {
   #at = 0;
   #depth = 0;
   #values = 0;
+  /** Of the outermost object, the member that was begun last. */
+  #member = "";
 
   constructor(text: string, most: number) {
     this.#text = text;
@@ -89,7 +101,7 @@ class Reader {
   /** A value and the space behind it. */
   #value(): Json {
     this.#values += 1;
-    if (this.#values > this.#most) throw new JsonProblem(`it has more than ${this.#most} values, more than any such request`);
+    if (this.#values > this.#most) throw new TooManyValues(this.#most, this.#member);
     const value = this.#bareValue();
     this.#skipSpace();
     return value;
@@ -98,7 +110,7 @@ class Reader {
   #bareValue(): Json {
     switch (this.#text[this.#at]) {
       case "{":
-        return new JsonObject(this.#items("}", () => this.#member()));
+        return new JsonObject(this.#items("}", () => this.#nameAndValue()));
       case "[":
         return this.#items("]", () => this.#value());
       case '"':
@@ -124,8 +136,9 @@ class Reader {
     return items;
   }
 
-  #member(): JsonMember {
+  #nameAndValue(): JsonMember {
     const name = this.#string();
+    if (this.#depth === 1) this.#member = name;
     this.#skipSpace();
     if (!this.#takes(":")) throw this.#unexpected();
     return [name, this.#value()];

@@ -12,7 +12,7 @@ export function isAlive(pid: number): boolean {
   }
 }
 
-/** Whether a process has ended and is not yet buried, by Linux. */
-export function isZombie(pid: number): boolean {
+/** Whether a process has ended and is not yet buried, by Linux; who is gone altogether throws. */
+function isZombie(pid: number): boolean {
   return /^\d+ \(.*\) Z /.test(readFileSync(`/proc/${pid}/stat`, "utf8"));
 }
