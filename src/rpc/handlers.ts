@@ -115,26 +115,35 @@ class Inside {
     if (this.#calls > 0) await new Promise<void>((resolve) => this.#whenEmpty.push(resolve));
   }
 
-  enter(): void {
+  /** One more call that is answered once, and may ask to wait; returns what ends it. */
+  enterCall(caller: Caller, waitMs: number): () => void {
+    const leave = waitMs > 0 ? caller.enterWait() : undefined;
     this.#calls += 1;
-  }
-
-  leave(): void {
-    this.#calls -= 1;
-    if (this.#calls === 0) for (const resolve of this.#whenEmpty.splice(0)) resolve();
+    return () => {
+      leave?.();
+      this.#leave();
+    };
   }
 
   /** One more stream; returns what ends it. */
   enterStream(caller: Caller): () => void {
-    if (this.#streams >= this.#streamLimit) throw errorOf("OVERLOADED", `this instance has its ${this.#streamLimit} streams open already`);
     const leave = caller.enterStream();
-    this.#streams += 1;
-    this.enter();
-    return () => {
-      this.#streams -= 1;
-      this.leave();
+    if (this.#streams >= this.#streamLimit) {
       leave();
+      throw errorOf("OVERLOADED", `this instance has its ${this.#streamLimit} streams open already`);
+    }
+    this.#streams += 1;
+    this.#calls += 1;
+    return () => {
+      leave();
+      this.#streams -= 1;
+      this.#leave();
     };
+  }
+
+  #leave(): void {
+    this.#calls -= 1;
+    if (this.#calls === 0) for (const resolve of this.#whenEmpty.splice(0)) resolve();
   }
 }
 
@@ -159,10 +168,9 @@ export function createGuard(options: GuardOptions) {
     return async (request, arrival) => {
       const waitMs = waitOf(request);
       const timeoutMs = timeoutOf(waitMs, arrival, options);
-      const leave = waitMs > 0 ? arrival.caller.enterWait() : undefined;
+      const leave = inside.enterCall(arrival.caller, waitMs);
       const late = Promise.withResolvers<never>();
       const timer = setTimeout(() => late.reject(new Failure("DEADLINE_PASSED")), timeoutMs);
-      inside.enter();
       try {
         const ending = (): AbortSignal => AbortSignal.any([options.shutdown, ...(arrival.signal === undefined ? [] : [arrival.signal])]);
         const call = { deadline: performance.now() + timeoutMs, traceId: traceIdOf(arrival.traceparent), ending };
@@ -171,8 +179,7 @@ export function createGuard(options: GuardOptions) {
         throw options.translate(error, nameOf(method));
       } finally {
         clearTimeout(timer);
-        leave?.();
-        inside.leave();
+        leave();
       }
     };
   }
