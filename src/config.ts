@@ -200,7 +200,9 @@ const environment = z.object({
   LEDGERD_DEFAULT_DEADLINE: duration(10, HOUR).prefault("5s").describe("The deadline of a call that has none, and of each write of a stream, once it is in the queue"),
   LEDGERD_MAX_DEADLINE: duration(10, HOUR).prefault("60s").describe("The longest deadline of a call; a longer one is cut to it"),
   LEDGERD_STREAM_MAX_AGE: duration(SECOND, 24 * HOUR).prefault("1h").describe("After how long a stream is ended, cleanly"),
-  LEDGERD_STREAM_LIMIT: count(1, 100_000).prefault("1000").describe("Streams that may be open at the same time in each process"),
+  LEDGERD_STREAM_LIMIT: count(1, 100_000).prefault("1000").describe(
+    "Streams that may be open at the same time in each process; of one connection a quarter, at most 200: [Limits](docs/limits.md)",
+  ),
   LEDGERD_MESSAGE_LIMIT: count(1024, 64 * 1024 * 1024).prefault("4194304").describe("The largest request, in bytes; of a method whose fields can't hold as much, less"),
   LEDGERD_FEED_POLL: duration(5, MINUTE).prefault("100ms").describe("How often watchers look for what other instances wrote"),
   LEDGERD_SWEEP_INTERVAL: duration(10, HOUR).prefault("1s").describe("How often expired holds are looked for"),

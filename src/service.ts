@@ -56,6 +56,7 @@ import { listenHere, type Listen, type Listener } from "./rpc/listener.ts";
 import { lockHandlers } from "./rpc/lock-service.ts";
 import { metricsText } from "./rpc/metrics.ts";
 import { Payers } from "./rpc/payers.ts";
+import { Peers, type Excess } from "./rpc/peers.ts";
 import { readSchemas } from "./rpc/read-requests.ts";
 import { createReadiness, type Readiness } from "./rpc/readiness.ts";
 import { createTranslate } from "./rpc/status.ts";
@@ -117,7 +118,7 @@ export async function startService(config: Config, log: Logger, surroundings = a
   };
   const translate = createTranslate(noted, ({ error, ...incident }) => log.error({ ...incident, err: error }, "internal error"));
   const shutdown = new AbortController();
-  const { guard, empty } = createGuard({
+  const { guard, enterStream, empty } = createGuard({
     defaultDeadlineMs: config.LEDGERD_DEFAULT_DEADLINE,
     maxDeadlineMs: config.LEDGERD_MAX_DEADLINE,
     streamMaxAgeMs: config.LEDGERD_STREAM_MAX_AGE,
@@ -145,14 +146,14 @@ export async function startService(config: Config, log: Logger, surroundings = a
   const messageLimit = config.LEDGERD_MESSAGE_LIMIT;
   const { health, problem } = readiness;
   const ends = { shutdown: shutdown.signal, streamMaxAgeMs: config.LEDGERD_STREAM_MAX_AGE };
-  const grpcDoor = openGrpcDoor({ listener: listeners.grpc, entries, health, messageLimit, translate, ...ends });
+  const peers = new Peers(config.LEDGERD_STREAM_LIMIT, connectionsEnded(log));
+  const both = { peers, entries, messageLimit, translate };
+  const grpcDoor = openGrpcDoor({ ...both, listener: listeners.grpc, health, enterStream, ...ends });
   const unsent = logged("answering", log);
   const webDoor = openWebDoor({
+    ...both,
     listener: listeners.http,
-    entries,
-    messageLimit,
     access: { hosts: config.LEDGERD_WEB_HOSTS, origins: config.LEDGERD_WEB_ORIGINS },
-    translate,
     problem,
     metrics,
     log: unsent,
@@ -181,6 +182,16 @@ async function takePorts(config: Config, { grpc, http }: Surroundings, log: Logg
     });
   };
   return { grpc: await take("LEDGERD_GRPC_ADDR", grpc), http: await take("LEDGERD_HTTP_ADDR", http) };
+}
+
+/** Says how many connections were ended for which excess. */
+function connectionsEnded(log: Logger): (why: Excess) => void {
+  const says = new Map<Excess, () => void>();
+  return (why) => {
+    const say = says.get(why) ?? counted((count) => log.warn({ why, ended: count }, "connections ended: they took too much"));
+    says.set(why, say);
+    say();
+  };
 }
 
 /** Says how often something has happened: at once, and then no more often than each few seconds. */

@@ -62,7 +62,7 @@ const languages: readonly Language[] = [
     name: "Java",
     files: { xml: "pom.xml", java: "src/main/java/Shop.java" },
     programs: ["mvn", "java"],
-    offline: /in offline mode and the artifact/,
+    offline: /in offline mode and the artifact|No plugin found for prefix/,
   },
 ];
 

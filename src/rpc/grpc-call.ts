@@ -12,6 +12,7 @@ import { StatusSchema } from "../gen/google/rpc/status_pb.ts";
 import { ENCODINGS } from "./compression.ts";
 import { MessageReader, PREFIX, prefixed } from "./grpc-messages.ts";
 import type { Requests } from "./handlers.ts";
+import type { Peer } from "./peers.ts";
 import { errorOfFailure, errorOfViolations, type Translate } from "./status.ts";
 
 const HEADERS = { ":status": 200, "content-type": "application/grpc+proto", "grpc-accept-encoding": ENCODINGS };
@@ -58,17 +59,21 @@ export interface Served {
 
 /** A call that has arrived. */
 export class GrpcCall {
+  readonly peer: Peer;
   readonly #stream: ServerHttp2Stream;
   readonly #headers: IncomingHttpHeaders;
   readonly #options: CallOptions;
   readonly #arrivedAt = performance.now();
   readonly #reader: MessageReader;
   #trailers: Readonly<Record<string, string>> = OK;
+  /** Bytes of a request that isn't complete. */
+  #held = 0;
   /** What was sent in this turn of the event loop. */
   #unsent: Uint8Array[] = [];
   #unsentBytes = 0;
 
-  constructor(stream: ServerHttp2Stream, headers: IncomingHttpHeaders, options: CallOptions) {
+  constructor(peer: Peer, stream: ServerHttp2Stream, headers: IncomingHttpHeaders, options: CallOptions) {
+    this.peer = peer;
     this.#stream = stream;
     this.#headers = headers;
     this.#options = options;
@@ -108,6 +113,7 @@ export class GrpcCall {
       clearTimeout(timer);
       stream.off("data", read);
       stream.off("end", end);
+      this.#hold(0);
       if (error === undefined) return;
       this.#reader.clear();
       this.fail(error);
@@ -119,6 +125,8 @@ export class GrpcCall {
           if (request !== undefined) throw errorOfViolations([{ field: "", description: "the call takes one message, and more were sent" }]);
           request = message;
         }
+        this.#hold(this.#reader.bytes + (request?.length ?? 0));
+        this.peer.assertRoom();
       } catch (error) {
         stop(error);
       }
@@ -131,7 +139,10 @@ export class GrpcCall {
     const timer = setTimeout(() => stop(errorOfFailure("DEADLINE_PASSED", undefined)), Math.min(this.timeoutMs() ?? REQUEST_MS, REQUEST_MS));
     stream.on("data", read);
     stream.once("end", end);
-    stream.once("close", () => clearTimeout(timer));
+    stream.once("close", () => {
+      clearTimeout(timer);
+      this.#hold(0);
+    });
   }
 
   /**
@@ -155,6 +166,8 @@ export class GrpcCall {
           if (requests.length > 0) yield requests;
           throw error;
         }
+        this.#hold(this.#reader.bytes);
+        this.peer.assertRoom();
         if (requests.length > 0) yield requests;
         else if (stream.readableEnded || stream.destroyed) break;
         else await new Promise<void>((resolve) => (wake = resolve));
@@ -163,6 +176,7 @@ export class GrpcCall {
       // With a listener for `readable` left, what still comes would not flow: nobody would throw it away, and the stream would never close.
       for (const event of ["readable", "end", "close"]) stream.off(event, changed);
       ending.removeEventListener("abort", changed);
+      this.#hold(0);
     }
     if (stream.readableEnded && this.#reader.midway) throw errorOfViolations([{ field: "", description: "the call ended before its last message did" }]);
   }
@@ -170,7 +184,8 @@ export class GrpcCall {
   /** Answers a call that has one answer. */
   answer(message: Uint8Array): void {
     if (!this.#begin()) return;
-    this.#stream.end(prefixed([message]));
+    const bytes = prefixed([message]);
+    this.#stream.end(bytes, this.peer.answering(bytes.length));
   }
 
   /** Sends one of several answers. False: HTTP/2 has enough to send, and the next one waits until `sent`. All of one turn of the event loop leave together. */
@@ -226,7 +241,14 @@ export class GrpcCall {
     if (messages.length === 0) return;
     this.#unsent = [];
     this.#unsentBytes = 0;
-    if (!stream.destroyed && !stream.closed && !stream.writableEnded) stream.write(prefixed(messages));
+    if (stream.destroyed || stream.closed || stream.writableEnded) return;
+    const bytes = prefixed(messages);
+    stream.write(bytes, this.peer.answering(bytes.length));
+  }
+
+  #hold(bytes: number): void {
+    this.peer.requests.change(bytes - this.#held);
+    this.#held = bytes;
   }
 
   /** Sends the headers if they aren't; false: nobody listens any more. */

@@ -2,10 +2,10 @@
 //
 // The handlers' calls don't pass through grpc-js: see grpc-call.ts. (Nor through connect-node, which takes 290 to 440 µs of CPU for a unary call.)
 
-import { performServerHandshake, type IncomingHttpHeaders, type OutgoingHttpHeaders, type ServerHttp2Session, type ServerHttp2Stream } from "node:http2";
-import type { Socket } from "node:net";
+import type { IncomingHttpHeaders, OutgoingHttpHeaders, ServerHttp2Stream } from "node:http2";
 import { setTimeout as delay } from "node:timers/promises";
 import type { DescMethod } from "@bufbuild/protobuf";
+import { MethodOptions_IdempotencyLevel as Idempotency } from "@bufbuild/protobuf/wkt";
 import type { ConnectError } from "@connectrpc/connect";
 import { errorToJsonBytes } from "@connectrpc/connect/protocol-connect";
 import type { HealthImplementation } from "grpc-health-check";
@@ -17,6 +17,7 @@ import { file_grpc_reflection_v1_reflection } from "../gen/grpc/reflection/v1/re
 import { decoderOf } from "./decoder.ts";
 import { encoderOf } from "./encoder.ts";
 import { GrpcCall, type CallOptions, type Serve, type Served } from "./grpc-call.ts";
+import { Sessions } from "./grpc-session.ts";
 import {
   LONGEST_TIMER_MS,
   type Arrival,
@@ -26,6 +27,7 @@ import {
   type UnaryEntry,
 } from "./handlers.ts";
 import type { Listener } from "./listener.ts";
+import type { Caller, Peer, Peers } from "./peers.ts";
 import { mostBytes } from "./request-bounds.ts";
 import { standardMethods } from "./standard-services.ts";
 import { errorOf, errorOfFailure, errorOfViolations, type Translate } from "./status.ts";
@@ -42,7 +44,10 @@ export interface Door {
 export interface GrpcDoorOptions {
   /** Where its callers come from. */
   readonly listener: Listener;
+  readonly peers: Peers;
   readonly entries: readonly Entries[];
+  /** A stream of a standard service begins; returns what ends it. Throws if there are too many. */
+  readonly enterStream: (caller: Caller) => () => void;
   readonly health: HealthImplementation;
   /** Of each message, in bytes, whatever the bounds of its fields allow. */
   readonly messageLimit: number;
@@ -52,32 +57,10 @@ export interface GrpcDoorOptions {
   readonly streamMaxAgeMs: number;
 }
 
-/**
- * The bounds of each connection: calls at a time, MB for frames and headers, and calls that are cancelled.
- *
- * Honest callers cancel: all that they have asked for, when the database stands still. By Node's own bounds (1000
- * cancelled calls, then 33 a second) the connection ends then, with all other calls on it. A cancelled call costs us
- * what an answered one does, 30 to 110 µs of CPU, so that cancelling gains an attacker nothing over asking: ours are
- * 100,000 at once, and then about as many a second as a process can serve.
- *
- * Calls that came and were cancelled within one turn of the event loop still count as calls at a time. One too many is
- * reset by itself (ENHANCE_YOUR_CALM: it was never begun); 10,000 of these in a row, of each of which some 100 bytes
- * wait to be sent, end the connection.
- */
-const SESSION = {
-  settings: { maxConcurrentStreams: 4000 },
-  maxSessionMemory: 64,
-  streamResetBurst: 100_000,
-  streamResetRate: 10_000,
-  maxSessionRejectedStreams: 10_000,
-};
 /** Of a request for health or reflection: names, none of which is long. */
 const NAMES_BYTES = 16 * 1024;
 /** Of a call that is over, in limits of a message. */
 const LARGEST_REST = 8;
-const KEEPALIVE_MS = 30_000;
-/** After so long without an answer to a ping the other side is taken for dead. */
-const DEAD_MS = 20_000;
 /** We end a call that is late so much before its caller gives up, so that the reason arrives. */
 const HEAD_START_MS = 10;
 /** For the last answers to leave after their handlers are done. */
@@ -90,68 +73,68 @@ const GRPC = /^application\/grpc(\+proto)?(;|$)/;
 
 /** Opens the door. */
 export function openGrpcDoor(options: GrpcDoorOptions): Door {
-  const { listener, entries, health } = options;
+  const { listener, peers, entries, health, enterStream } = options;
   const files = [...entries.map(({ service }) => service.file), file_google_rpc_error_details, file_grpc_health_v1_health, file_grpc_reflection_v1_reflection];
   const any = callOptions(options, options.messageLimit);
-  const methods = new Map([...entries.flatMap((service) => methodsOf(service, options)), ...standardMethods(health, files, callOptions(options, NAMES_BYTES))]);
-  const sessions = new Set<ServerHttp2Session>();
-  listener.open((connection) => {
-    const session = performServerHandshake(connection, SESSION);
-    sessions.add(session);
-    session.once("close", () => sessions.delete(session));
-    // What breaks it breaks its calls, which are told each by itself.
-    session.on("error", () => undefined);
-    session.on("stream", (stream: ServerHttp2Stream, headers: IncomingHttpHeaders) => serveStream(stream, headers, methods, any));
-    keepAlive(session, connection);
-  });
+  const methods = new Map([...entries.flatMap((service) => methodsOf(service, options)), ...standardMethods({ health, files, enterStream, options: callOptions(options, NAMES_BYTES) })]);
+  const sessions = new Sessions(peers, (peer, stream, headers) => serveStream(peer, stream, headers, methods, any));
+  listener.open((connection) => sessions.begin(connection));
   return { address: listener.address, close: (left) => close(sessions, listener, left) };
 }
 
-async function close(sessions: ReadonlySet<ServerHttp2Session>, listener: Listener, left: Promise<void>): Promise<void> {
+async function close(sessions: Sessions, listener: Listener, left: Promise<void>): Promise<void> {
   const gone = listener.close();
-  // Says GOAWAY: what is under way is finished, and nothing new is begun.
-  for (const session of sessions) session.close();
+  sessions.close();
   await Promise.race([gone, left.then(() => delay(LAST_WORDS_MS))]);
   listener.cut();
 }
 
-/** Asks now and then whether the other side is still there. A session that is over, but whose connection the other side keeps open, takes that with it. */
-function keepAlive(session: ServerHttp2Session, connection: Socket): void {
-  let dead: NodeJS.Timeout | undefined;
-  const timer = setInterval(() => {
-    clearTimeout(dead);
-    if (session.destroyed) return void connection.destroy();
-    dead = setTimeout(() => connection.destroy(), DEAD_MS).unref();
-    session.ping(() => clearTimeout(dead));
-  }, KEEPALIVE_MS).unref();
-  connection.once("close", () => {
-    clearInterval(timer);
-    clearTimeout(dead);
-  });
-}
-
-function serveStream(stream: ServerHttp2Stream, headers: IncomingHttpHeaders, methods: ReadonlyMap<string, Served>, any: CallOptions): void {
+function serveStream(
+  peer: Peer,
+  stream: ServerHttp2Stream,
+  headers: IncomingHttpHeaders,
+  methods: ReadonlyMap<string, Served>,
+  any: CallOptions,
+): void {
   // What breaks a stream ends its call, which its close tells; the error has no more to say.
   stream.on("error", () => undefined);
   // A caller who cancels without an error's code would leave it open, with what it was to be answered.
   stream.once("aborted", () => stream.destroy());
   const path = String(headers[":path"]);
-  if (headers[":method"] !== "POST") return refuseByHttp(stream, METHOD_NOT_ALLOWED, BY_POST);
-  if (!GRPC.test(headers["content-type"] ?? "")) return refuseByHttp(stream, UNSUPPORTED_MEDIA_TYPE, BY_GRPC);
+  const problem = problemOf(headers);
+  if (problem !== undefined) return refuseByHttp(peer, stream, problem);
   const method = methods.get(path);
-  const call = new GrpcCall(stream, headers, method?.options ?? any);
+  const call = new GrpcCall(peer, stream, headers, method?.options ?? any);
   try {
-    if (method === undefined) throw errorOfMethod(path);
+    if (method === undefined) {
+      peer.refused();
+      throw errorOfMethod(path);
+    }
+    peer.assertReads();
     method.serve(call);
   } catch (error) {
     call.fail(error);
   }
 }
 
-/** Whoever doesn't speak gRPC is told so by HTTP, as gRPC asks for, with the reason in JSON. */
-function refuseByHttp(stream: ServerHttp2Stream, headers: OutgoingHttpHeaders, why: string): void {
+/** What is wrong with a request that isn't one of gRPC: it is told so by HTTP, as gRPC asks for. */
+interface HttpProblem {
+  readonly headers: OutgoingHttpHeaders;
+  readonly why: string;
+}
+
+function problemOf(headers: IncomingHttpHeaders): HttpProblem | undefined {
+  if (headers[":method"] !== "POST") return { headers: METHOD_NOT_ALLOWED, why: BY_POST };
+  return GRPC.test(headers["content-type"] ?? "") ? undefined : { headers: UNSUPPORTED_MEDIA_TYPE, why: BY_GRPC };
+}
+
+/** The reason is in JSON. */
+function refuseByHttp(peer: Peer, stream: ServerHttp2Stream, { headers, why }: HttpProblem): void {
+  peer.refused();
+  if (stream.destroyed) return;
+  const body = errorToJsonBytes(errorOfViolations([{ field: "", description: why }]), undefined);
   stream.respond({ ...headers, "content-type": "application/json" });
-  stream.end(errorToJsonBytes(errorOfViolations([{ field: "", description: why }]), undefined));
+  stream.end(body, peer.answering(body.byteLength));
   stream.resume();
 }
 
@@ -185,10 +168,12 @@ function methodsOf({ service, unary, streams, exchanges }: Entries, options: Grp
 function unaryServed(method: DescMethod, entry: UnaryEntry): Serve {
   const waits = method.input.field["wait"] !== undefined;
   const [decode, encode] = [decoderOf(method.input), answerEncoder(method)];
+  const isRead = method.idempotency === Idempotency.NO_SIDE_EFFECTS;
   const answer = async (call: GrpcCall, request: Buffer): Promise<void> => {
     let response: Uint8Array;
     try {
       response = encode(await entry(decode(request), arrivalOf(call, waits ? goneSignal(call) : undefined)));
+      if (isRead) call.peer.assertReads();
     } catch (error) {
       return call.fail(error);
     }
@@ -264,5 +249,5 @@ function endsOf(call: GrpcCall, { shutdown, streamMaxAgeMs }: GrpcDoorOptions): 
 
 function arrivalOf(call: GrpcCall, signal: AbortSignal | undefined): Arrival {
   const timeoutMs = call.timeoutMs();
-  return { timeoutMs: timeoutMs === undefined ? undefined : Math.max(0, timeoutMs - HEAD_START_MS), traceparent: call.traceparent, signal };
+  return { timeoutMs: timeoutMs === undefined ? undefined : Math.max(0, timeoutMs - HEAD_START_MS), traceparent: call.traceparent, caller: call.peer, signal };
 }

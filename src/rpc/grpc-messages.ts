@@ -39,6 +39,11 @@ export class MessageReader {
     return this.#bytes > 0;
   }
 
+  /** How many bytes have arrived since the last message. */
+  get bytes(): number {
+    return this.#bytes;
+  }
+
   /** Takes in what has arrived. */
   push(chunk: Buffer): void {
     this.#chunks.push(chunk);

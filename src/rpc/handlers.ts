@@ -13,6 +13,7 @@ import type {
 import type { Duration } from "@bufbuild/protobuf/wkt";
 import { Code, ConnectError } from "@connectrpc/connect";
 import { Failure } from "../domain/failure.ts";
+import type { Caller } from "./peers.ts";
 import { errorOf, errorOfFailure, type Translate } from "./status.ts";
 
 /** What Node's timers hold, some 24 days: one that is set for longer would be over at once. */
@@ -24,6 +25,8 @@ export interface Arrival {
   readonly timeoutMs: number | undefined;
   /** The W3C trace context, as it was sent. */
   readonly traceparent: string | undefined;
+  /** Whose connection it came by. */
+  readonly caller: Caller;
   /** Aborted when the caller is gone. Only streams and long polls look at it: a write goes on without its caller. */
   readonly signal: AbortSignal | undefined;
 }
@@ -112,31 +115,42 @@ class Inside {
     if (this.#calls > 0) await new Promise<void>((resolve) => this.#whenEmpty.push(resolve));
   }
 
-  enter(): void {
+  /** One more call that is answered once, and may ask to wait; returns what ends it. */
+  enterCall(caller: Caller, waitMs: number): () => void {
+    const leave = waitMs > 0 ? caller.enterWait() : undefined;
     this.#calls += 1;
+    return () => {
+      leave?.();
+      this.#leave();
+    };
   }
 
-  leave(): void {
+  /** One more stream; returns what ends it. */
+  enterStream(caller: Caller): () => void {
+    const leave = caller.enterStream();
+    if (this.#streams >= this.#streamLimit) {
+      leave();
+      throw errorOf("OVERLOADED", `this instance has its ${this.#streamLimit} streams open already`);
+    }
+    this.#streams += 1;
+    this.#calls += 1;
+    return () => {
+      leave();
+      this.#streams -= 1;
+      this.#leave();
+    };
+  }
+
+  #leave(): void {
     this.#calls -= 1;
     if (this.#calls === 0) for (const resolve of this.#whenEmpty.splice(0)) resolve();
-  }
-
-  enterStream(): void {
-    if (this.#streams >= this.#streamLimit) throw errorOf("OVERLOADED", `this instance has its ${this.#streamLimit} streams open already`);
-    this.#streams += 1;
-    this.enter();
-  }
-
-  leaveStream(): void {
-    this.#streams -= 1;
-    this.leave();
   }
 }
 
 /** Guards handlers; the calls of all services it is used for are counted together. */
 export function createGuard(options: GuardOptions) {
   const inside = new Inside(options.streamLimit);
-  return { guard, empty: () => inside.empty() };
+  return { guard, enterStream: (caller: Caller) => inside.enterStream(caller), empty: () => inside.empty() };
 
   function guard<S extends DescService>(service: S, handlers: Handlers<S>): Entries {
     const byName = handlers as unknown as Readonly<Record<string, unknown>>;
@@ -152,10 +166,11 @@ export function createGuard(options: GuardOptions) {
 
   function guardUnary(method: DescMethod, handler: Handler<DescMethodUnary>): UnaryEntry {
     return async (request, arrival) => {
-      const timeoutMs = timeoutOf(request, arrival, options);
+      const waitMs = waitOf(request);
+      const timeoutMs = timeoutOf(waitMs, arrival, options);
+      const leave = inside.enterCall(arrival.caller, waitMs);
       const late = Promise.withResolvers<never>();
       const timer = setTimeout(() => late.reject(new Failure("DEADLINE_PASSED")), timeoutMs);
-      inside.enter();
       try {
         const ending = (): AbortSignal => AbortSignal.any([options.shutdown, ...(arrival.signal === undefined ? [] : [arrival.signal])]);
         const call = { deadline: performance.now() + timeoutMs, traceId: traceIdOf(arrival.traceparent), ending };
@@ -164,14 +179,14 @@ export function createGuard(options: GuardOptions) {
         throw options.translate(error, nameOf(method));
       } finally {
         clearTimeout(timer);
-        inside.leave();
+        leave();
       }
     };
   }
 
   function guardStream(method: DescMethod, handler: Handler<DescMethodServerStreaming>): StreamEntry {
     return async function* (request, arrival) {
-      inside.enterStream();
+      const leave = inside.enterStream(arrival.caller);
       const tooOld = new AbortController();
       // `AbortSignal.timeout` would keep something of each stream for as long as it could have become old.
       const timer = setTimeout(() => tooOld.abort(), options.streamMaxAgeMs).unref();
@@ -184,7 +199,7 @@ export function createGuard(options: GuardOptions) {
         if (!signal.aborted) throw options.translate(error, nameOf(method));
       } finally {
         clearTimeout(timer);
-        inside.leaveStream();
+        leave();
       }
       if (arrival.signal?.aborted === true) throw errorOfEnd(arrival.signal);
     };
@@ -192,13 +207,13 @@ export function createGuard(options: GuardOptions) {
 
   function guardExchange(method: DescMethod, handler: Handler<DescMethodBiDiStreaming>): ExchangeEntry {
     return async function* (requests, arrival) {
-      inside.enterStream();
+      const leave = inside.enterStream(arrival.caller);
       try {
         yield* handler(requests, { traceId: traceIdOf(arrival.traceparent), deadline: () => performance.now() + options.defaultDeadlineMs });
       } catch (error) {
         throw options.translate(error, nameOf(method));
       } finally {
-        inside.leaveStream();
+        leave();
       }
     };
   }
@@ -221,10 +236,19 @@ export function endOfWait({ deadline, ending }: Call, waitMs: number): AbortSign
   return left <= 0 ? AbortSignal.abort() : AbortSignal.any([ending(), AbortSignal.timeout(left)]);
 }
 
-/** How long a call may take: as its caller says, within the limit, or the default; what it asks to wait, by a field of that name, is added. */
-function timeoutOf(request: MessageShape<DescMessage>, { timeoutMs }: Arrival, { defaultDeadlineMs, maxDeadlineMs }: GuardOptions): number {
+/** How long a call asks to wait, in milliseconds: by a field of that name. */
+function waitOf(request: MessageShape<DescMessage>): number {
   const wait = "wait" in request ? (request.wait as Duration | undefined) : undefined;
-  const waitMs = wait === undefined ? 0 : Math.min(Math.max(0, Number(wait.seconds) * 1000 + wait.nanos / 1e6), LONGEST_WAIT_MS);
+  if (wait === undefined) return 0;
+  return Math.min(Math.max(0, Number(wait.seconds) * 1000 + wait.nanos / 1e6), LONGEST_WAIT_MS);
+}
+
+/** How long a call may take: as its caller says, within the limit, or the default; what it asks to wait is added. */
+function timeoutOf(
+  waitMs: number,
+  { timeoutMs }: Arrival,
+  { defaultDeadlineMs, maxDeadlineMs }: GuardOptions,
+): number {
   return Math.min(timeoutMs ?? defaultDeadlineMs + waitMs, maxDeadlineMs + waitMs);
 }
 

@@ -12,6 +12,7 @@ import type * as grpc from "@grpc/grpc-js";
 import { ReflectionService } from "@grpc/reflection";
 import type { HealthImplementation } from "grpc-health-check";
 import type { CallOptions, GrpcCall, Serve, Served } from "./grpc-call.ts";
+import type { Caller } from "./peers.ts";
 import { errorOf, errorOfViolations } from "./status.ts";
 
 /**
@@ -22,17 +23,40 @@ const MOST_REQUEST_BYTES = 200;
 
 type Method = grpc.MethodDefinition<unknown, unknown>;
 
-/** How calls of health and reflection are served, by their paths: health as it is told, and reflection of these files and all that they import. */
-export function standardMethods(health: HealthImplementation, files: readonly DescFile[], options: CallOptions): ReadonlyMap<string, Served> {
+/** What the standard services are made of. */
+export interface StandardParts {
+  /** As it is told. */
+  readonly health: HealthImplementation;
+  /** What reflection answers: these and all that they import. */
+  readonly files: readonly DescFile[];
+  /** A stream begins; returns what ends it. Throws if there are too many. */
+  readonly enterStream: (caller: Caller) => () => void;
+  readonly options: CallOptions;
+}
+
+/** How calls of health and reflection are served, by their paths. */
+export function standardMethods({ health, files, enterStream, options }: StandardParts): ReadonlyMap<string, Served> {
   const methods = new Map<string, Served>();
   const addService = (service: grpc.ServiceDefinition, handlers: grpc.UntypedServiceImplementation): void => {
-    for (const [name, method] of Object.entries(service)) methods.set(method.path, { options, serve: served(method, handlers[name] ?? handlers[method.originalName ?? ""]) });
+    for (const [name, method] of Object.entries(service)) {
+      const serve = served(method, handlers[name] ?? handlers[method.originalName ?? ""]);
+      const isStream = method.requestStream || method.responseStream;
+      methods.set(method.path, { options, serve: isStream ? within(enterStream, serve) : serve });
+    }
   };
   // All that they do with the server.
   const notes = { addService } as unknown as grpc.Server;
   health.addToServer(notes);
   reflectionOf(files).addToServer(notes);
   return methods;
+}
+
+/** Streams are counted among all others, until they are over. */
+function within(enterStream: StandardParts["enterStream"], serve: Serve): Serve {
+  return (call) => {
+    call.onceOver(enterStream(call.peer));
+    serve(call);
+  };
 }
 
 function served(method: Method, handler: unknown): Serve {

@@ -7,7 +7,13 @@
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import { setTimeout as delay } from "node:timers/promises";
 import type { DescMethod } from "@bufbuild/protobuf";
-import { ConnectError, createConnectRouter, type HandlerContext, type MethodImpl } from "@connectrpc/connect";
+import {
+  ConnectError,
+  createConnectRouter,
+  createContextValues,
+  type HandlerContext,
+  type MethodImpl,
+} from "@connectrpc/connect";
 import type { UniversalHandler, UniversalServerRequest, UniversalServerResponse } from "@connectrpc/connect/protocol";
 import { errorToJsonBytes } from "@connectrpc/connect/protocol-connect";
 import { compressionGzip, universalRequestFromNodeRequest, universalResponseToNodeResponse } from "@connectrpc/connect-node";
@@ -20,16 +26,19 @@ import { tellHttpErrors } from "./http-errors.ts";
 import { jsonReaderOf } from "./json-requests.ts";
 import { errorOf, errorOfFailure, errorOfViolations, type Translate } from "./status.ts";
 import type { Listener } from "./listener.ts";
+import type { Caller, Peer, Peers } from "./peers.ts";
 import { METRICS_TYPE } from "./metrics.ts";
 import { cutDeadline, methodsOf, problemOfCall } from "./web-calls.ts";
 import { admitBy, type WebAccess } from "./web-origins.ts";
 import { errorAnswer, withReason } from "./web-reasons.ts";
+import { callerKey, countedAnswer, WebPeers } from "./web-peers.ts";
 import { webRequestsOf } from "./web-requests.ts";
 
 /** What the door needs beside the handlers. */
 export interface WebDoorOptions {
   /** Where its callers come from. */
   readonly listener: Listener;
+  readonly peers: Peers;
   readonly entries: readonly Entries[];
   readonly messageLimit: number;
   /** Who may call. */
@@ -50,33 +59,56 @@ const LARGEST_REST = 8;
 /** Compressing less than this costs more than it saves. */
 const COMPRESS_MIN_BYTES = 16 * 1024;
 
+/**
+ * Node's own bounds, of each connection: of a request's address and headers, and of how slowly it may arrive, whole. A
+ * connection on which nothing is asked is closed after a while.
+ */
+const BOUNDS = {
+  maxHeaderSize: 16 * 1024,
+  headersTimeout: 20_000,
+  requestTimeout: 60_000,
+  connectionsCheckingInterval: 10_000,
+  /** A request without a host would be refused by Node, without a reason. */
+  requireHostHeader: false,
+};
+
+const UNSUPPORTED_MEDIA_TYPE = 415;
 const WHERE = "a method is at /ledger.v1.LedgerService/GetBalance, say";
 
 /** Opens the door. */
 export function openWebDoor(options: WebDoorOptions): Door {
   const calls = callsOf(options);
   const admit = admitBy(options.access);
-  const answerAdmitted = (path: string, request: IncomingMessage, response: ServerResponse): void => {
+  const peers = new WebPeers(options.peers);
+  const answerAdmitted = (path: string, peer: Peer, request: IncomingMessage, response: ServerResponse): void => {
     const call = calls.get(path);
-    if (call !== undefined) serve(call, request, response, options);
+    if (call !== undefined) serve(call, peer, request, response, options);
     else if (path === "/healthz" || path === "/readyz") answerHealth(response, options.problem());
     else if (path === "/livez") answer(response, 200, { status: "ALIVE" });
     else if (path === "/metrics") answerMetrics(response, options);
-    else answerError(response, 404, errorOf("UNSUPPORTED", `there is nothing at ${quote(path)}; ${WHERE}`));
+    else refuse(peer, response, 404, errorOf("UNSUPPORTED", `there is nothing at ${quote(path)}; ${WHERE}`));
   };
-  // A request without a host would be refused by Node, without a reason.
-  const server = createServer({ requireHostHeader: false }, (request, response) => {
+  const server = createServer(BOUNDS, (request, response) => {
     response.once("finish", () => discardRest(request, options.messageLimit));
+    const peer = peers.of(request);
+    try {
+      response.once("close", peer.enterCall());
+    } catch (error) {
+      return refuse(peer, response, 429, ConnectError.from(error));
+    }
     const admitted = admit(request);
-    if (admitted instanceof ConnectError) return answerError(response, 403, admitted);
+    if (admitted instanceof ConnectError) return refuse(peer, response, 403, admitted);
     for (const [name, value] of Object.entries(corsHeaders(admitted.origin))) response.setHeader(name, value);
     if (isPreflight(request)) return void response.writeHead(204, preflightHeaders(request)).end();
     const [path = ""] = (request.url ?? "").split("?", 1);
-    answerAdmitted(path, request, response);
+    answerAdmitted(path, peer, request, response);
   });
   tellHttpErrors(server);
   const { listener } = options;
-  listener.open((connection) => server.emit("connection", connection));
+  listener.open((connection) => {
+    peers.enter(connection);
+    server.emit("connection", connection);
+  });
   // It begins to watch over its connections (those that are slow to say what they want are cut) when it hears that somebody listens.
   server.emit("listening");
   return { address: listener.address, close: (left) => close(server, listener, left) };
@@ -86,7 +118,7 @@ export function openWebDoor(options: WebDoorOptions): Door {
 interface Call {
   readonly handler: UniversalHandler;
   /** Makes of a request what the handler takes. */
-  readonly admitted: (request: UniversalServerRequest) => UniversalServerRequest;
+  readonly admitted: (request: UniversalServerRequest, peer: Peer) => UniversalServerRequest;
 }
 
 function callsOf({ entries, messageLimit }: WebDoorOptions): ReadonlyMap<string, Call> {
@@ -133,12 +165,20 @@ function arrivalOf(context: HandlerContext): Arrival {
   return {
     timeoutMs: left === undefined ? undefined : Math.max(0, left),
     traceparent: context.requestHeader.get("traceparent") ?? undefined,
+    caller: callerOf(context),
     signal: context.signal,
   };
 }
 
+function callerOf({ values }: HandlerContext): Caller {
+  const caller = values.get(callerKey);
+  if (caller === undefined) throw new Error("a call came by no connection");
+  return caller;
+}
+
 function serve(
   call: Call,
+  peer: Peer,
   request: IncomingMessage,
   response: ServerResponse,
   options: WebDoorOptions,
@@ -149,12 +189,13 @@ function serve(
     const body = request.iterator({ destroyOnReturn: false });
     // The router looks at the version for streams in both directions alone, which it would answer with a bare 505; we
     // refuse those with a reason.
-    const asking = { ...asked, body, httpVersion: "2.0" };
+    const contextValues = createContextValues().set(callerKey, peer);
+    const asking = { ...asked, body, contextValues, httpVersion: "2.0" };
     // What was read from the ledger is true now; it isn't to be kept.
     if (asking.method === "GET") response.setHeader("cache-control", "no-store");
-    const answerTo = (one: UniversalServerRequest) => answerOf(call, one, options);
+    const answerTo = (one: UniversalServerRequest) => answerOf(call, peer, one, options);
     const answered = isText(asking) ? asBinary(asking, answerTo) : answerTo(asking);
-    await universalResponseToNodeResponse(await answered, response);
+    await universalResponseToNodeResponse(countedAnswer(await answered, peer), response);
   };
   run().catch((error: unknown) => {
     // A caller that is gone takes no answer: that is nobody's error.
@@ -165,18 +206,25 @@ function serve(
 
 async function answerOf(
   { handler, admitted }: Call,
+  peer: Peer,
   call: UniversalServerRequest,
   { messageLimit, translate }: WebDoorOptions,
 ): Promise<UniversalServerResponse> {
   const methods = methodsOf(handler);
   if (!methods.includes(call.method)) {
+    peer.refused();
     const header = new Headers({ allow: methods.join(", ") });
     return withReason({ status: 405, header }, messageLimit, translate);
   }
   const problem = problemOfCall(call);
-  if (problem !== undefined) return errorAnswer(call.header.get("content-type") ?? "", problem);
+  if (problem !== undefined) {
+    peer.refused();
+    return errorAnswer(call.header.get("content-type") ?? "", problem);
+  }
   cutDeadline(call.header);
-  return withReason(await handler(admitted(call)), messageLimit, translate);
+  const answered = await handler(admitted(call, peer));
+  if (answered.status === UNSUPPORTED_MEDIA_TYPE) peer.refused();
+  return withReason(answered, messageLimit, translate);
 }
 
 /**
@@ -212,6 +260,12 @@ function answerMetrics(response: ServerResponse, { metrics, log }: WebDoorOption
 function answer(response: ServerResponse, status: number, body: Readonly<Record<string, string>>): void {
   response.writeHead(status, { "content-type": "application/json" });
   response.end(`${JSON.stringify(body)}\n`);
+}
+
+/** Refuses what is no call. A connection on which that goes on and on is ended. */
+function refuse(peer: Peer, response: ServerResponse, status: number, error: ConnectError): void {
+  peer.refused();
+  if (!response.destroyed) answerError(response, status, error);
 }
 
 function answerError(response: ServerResponse, status: number, error: ConnectError): void {

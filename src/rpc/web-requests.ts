@@ -3,6 +3,7 @@
 
 import type { DescMethod } from "@bufbuild/protobuf";
 import type { UniversalServerRequest } from "@connectrpc/connect/protocol";
+import type { Peer } from "./peers.ts";
 import { decompressed, tooLarge } from "./compression.ts";
 import { admissionOf } from "./decoder.ts";
 import { MessageReader, prefixed } from "./grpc-messages.ts";
@@ -21,10 +22,10 @@ const encodingHeaders: readonly (readonly [type: RegExp, header: string])[] = [
 ];
 
 /** What gives requests of a method to the router, of at most so many bytes for each message. */
-export function webRequestsOf({ input }: DescMethod, messageLimit: number): (request: UniversalServerRequest) => UniversalServerRequest {
+export function webRequestsOf({ input }: DescMethod, messageLimit: number): (request: UniversalServerRequest, peer: Peer) => UniversalServerRequest {
   const admit = admissionOf(input);
   const limits = { json: Math.min(messageLimit, mostJsonBytes(input)), proto: Math.min(messageLimit, mostBytes(input)) };
-  return (given) => {
+  return (given, peer) => {
     const request = given.method === "GET" ? asPost(given) : given;
     const header = new Headers(request.header);
     const type = header.get("content-type") ?? "";
@@ -35,7 +36,7 @@ export function webRequestsOf({ input }: DescMethod, messageLimit: number): (req
     header.delete(encodingHeader);
     header.delete("content-length");
     const read = encodingHeader === "content-encoding" ? wholeOf : messagesOf;
-    const body = request.body as AsyncIterable<Uint8Array>;
+    const body = counted(request.body as AsyncIterable<Uint8Array>, peer);
     return { ...request, header, body: read(body, encoding, limit, isJson ? admitAny : admit) };
   };
 }
@@ -53,6 +54,21 @@ function asPost(request: UniversalServerRequest): UniversalServerRequest {
 
 async function* once(bytes: Uint8Array): AsyncGenerator<Uint8Array> {
   yield await Promise.resolve(bytes);
+}
+
+/** A body that may arrive within the room of its connection: what has come of it is held until it is over. */
+async function* counted(body: AsyncIterable<Uint8Array>, peer: Peer): AsyncGenerator<Uint8Array> {
+  let held = 0;
+  try {
+    for await (const chunk of body) {
+      held += chunk.length;
+      peer.requests.change(chunk.length);
+      peer.assertRoom();
+      yield chunk;
+    }
+  } finally {
+    peer.requests.change(-held);
+  }
 }
 
 /** A body that is one message. */

@@ -10,7 +10,7 @@ import { createConnectTransport, createGrpcTransport, createGrpcWebTransport } f
 import * as grpc from "@grpc/grpc-js";
 import { ServerReflectionRequestSchema, ServerReflectionResponseSchema, type ServerReflectionResponse } from "../../src/gen/grpc/reflection/v1/reflection_pb.ts";
 import { createDatabase, type TestDatabase } from "../harness/database.ts";
-import { clientsOver, failureOf, newKey, serve, type Clients, type TestService } from "../harness/service.ts";
+import { clientsOf, clientsOver, failureOf, newKey, serve, type Clients, type TestService } from "../harness/service.ts";
 import { until } from "../harness/until.ts";
 import { streamWrites } from "../harness/write-stream.ts";
 
@@ -19,7 +19,7 @@ let service: TestService;
 
 beforeAll(async () => {
   database = await createDatabase();
-  service = await serve(database.url, { LEDGERD_MESSAGE_LIMIT: "100000", LEDGERD_STREAM_LIMIT: "3" });
+  service = await serve(database.url, { LEDGERD_MESSAGE_LIMIT: "100000", LEDGERD_STREAM_LIMIT: "12" });
 });
 
 afterAll(async () => {
@@ -220,17 +220,33 @@ describe("streams", () => {
     }
   });
 
-  test("over the limit are refused, and there is room again when others end", async () => {
+  test("over a connection's share, and over the limit, are refused, until others end", async () => {
     const gone = new AbortController();
-    const open = Array.from({ length: 3 }, () => service.ledger.watchTransactions({ userId: 9n }, { signal: gone.signal })[Symbol.asyncIterator]());
-    for (const stream of open) await stream.next();
-    const one = async (): Promise<void> => {
-      for await (const _ of service.ledger.watchTransactions({ userId: 9n })) break;
+    const one = async ({ ledger }: Clients): Promise<void> => {
+      for await (const _ of ledger.watchTransactions({ userId: 9n })) break;
     };
-    expect(await failureOf(one())).toMatchObject({ code: Code.ResourceExhausted, reason: "OVERLOADED" });
+    const connections = Array.from({ length: 4 }, () => clientsOf(service.grpcAddress));
+    const open = connections.flatMap(({ ledger }) =>
+      Array.from({ length: 3 }, () =>
+        ledger.watchTransactions({ userId: 9n }, { signal: gone.signal })[Symbol.asyncIterator](),
+      ),
+    );
+    for (const stream of open) await stream.next();
+    const refused = { code: Code.ResourceExhausted, reason: "OVERLOADED" };
+    for (const connection of connections) {
+      const message = expect.stringContaining("this connection has its 3 streams") as string;
+      expect(await failureOf(one(connection))).toMatchObject({ ...refused, message });
+    }
+    const message = expect.stringContaining("this instance has its 12 streams") as string;
+    expect(await failureOf(one(service))).toMatchObject({ ...refused, message });
     gone.abort();
     await Promise.allSettled(open.map((stream) => stream.next()));
-    await until(() => one().then(() => true, () => false));
+    await until(() =>
+      one(service).then(
+        () => true,
+        () => false,
+      ),
+    );
   });
 });
 

@@ -445,7 +445,7 @@ describe("a stream ends", () => {
 });
 
 test("streams of all kinds are limited together", async () => {
-  await using narrow = await serve(database.url, { LEDGERD_STREAM_LIMIT: "2" });
+  await using narrow = await serve(database.url, { LEDGERD_STREAM_LIMIT: "8" });
   const gone = new AbortController();
   const watch = narrow.ledger.watchTransactions({ userId: newUser() }, { signal: gone.signal })[Symbol.asyncIterator]();
   await watch.next();

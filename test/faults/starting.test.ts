@@ -115,7 +115,7 @@ async function comeWhileItStarts(settings: Readonly<Record<string, string>>) {
   const clients = clientsOver(createGrpcTransport({ baseUrl, nodeOptions: { createConnection: () => grpc } }));
   const called = clients.ledger.getBalance({ userId: 1n }, { timeoutMs: 0 });
   const http = await connectionTo(at.http);
-  http.end("GET /readyz HTTP/1.1\r\nhost: ledgerd\r\nconnection: close\r\n\r\n");
+  http.end("GET /readyz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
   return { blocker, command, called, probed: textFrom(http) };
 }
 

@@ -10,6 +10,7 @@ import { LedgerService } from "../../src/gen/ledger/v1/ledger_service_pb.ts";
 import { openGrpcDoor, type Door } from "../../src/rpc/grpc-door.ts";
 import type { Arrival, Entries } from "../../src/rpc/handlers.ts";
 import { listenHere } from "../../src/rpc/listener.ts";
+import { Peers } from "../../src/rpc/peers.ts";
 import { createTranslate } from "../../src/rpc/status.ts";
 import { beginCall, endRequest, goaway, ping, PING, preface, typesOf } from "../harness/frames.ts";
 import { failureOf } from "../harness/service.ts";
@@ -46,7 +47,9 @@ async function open(userId = 1n): Promise<void> {
     });
   const translate = createTranslate(() => undefined, (incident) => logged.push(incident));
   const rest = { health: new HealthImplementation(), messageLimit: 1000, translate, shutdown: new AbortController().signal, streamMaxAgeMs: 60_000 };
-  door = openGrpcDoor({ listener: { ...taken, open: letIn }, entries: [entriesOf(userId)], ...rest });
+  const peers = new Peers(1000, () => undefined);
+  const enterStream = () => () => undefined;
+  door = openGrpcDoor({ listener: { ...taken, open: letIn }, peers, enterStream, entries: [entriesOf(userId)], ...rest });
 }
 
 function raw(): Socket {
