@@ -95,12 +95,12 @@ export function jobsOf(pool: DatabasePool, rows: Rows) {
   }
 
   /** The jobs with these ids, in the order of ids; read in parts of about so many bytes as an answer has. */
-  async function* inParts(ids: readonly bigint[]): AsyncGenerator<Job, void> {
+  async function* inParts(ids: readonly bigint[]): AsyncGenerator<readonly Job[], void> {
     let left = (await sizes(ids)).toSorted(byId);
     while (left.length > 0) {
       const part = firstPart(left);
       left = left.slice(part.length);
-      yield* (await byIds(part.map(({ id }) => id))).toSorted(byId);
+      yield (await byIds(part.map(({ id }) => id))).toSorted(byId);
     }
   }
 

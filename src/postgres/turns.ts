@@ -90,6 +90,7 @@ export class Taker {
 
   /** Reads a part when it is its turn. It keeps its place while it tells the part. */
   async take<T>(read: () => T | Promise<T>): Promise<T> {
+    this.#signal.throwIfAborted();
     if (!this.mayReadAhead) {
       this.leave();
       await this.#turns.enter(this.#signal);

@@ -75,8 +75,10 @@ const GRPC = /^application\/grpc(\+proto)?(;|$)/;
 export function openGrpcDoor(options: GrpcDoorOptions): Door {
   const { listener, peers, entries, health, enterStream } = options;
   const files = [...entries.map(({ service }) => service.file), file_google_rpc_error_details, file_grpc_health_v1_health, file_grpc_reflection_v1_reflection];
+  const services = new Set(["", ...entries.map(({ service }) => service.typeName)]);
+  const standard = { health, services, files, enterStream, options: callOptions(options, NAMES_BYTES) };
   const any = callOptions(options, options.messageLimit);
-  const methods = new Map([...entries.flatMap((service) => methodsOf(service, options)), ...standardMethods({ health, files, enterStream, options: callOptions(options, NAMES_BYTES) })]);
+  const methods = new Map([...entries.flatMap((service) => methodsOf(service, options)), ...standardMethods(standard)]);
   const sessions = new Sessions(peers, (peer, stream, headers) => serveStream(peer, stream, headers, methods, any));
   listener.open((connection) => sessions.begin(connection));
   return { address: listener.address, close: (left) => close(sessions, listener, left) };

@@ -79,10 +79,12 @@ function reading({ jobRequests: requests, answers, durability, jobs, jobWatch, c
         const told = new Map<bigint, JobMessage>();
         let bytes = 0;
         // As soon as they are too many, no more are read.
-        for await (const job of jobs.inParts(jobIds)) {
-          const one = message(job);
-          told.set(job.id, one);
-          refuseTooLarge((bytes += listBytes([one], jobSize)), fewer);
+        for await (const part of jobs.inParts(jobIds)) {
+          for (const job of part) {
+            const one = message(job);
+            told.set(job.id, one);
+            refuseTooLarge((bytes += listBytes([one], jobSize)), fewer);
+          }
         }
         return told;
       };

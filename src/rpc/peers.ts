@@ -28,10 +28,10 @@ const MOST_UNREAD_BYTES = 16 * MIB;
 const LAST_UNREAD_BYTES = 64 * MIB;
 const MOST_UNREAD_BYTES_OF_ALL = 256 * MIB;
 /**
- * Requests that are refused before they are served. Each costs some 50 µs; so many at once are half a second, and so many
+ * Requests that are refused before they are served. Each costs some 50 µs: so many at once are a quarter of a second, and so many
  * a second a twentieth of a core. Honest callers are below: a health check of the wrong path comes once a second.
  */
-const REFUSED_AT_ONCE = 10_000;
+const REFUSED_AT_ONCE = 5000;
 const REFUSED_PER_SECOND = 1000;
 
 /** Why a connection was ended by us. */

@@ -25,8 +25,9 @@ type Method = grpc.MethodDefinition<unknown, unknown>;
 
 /** What the standard services are made of. */
 export interface StandardParts {
-  /** As it is told. */
+  /** As it is told, of these services, the empty name among them. */
   readonly health: HealthImplementation;
+  readonly services: ReadonlySet<string>;
   /** What reflection answers: these and all that they import. */
   readonly files: readonly DescFile[];
   /** A stream begins; returns what ends it. Throws if there are too many. */
@@ -35,11 +36,12 @@ export interface StandardParts {
 }
 
 /** How calls of health and reflection are served, by their paths. */
-export function standardMethods({ health, files, enterStream, options }: StandardParts): ReadonlyMap<string, Served> {
+export function standardMethods(parts: StandardParts): ReadonlyMap<string, Served> {
+  const { health, services, files, enterStream, options } = parts;
   const methods = new Map<string, Served>();
   const addService = (service: grpc.ServiceDefinition, handlers: grpc.UntypedServiceImplementation): void => {
     for (const [name, method] of Object.entries(service)) {
-      const serve = served(method, handlers[name] ?? handlers[method.originalName ?? ""]);
+      const serve = served(method, handlers[name] ?? handlers[method.originalName ?? ""], services);
       const isStream = method.requestStream || method.responseStream;
       methods.set(method.path, { options, serve: isStream ? within(enterStream, serve) : serve });
     }
@@ -59,19 +61,26 @@ function within(enterStream: StandardParts["enterStream"], serve: Serve): Serve 
   };
 }
 
-function served(method: Method, handler: unknown): Serve {
+function served(method: Method, handler: unknown, services: ReadonlySet<string>): Serve {
   if (method.requestStream) return (call) => void exchange(call, method, handler as (stream: EventEmitter) => void).catch((error: unknown) => call.fail(error));
   return (call) =>
     call.request((bytes) => {
       try {
         const request = read(method, bytes);
-        if (method.responseStream) (handler as (call: object) => void)(writerFor(call, method, request));
+        if (method.responseStream) (handler as (call: object) => void)(writerFor(call, method, watched(request, services)));
         else (handler as UnaryHandler)({ request }, (error, response) => (error === null ? call.answer(method.responseSerialize(response)) : call.fail(errorOfStandard(error))));
       } catch (error) {
         call.fail(error);
       }
     });
 }
+
+/** For each name that is watched, health keeps a place for ever: names that it doesn't know, which never come, share one. */
+function watched(request: unknown, services: ReadonlySet<string>): unknown {
+  return services.has((request as { readonly service: string }).service) ? request : { service: UNKNOWN };
+}
+
+const UNKNOWN = "?";
 
 type UnaryHandler = (call: { readonly request: unknown }, callback: (error: grpc.StatusObject | null, response?: unknown) => void) => void;
 

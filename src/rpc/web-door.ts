@@ -89,6 +89,8 @@ export function openWebDoor(options: WebDoorOptions): Door {
     else refuse(peer, response, 404, errorOf("UNSUPPORTED", `there is nothing at ${quote(path)}; ${WHERE}`));
   };
   const server = createServer(BOUNDS, (request, response) => {
+    // Who goes before all was read is told so by nobody else once reading has ended: it would end the process.
+    request.on("error", () => undefined);
     response.once("finish", () => discardRest(request, options.messageLimit));
     const peer = peers.of(request);
     try {

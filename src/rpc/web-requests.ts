@@ -2,12 +2,14 @@
 // and looked at for too much. The router would build a message of whatever has come, and then look at it.
 
 import type { DescMethod } from "@bufbuild/protobuf";
+import { ConnectError } from "@connectrpc/connect";
 import type { UniversalServerRequest } from "@connectrpc/connect/protocol";
 import type { Peer } from "./peers.ts";
 import { decompressed, tooLarge } from "./compression.ts";
 import { admissionOf } from "./decoder.ts";
 import { MessageReader, prefixed } from "./grpc-messages.ts";
 import { mostBytes, mostJsonBytes } from "./request-bounds.ts";
+import { errorOfFailure } from "./status.ts";
 
 type Admit = (message: Uint8Array) => void;
 
@@ -66,6 +68,9 @@ async function* counted(body: AsyncIterable<Uint8Array>, peer: Peer): AsyncGener
       peer.assertRoom();
       yield chunk;
     }
+  } catch (error) {
+    // The router would take a caller who has gone for a failure of its own.
+    throw error instanceof ConnectError ? error : errorOfFailure("CALL_CANCELLED", error);
   } finally {
     peer.requests.change(-held);
   }

@@ -52,6 +52,44 @@ test("a watch that its caller has cancelled stops paging through the past", asyn
   expect(await pagesRead(database)).toBeLessThanOrEqual(5);
 });
 
+/** How many times jobs have been read for watches, by their ids. */
+async function jobReads({ query }: TestDatabase): Promise<number> {
+  const [found] = await query<{ reads: number }>(
+    `SELECT coalesce(sum(calls), 0)::int AS reads FROM pg_stat_statements
+     WHERE dbid = (SELECT oid FROM pg_database WHERE datname = current_database()) AND query ~ 'FROM ledgerd.jobs j WHERE j.id = ANY'`,
+  );
+  return found?.reads ?? 0;
+}
+
+test("watches of jobs whose callers have gone read no more of them", async () => {
+  const [watches, jobs] = [20, 40];
+  await using crowded = await serve(database.url, { LEDGERD_STREAM_LIMIT: `${4 * watches}` });
+  for (let job = 0; job < jobs; job++) {
+    const large = { prompt: "x".repeat(100_000), cost: { amount: "0" } };
+    await crowded.jobs.createJob({ userId: 5n, modelId: "m", ...large, idempotencyKey: `job ${job}` });
+  }
+  const before = await jobReads(database);
+  const gone = new AbortController();
+  const called = Array.from({ length: watches }, () =>
+    crowded.jobs.watchJobs({ userId: 5n }, { signal: gone.signal, timeoutMs: 0 })[Symbol.asyncIterator](),
+  );
+  const next = called.map((watch) => watch.next());
+  await Promise.any(next);
+  gone.abort();
+  await Promise.allSettled(next);
+  // There is room for as many when all have ended.
+  const another = async (): Promise<boolean> => {
+    const over = new AbortController();
+    const again = called.map(() => crowded.ledger.watchTransactions({ userId: 1n }, { signal: over.signal }));
+    const letIn = await Promise.allSettled(again.map((watch) => watch[Symbol.asyncIterator]().next()));
+    over.abort();
+    return letIn.every(({ status }) => status === "fulfilled");
+  };
+  await until(another);
+  // Each is told the jobs in two parts, behind a look at how large they are: those of the first, and of one that was next.
+  expect((await jobReads(database)) - before).toBeLessThanOrEqual(6);
+});
+
 /** A watch that nobody reads, from when it has begun. */
 interface UnreadWatch {
   readonly stream: ClientHttp2Stream;

@@ -5,27 +5,27 @@ const END_STREAM = 1;
 const END_HEADERS = 4;
 
 /** What a caller's connection begins with, and settings that say nothing. */
-export const preface = Buffer.concat([Buffer.from("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"), frame(4, 0, 0, Buffer.alloc(0))]);
+export const preface = Buffer.concat([Buffer.from("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"), frameOf(4, 0, 0, Buffer.alloc(0))]);
 
 /** Says that the connection is over, for no error. */
-export const goaway = frame(7, 0, 0, Buffer.alloc(8));
+export const goaway = frameOf(7, 0, 0, Buffer.alloc(8));
 
 /** The type of frames that ask whether the other side is there. */
 export const PING = 6;
 
 /** Asks whether the other side is there. */
-export const ping = frame(PING, 0, 0, Buffer.alloc(8));
+export const ping = frameOf(PING, 0, 0, Buffer.alloc(8));
 
 /** Begins a call of gRPC as the connection's first stream, with these headers besides. */
 export function beginCall(path: string, more: readonly (readonly [name: string, value: string])[]): Buffer {
   const text = (value: string): Buffer => Buffer.concat([Buffer.of(value.length), Buffer.from(value)]);
   const all = [[":method", "POST"], [":scheme", "http"], [":authority", "x"], [":path", path], ["content-type", "application/grpc"], ...more] as const;
-  return frame(1, END_HEADERS, 1, Buffer.concat(all.map(([name, value]) => Buffer.concat([Buffer.of(0), text(name), text(value)]))));
+  return frameOf(1, END_HEADERS, 1, Buffer.concat(all.map(([name, value]) => Buffer.concat([Buffer.of(0), text(name), text(value)]))));
 }
 
 /** Sends the last bytes of that call's request. */
 export function endRequest(bytes: Buffer): Buffer {
-  return frame(0, END_STREAM, 1, bytes);
+  return frameOf(0, END_STREAM, 1, bytes);
 }
 
 /** The types of the frames in what was received. */
@@ -35,7 +35,7 @@ export function typesOf(bytes: Buffer): readonly number[] {
   return types;
 }
 
-function frame(type: number, flags: number, stream: number, payload: Buffer): Buffer {
+export function frameOf(type: number, flags: number, stream: number, payload: Buffer): Buffer {
   const head = Buffer.alloc(FRAME_HEADER);
   head.writeUIntBE(payload.length, 0, 3);
   head.writeUInt8(type, 3);

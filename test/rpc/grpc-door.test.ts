@@ -7,6 +7,7 @@ import { createGrpcTransport, Http2SessionManager } from "@connectrpc/connect-no
 import { HealthImplementation } from "grpc-health-check";
 import { afterEach, beforeEach, expect, test, vi } from "vitest";
 import { LedgerService } from "../../src/gen/ledger/v1/ledger_service_pb.ts";
+import { Health, HealthCheckResponse_ServingStatus } from "../../src/gen/grpc/health/v1/health_pb.ts";
 import { openGrpcDoor, type Door } from "../../src/rpc/grpc-door.ts";
 import type { Arrival, Entries } from "../../src/rpc/handlers.ts";
 import { listenHere } from "../../src/rpc/listener.ts";
@@ -19,6 +20,7 @@ const KEEPALIVE_MS = 30_000;
 const DEAD_MS = 20_000;
 
 let door: Door;
+let health: HealthImplementation;
 let arrivals: Arrival[];
 let logged: { readonly incident: string; readonly where: string; readonly error: unknown }[];
 /** The door's ends of its connections. */
@@ -46,7 +48,8 @@ async function open(userId = 1n): Promise<void> {
       welcome(connection);
     });
   const translate = createTranslate(() => undefined, (incident) => logged.push(incident));
-  const rest = { health: new HealthImplementation(), messageLimit: 1000, translate, shutdown: new AbortController().signal, streamMaxAgeMs: 60_000 };
+  health = new HealthImplementation();
+  const rest = { health, messageLimit: 1000, translate, shutdown: new AbortController().signal, streamMaxAgeMs: 60_000 };
   const peers = new Peers(1000, () => undefined);
   const enterStream = () => () => undefined;
   door = openGrpcDoor({ listener: { ...taken, open: letIn }, peers, enterStream, entries: [entriesOf(userId)], ...rest });
@@ -101,6 +104,19 @@ test("a caller who doesn't answer a ping is cut off, and one who does stays", as
   expect(connections.length, "on the same connection").toBe(2);
   sessionManager.abort();
   dead.destroy();
+});
+
+test("health keeps no place for each name that somebody watched, of services that aren't there", async () => {
+  await open();
+  const { watch } = createClient(Health, createGrpcTransport({ baseUrl: `http://${door.address}` }));
+  for (let count = 0; count < 20; count++) {
+    for await (const { status } of watch({ service: `nothing.${count}` })) {
+      expect(status).toBe(HealthCheckResponse_ServingStatus.SERVICE_UNKNOWN);
+      break;
+    }
+  }
+  const places = Reflect.get(health, "watchers") as ReadonlyMap<string, unknown>;
+  expect(places.size).toBe(1);
 });
 
 test("a caller who says goodbye and keeps the connection open is cut off", async () => {
