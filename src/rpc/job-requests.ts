@@ -20,8 +20,9 @@ export type JobSchemas = ReturnType<typeof jobSchemas>;
 
 /** Kinds of jobs to claim; one that is named twice would be looked for twice. */
 const kinds = z
-  .array(name(100))
-  .refine((given) => given.length <= 100, "must name at most 100 kinds")
+  .array(z.unknown())
+  .refine((given) => given.length <= 100, { error: "must name at most 100 kinds", abort: true })
+  .pipe(z.array(name(100)))
   .transform((given) => [...new Set(given)]);
 
 /** The schemas of requests about jobs, for a ledger with these currencies. */

@@ -61,13 +61,19 @@ const asOf = z.custom<GetBalanceRequest["asOf"]>().transform((choice, context): 
 const typesByMessage = new Map(Object.entries(typeMessages).map(([type, message]) => [message as number, type as TransactionType]));
 const statesByMessage = new Map(Object.entries(stateMessages).map(([state, message]) => [message as number, state as HoldState]));
 
-const transactionTypes = z.array(z.number()).transform((messages, context): readonly TransactionType[] =>
-  messages.flatMap((message, index) => {
+const MOST_TYPES = 100;
+const transactionTypes = z.array(z.number()).transform((messages, context): readonly TransactionType[] => {
+  const say = (path: PropertyKey[], message: string): void => context.addIssue({ code: "custom", path, message });
+  if (messages.length > MOST_TYPES) {
+    say([], `must name at most ${MOST_TYPES} types`);
+    return z.NEVER;
+  }
+  return messages.flatMap((message, index) => {
     const type = typesByMessage.get(message);
-    if (type === undefined) context.addIssue({ code: "custom", path: [index], message: "must be a known type" });
+    if (type === undefined) say([index], "must be a known type");
     return type ?? [];
-  }),
-);
+  });
+});
 
 const holdState = z.number().transform((message, context): HoldState | undefined => {
   const state = statesByMessage.get(message);

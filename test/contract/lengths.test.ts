@@ -230,3 +230,10 @@ test("the longest texts are kept as they were sent", async () => {
   await service.locks.acquireLock({ lockKey: 1n, instanceId: cats(100), requestId: cats(128) });
   expect((await service.locks.getLock({ lockKey: 1n })).lock).toMatchObject({ instanceId: cats(100) });
 });
+
+test("a list that is too long is refused by its own field, whatever its items are", async () => {
+  const types = failureOf(service.ledger.listTransactions({ userId: 1n, types: Array<0>(101).fill(0) }));
+  expect((await types).fields).toEqual(["types"]);
+  const kinds = failureOf(service.jobs.claimJobs({ workerId: "w", modelIds: Array<string>(101).fill("") }));
+  expect((await kinds).fields).toEqual(["model_ids"]);
+});
