@@ -22,7 +22,7 @@ import { LedgerService, type StreamWritesResponse } from "../../src/gen/ledger/v
 import { LockService } from "../../src/gen/ledger/v1/lock_service_pb.ts";
 import { createDatabase, type TestDatabase } from "../harness/database.ts";
 import { commentsOnFields } from "../harness/proto-comments.ts";
-import { newKey, serve, type TestService } from "../harness/service.ts";
+import { failureOf, newKey, serve, type TestService } from "../harness/service.ts";
 
 /** A place for a text in a request. */
 interface Place {
