@@ -2,9 +2,9 @@
 
 import { readFileSync } from "node:fs";
 import { z } from "zod";
-import { currenciesWith, MAX_DIGITS, type Currencies, type Currency } from "./domain/currency.ts";
+import { currenciesWith, MAX_DIGITS, type Currencies, type Currency } from "./domain/money/currency.ts";
 import type { Schedule } from "./domain/schedule.ts";
-import { problemOfUrl, withPassFile } from "./postgres/url.ts";
+import { problemOfUrl, withPassFile } from "./postgres/connection/url.ts";
 
 /** Where to listen. */
 export interface Address {

@@ -8,7 +8,7 @@ import { availableParallelism, tmpdir } from "node:os";
 import path from "node:path";
 import { promisify } from "node:util";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { startEmbedded, type EmbeddedPostgres } from "../src/postgres/embedded.ts";
+import { startEmbedded, type EmbeddedPostgres } from "../src/postgres/embedded/embedded.ts";
 import { version } from "../src/version.ts";
 import { logOf, runLedgerd, servesAt, startLedgerd, workersOf } from "./harness/command.ts";
 import { connectTo, createDatabase, type TestDatabase } from "./harness/database.ts";

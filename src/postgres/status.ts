@@ -2,11 +2,11 @@
 
 import { sql } from "slonik";
 import { z } from "zod";
-import { reasonOf } from "./connect.ts";
-import { tellsOfDamage } from "./errors.ts";
-import type { Feed } from "./feed.ts";
-import { shared } from "./gather.ts";
-import type { Pools } from "./pools.ts";
+import { reasonOf } from "./connection/connect.ts";
+import { tellsOfDamage } from "./connection/errors.ts";
+import type { Feed } from "./feed/feed.ts";
+import { shared } from "./sharing/gather.ts";
+import type { Pools } from "./connection/pools.ts";
 
 const statusRow = z.object({ database_version: z.string(), schema_version: z.number(), partitions: z.number(), headroom: z.bigint() });
 const readinessRow = z.object({ replica: z.boolean(), read_only: z.boolean(), schema_version: z.number() });

@@ -5,8 +5,8 @@
 // gets another from the first process when it has stopped.
 
 import { createServer, type Server, type Socket } from "node:net";
-import { BACKLOG, type Connections } from "../rpc/listener.ts";
-import { HANDLES, type DoorState } from "./messages.ts";
+import { BACKLOG, type Connections } from "../servers/listener.ts";
+import { HANDLES, type DoorState } from "./channel.ts";
 import type { PortHandle } from "./port.ts";
 
 /**

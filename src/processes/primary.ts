@@ -2,12 +2,12 @@
 
 import type { Logger } from "pino";
 import { environmentWith, type Config } from "../config.ts";
-import { bringUpToDate, openDatabase } from "../database.ts";
-import { callersOf, connectionsOf, placed, type Service } from "../service.ts";
+import { bringUpToDate, openDatabase } from "../service/database.ts";
+import { callersOf, connectionsOf, placed, type Service } from "../service/service.ts";
 import { compiledForChildren } from "./compile-cache.ts";
-import { Crew } from "./crew.ts";
-import { Gate, type Tell } from "./gate.ts";
-import type { DoorName } from "./messages.ts";
+import { Crew } from "./supervisor.ts";
+import { Gate, type Tell } from "./balancer.ts";
+import type { DoorName } from "./channel.ts";
 import { WorkerProcess, type Listener } from "./worker-process.ts";
 
 /** While its group is committed, the other workers prepare theirs; with two each, groups were half as large and each write took a quarter more CPU. */

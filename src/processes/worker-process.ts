@@ -3,9 +3,9 @@
 import { fork, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
 import path from "node:path";
-import type { News } from "../service.ts";
-import { Bulletin, MISSED_PULSES, PULSE_MS } from "./messages.ts";
-import type { DoorName, DoorState, ToPrimary, ToWorker } from "./messages.ts";
+import type { News } from "../service/service.ts";
+import { Bulletin, MISSED_PULSES, PULSE_MS } from "./channel.ts";
+import type { DoorName, DoorState, ToPrimary, ToWorker } from "./channel.ts";
 import { sendable, type PortHandle } from "./port.ts";
 
 /** How a worker ended. */
@@ -30,7 +30,7 @@ export interface Listener {
 }
 
 /** Not main.ts, which is loaded before there is a compile cache. */
-const ENTRY = path.resolve(import.meta.dirname, "../run.ts");
+const ENTRY = path.resolve(import.meta.dirname, "../cli/run.ts");
 /**
  * What V8 is told. The young generation's most, in MB: a group's values live until it is committed; with 16, a write of a stream took a fifth more of the
  * service's CPU for copying them; with V8's own default, a worker has 310 MB resident, and a write takes a tenth less. And what functions do is noted from

@@ -5,10 +5,10 @@
 // longest.
 
 import { ScalarType, type DescField, type DescMessage } from "@bufbuild/protobuf";
-import type { Command, CommandKind } from "../domain/command.ts";
-import { rowsOf } from "../domain/transaction.ts";
+import type { Command, CommandKind } from "../domain/journal/command.ts";
+import { rowsOf } from "../domain/journal/transaction.ts";
 import { WriteResultSchema } from "../gen/ledger/v1/ledger_service_pb.ts";
-import { encoderOf } from "./encoder.ts";
+import { encoderOf } from "../protobuf/encoder.ts";
 import { textBytes } from "./answer-size.ts";
 
 /** The kinds of writes that a batch or a stream takes, as their results are called. */

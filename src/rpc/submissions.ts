@@ -1,11 +1,11 @@
 // From checked requests to submissions for the journal: keys and fingerprints.
 
 import { hash, randomUUID } from "node:crypto";
-import type { Command } from "../domain/command.ts";
-import type { Submission } from "../domain/group.ts";
-import type { Lease } from "../domain/job.ts";
-import type { Money } from "../domain/money.ts";
-import type { Call } from "./handlers.ts";
+import type { Command } from "../domain/journal/command.ts";
+import type { Submission } from "../domain/journal/group.ts";
+import type { Lease } from "../domain/jobs/job.ts";
+import type { Money } from "../domain/money/money.ts";
+import type { Call } from "./guard.ts";
 
 /** What of a call is kept with what it writes. */
 type Traced = Pick<Call, "traceId">;

@@ -2,10 +2,10 @@
 
 import fc from "fast-check";
 import { expect, test } from "vitest";
-import { newAccount, type Account, type Hold } from "../../src/domain/account.ts";
-import type { Command } from "../../src/domain/command.ts";
-import { accountId, keyId, planGroup, type Answer, type Book, type StoredOutcome, type Submission } from "../../src/domain/group.ts";
-import { postingOf, rowsOf } from "../../src/domain/transaction.ts";
+import { newAccount, type Account, type Hold } from "../../src/domain/money/account.ts";
+import type { Command } from "../../src/domain/journal/command.ts";
+import { accountId, keyId, planGroup, type Answer, type Book, type StoredOutcome, type Submission } from "../../src/domain/journal/group.ts";
+import { postingOf, rowsOf } from "../../src/domain/journal/transaction.ts";
 import { checkLaws, type LogRow } from "../harness/laws.ts";
 import { byName, command as commandOf, note, NOW } from "./given.ts";
 

@@ -4,7 +4,7 @@ import { once } from "node:events";
 import { connect, createServer } from "node:net";
 import { constants, networkInterfaces } from "node:os";
 import { afterEach, describe, expect, test } from "vitest";
-import { Gate } from "../../src/processes/gate.ts";
+import { Gate } from "../../src/processes/balancer.ts";
 import { takePort, type Port } from "../../src/processes/port.ts";
 
 const hasIPv6 = Object.values(networkInterfaces()).some((list) => list?.some(({ address }) => address === "::1"));

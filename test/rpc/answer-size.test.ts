@@ -3,19 +3,19 @@
 import { create, toBinary } from "@bufbuild/protobuf";
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
-import type { Hold } from "../../src/domain/account.ts";
+import type { Hold } from "../../src/domain/money/account.ts";
 import { ANSWER_BYTES } from "../../src/domain/answer-size.ts";
-import type { Command, CommandKind } from "../../src/domain/command.ts";
-import { currenciesWith } from "../../src/domain/currency.ts";
-import type { Refusal } from "../../src/domain/refusal.ts";
-import { rowsOf, type Result, type Transaction } from "../../src/domain/transaction.ts";
+import type { Command, CommandKind } from "../../src/domain/journal/command.ts";
+import { currenciesWith } from "../../src/domain/money/currency.ts";
+import type { Refusal } from "../../src/domain/journal/refusal.ts";
+import { rowsOf, type Result, type Transaction } from "../../src/domain/journal/transaction.ts";
 import { ErrorReason } from "../../src/gen/ledger/v1/errors_pb.ts";
 import { BatchWriteResponseSchema } from "../../src/gen/ledger/v1/ledger_service_pb.ts";
 import { answersFor } from "../../src/rpc/answers.ts";
 import { sizeOf } from "../../src/rpc/answer-size.ts";
 import { refusalBytes, resultBytes, resultCases } from "../../src/rpc/result-size.ts";
-import { codes, errorOfFailure, refusalMessage, refusalOfError } from "../../src/rpc/status.ts";
-import { itemOf, type WriteParts } from "../../src/rpc/writes.ts";
+import { codes, errorOfFailure, refusalMessage, refusalOfError } from "../../src/rpc/errors.ts";
+import { itemOf, type WriteParts } from "../../src/rpc/ledger/writes.ts";
 import { note, USER } from "../domain/given.ts";
 import { contractTypes, messagesOf, texts } from "./messages.ts";
 

@@ -1,13 +1,13 @@
 // The journal: the one way in for every change of money.
 
 import type { DatabasePool } from "slonik";
-import type { Submission } from "../../domain/group.ts";
-import type { Outcome } from "../../domain/transaction.ts";
-import type { Durability } from "../durability.ts";
-import { RUNTIME_ROLE } from "../pool.ts";
-import type { Rows } from "../rows.ts";
+import type { Submission } from "../../domain/journal/group.ts";
+import type { Outcome } from "../../domain/journal/transaction.ts";
+import type { Durability } from "../protocol/durability.ts";
+import { RUNTIME_ROLE } from "../connection/pool.ts";
+import type { Rows } from "../rows/rows.ts";
 import { Committer } from "./commit.ts";
-import { JournalConnection } from "./connection.ts";
+import { JournalConnection } from "../protocol/connection.ts";
 import { Lanes, weightOf, type GroupCommitter } from "./lanes.ts";
 import type { Source } from "./order.ts";
 import { preview } from "./preview.ts";

@@ -2,13 +2,13 @@
 
 import { sql } from "slonik";
 import { z } from "zod";
-import { inLockOrder, type AccountName, type TransactionType } from "../../domain/account.ts";
-import { ByAccount, type ReadonlyByAccount } from "../../domain/by-account.ts";
-import type { Command } from "../../domain/command.ts";
-import { usersOf, type Submission } from "../../domain/group.ts";
-import { accountColumns, noColumns, type Rows } from "../rows.ts";
-import { int8s, texts } from "./binary.ts";
-import type { Send } from "./connection.ts";
+import { inLockOrder, type AccountName, type TransactionType } from "../../domain/money/account.ts";
+import { ByAccount, type ReadonlyByAccount } from "../../domain/journal/by-account.ts";
+import type { Command } from "../../domain/journal/command.ts";
+import { usersOf, type Submission } from "../../domain/journal/group.ts";
+import { accountColumns, noColumns, type Rows } from "../rows/rows.ts";
+import { int8s, texts } from "../protocol/binary.ts";
+import type { Send } from "../protocol/connection.ts";
 
 /** What never changes of the holds and transactions that commands name; it says which accounts to lock. */
 export interface Named {

@@ -1,9 +1,9 @@
 // From what a group did to what each of its submissions is answered.
 
-import type { Hold } from "../../domain/account.ts";
-import type { Answer, Plan, Submission } from "../../domain/group.ts";
-import type { Job } from "../../domain/job.ts";
-import { holdAfter, rowsOf, type Outcome, type Result, type Transaction } from "../../domain/transaction.ts";
+import type { Hold } from "../../domain/money/account.ts";
+import type { Answer, Plan, Submission } from "../../domain/journal/group.ts";
+import type { Job } from "../../domain/jobs/job.ts";
+import { holdAfter, rowsOf, type Outcome, type Result, type Transaction } from "../../domain/journal/transaction.ts";
 
 /** What the answers are made of. */
 export interface Material {
