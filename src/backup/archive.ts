@@ -13,9 +13,10 @@ import type { CopiedRows } from "../postgres/protocol/copy.ts";
 import type { Part } from "./sql/restore-target.ts";
 import type { Table } from "./sql/snapshot.ts";
 import { readAt, readEntries, tarEnd, tarHeader, tarPadding, TarProblem, type Entry } from "./tar.ts";
+import { Problem } from "../domain/problem.ts";
 
 /** The file isn't a whole archive, as it was written, that this version can read. */
-export class ArchiveProblem extends Error {}
+export class ArchiveProblem extends Problem {}
 
 /** The format's version. */
 const FORMAT = 1;

@@ -6,9 +6,10 @@ import { knownMigrations, pendingMigrations, type Migrating } from "../postgres/
 import { Snapshot, type Origin } from "./sql/snapshot.ts";
 import { Archive, ArchiveWriter, PART_BYTES, type Manifest } from "./archive.ts";
 import { archiveName, removeOld, unfinishedName } from "./archive-folder.ts";
+import { Problem } from "../domain/problem.ts";
 
 /** There is nothing to back up, or nowhere to. */
-export class BackupProblem extends Error {}
+export class BackupProblem extends Problem {}
 
 /** What to back up, and where to. */
 export interface BackupOptions {

@@ -9,9 +9,10 @@ import { Archive, ArchiveProblem, type Manifest } from "./archive.ts";
 import type { Finding } from "../verification/finding.ts";
 import type { Summary } from "../verification/events.ts";
 import { verifyLedger } from "../verification/verify.ts";
+import { Problem } from "../domain/problem.ts";
 
 /** What was restored isn't what the archive holds. */
-export class RestoreProblem extends Error {}
+export class RestoreProblem extends Problem {}
 
 /** What to restore, and where to. */
 export interface RestoreOptions {

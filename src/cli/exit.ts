@@ -1,17 +1,7 @@
 // How a command ends: its exit code, what it prints, which errors an operator can mend, and the signals that end it early.
 
-import { AdoptionProblem } from "../adoption/rules/adoption.ts";
-import { ArchiveProblem } from "../backup/archive.ts";
-import { BackupProblem } from "../backup/backup.ts";
-import { DigestProblem } from "../verification/digest.ts";
-import { RestoreProblem } from "../backup/restore.ts";
-import { FolderProblem } from "../postgres/embedded/embedded-folder.ts";
 import { failureOf } from "../postgres/connection/errors.ts";
-import { SchemaProblem } from "../postgres/schema/migrate.ts";
-import { DatabaseUnreachable } from "../postgres/connection/reachable.ts";
-import { TargetProblem } from "../backup/sql/restore-target.ts";
-import { WorkerProblem } from "../processes/supervisor.ts";
-import { StartupProblem } from "../service/service.ts";
+import { Problem } from "../domain/problem.ts";
 
 /** The work failed. */
 export const FAILED = 1;
@@ -19,18 +9,13 @@ export const FAILED = 1;
 export const MISUSED = 2;
 
 /** A command was asked to end before it was done. */
-class Interrupted extends Error {}
-
-const mendable = [
-  Interrupted, SchemaProblem, StartupProblem, FolderProblem, DatabaseUnreachable, WorkerProblem, DigestProblem, ArchiveProblem, BackupProblem,
-  RestoreProblem, TargetProblem, AdoptionProblem,
-];
+class Interrupted extends Problem {}
 
 /** What an operator is told of an error, if one line says all: what can be mended, or that the database went away. */
 export function sentenceOf(error: unknown): string | undefined {
   // What failed first matters, not what couldn't be put away after that.
   if (error instanceof SuppressedError) return sentenceOf(error.suppressed) ?? sentenceOf(error.error);
-  if (error instanceof Error && mendable.some((problem) => error instanceof problem)) return error.message;
+  if (error instanceof Problem) return error.message;
   if (!(error instanceof Error) || failureOf(error) === undefined) return undefined;
   return `the database went away while it was needed: ${reasonOf(error)}; see that it is well, and try again`;
 }

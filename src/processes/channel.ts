@@ -1,7 +1,7 @@
 // What the first process and its workers tell each other, over the channel that Node gives to a child process.
 
 import { setTimeout as delay } from "node:timers/promises";
-import type { News } from "../service/service.ts";
+import type { News } from "../service/surroundings.ts";
 
 /** The doors: each has one port for all workers. */
 export type DoorName = "grpc" | "http";

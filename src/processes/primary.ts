@@ -3,12 +3,14 @@
 import type { Logger } from "pino";
 import { environmentWith, type Config } from "../config.ts";
 import { bringUpToDate, openDatabase } from "../service/database.ts";
-import { callersOf, connectionsOf, placed, type Service } from "../service/service.ts";
+import type { Service } from "../service/service.ts";
+import { callersOf, placed } from "../service/ports.ts";
 import { compiledForChildren } from "./compile-cache.ts";
 import { Crew } from "./supervisor.ts";
 import { Gate, type Tell } from "./balancer.ts";
 import type { DoorName } from "./channel.ts";
 import { WorkerProcess, type Listener } from "./worker-process.ts";
+import { connectionsOf } from "../service/connections.ts";
 
 /** While its group is committed, the other workers prepare theirs; with two each, groups were half as large and each write took a quarter more CPU. */
 const LANES_OF_A_WORKER = 1;

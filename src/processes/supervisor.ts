@@ -3,9 +3,10 @@
 import { setTimeout as delay } from "node:timers/promises";
 import type { Logger } from "pino";
 import type { End, WorkerProcess } from "./worker-process.ts";
+import { Problem } from "../domain/problem.ts";
 
 /** A worker did not start, or did not end, as it should. */
-export class WorkerProblem extends Error {}
+export class WorkerProblem extends Problem {}
 
 /** One that lived for so long is replaced at once. */
 const STEADY_MS = 10_000;

@@ -3,10 +3,10 @@
 import { fork, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
 import path from "node:path";
-import type { News } from "../service/service.ts";
 import { Bulletin, MISSED_PULSES, PULSE_MS } from "./channel.ts";
 import type { DoorName, DoorState, ToPrimary, ToWorker } from "./channel.ts";
 import { sendable, type PortHandle } from "./port.ts";
+import type { News } from "../service/surroundings.ts";
 
 /** How a worker ended. */
 export interface End {

@@ -3,11 +3,11 @@
 import { closeSync, openSync } from "node:fs";
 import { devNull } from "node:os";
 import { Connections, writeAddress, type Listen } from "../servers/listener.ts";
-import type { News, Surroundings } from "../service/service.ts";
 import { Entrance } from "./entrance.ts";
 import { Bulletin, MISSED_PULSES, PAUSE_MS, PULSE_MS } from "./channel.ts";
 import type { DoorName, ToPrimary, ToWorker } from "./channel.ts";
 import type { PortHandle } from "./port.ts";
+import type { News, Surroundings } from "../service/surroundings.ts";
 
 /** The process that started this one. */
 export interface Primary {

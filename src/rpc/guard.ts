@@ -1,4 +1,5 @@
-// What a handler is, and what is done around each: deadline, translation of errors, log. The doors bind the guarded handlers to their protocols.
+// What is done around each call: its deadline, its place among the others, the translation of errors. The servers bind
+// the guarded handlers to their protocols.
 
 import type {
   DescMessage,
@@ -7,86 +8,23 @@ import type {
   DescMethodServerStreaming,
   DescMethodUnary,
   DescService,
-  MessageInitShape,
   MessageShape,
 } from "@bufbuild/protobuf";
 import type { Duration } from "@bufbuild/protobuf/wkt";
 import { Code, ConnectError } from "@connectrpc/connect";
 import { Failure } from "../domain/failure.ts";
-import type { Caller } from "../servers/peers.ts";
+import {
+  LONGEST_WAIT_MS,
+  type Arrival,
+  type Caller,
+  type Entries,
+  type ExchangeEntry,
+  type Handler,
+  type Handlers,
+  type StreamEntry,
+  type UnaryEntry,
+} from "./call.ts";
 import { errorOf, errorOfFailure, type Translate } from "./errors.ts";
-
-/** What Node's timers hold, some 24 days: one that is set for longer would be over at once. */
-export const LONGEST_TIMER_MS = 2 ** 31 - 1;
-
-/** A call as it arrives at a door. */
-export interface Arrival {
-  /** What is left of the caller's deadline, in milliseconds; undefined: it has none. */
-  readonly timeoutMs: number | undefined;
-  /** The W3C trace context, as it was sent. */
-  readonly traceparent: string | undefined;
-  /** Whose connection it came by. */
-  readonly caller: Caller;
-  /** Aborted when the caller is gone. Only streams and long polls look at it: a write goes on without its caller. */
-  readonly signal: AbortSignal | undefined;
-}
-
-/** A call as a unary handler sees it. */
-export interface Call {
-  /** In milliseconds of `performance.now()`. */
-  readonly deadline: number;
-  /** 32 hexadecimal digits, or empty. */
-  readonly traceId: string;
-  /** Aborted when a long poll must end: its caller is gone, or the server shuts down. */
-  readonly ending: () => AbortSignal;
-}
-
-/** A call as a streaming handler sees it. */
-export interface StreamCall {
-  /** Aborted when the stream must end: its caller is gone, it is too old, or the server shuts down. */
-  readonly signal: AbortSignal;
-}
-
-/**
- * A call as the handler of an exchange (a bidirectional stream) sees it. It needs no signal: when the exchange must end, for whatever reason, its
- * requests end, and what it answers to a caller who is gone is dropped.
- */
-export interface Exchange {
-  /** 32 hexadecimal digits, or empty. */
-  readonly traceId: string;
-  /** Of what is begun now, in milliseconds of `performance.now()`: an exchange as a whole has no deadline. */
-  readonly deadline: () => number;
-}
-
-/** The requests of an exchange: each time all that have arrived, at least one. Its caller sends no more than is asked for here. */
-export type Requests<T> = AsyncIterable<readonly T[]>;
-
-type Handler<M extends DescMethod> =
-  M extends DescMethodUnary<infer I, infer O>
-    ? (request: MessageShape<I>, call: Call) => Promise<MessageInitShape<O>>
-    : M extends DescMethodServerStreaming<infer I, infer O>
-      ? (request: MessageShape<I>, call: StreamCall) => AsyncIterable<MessageInitShape<O>>
-      : M extends DescMethodBiDiStreaming<infer I, infer O>
-        ? (requests: Requests<MessageShape<I>>, exchange: Exchange) => AsyncIterable<MessageInitShape<O>>
-        : never;
-
-/** The handlers of a service: one for each of its methods. */
-export type Handlers<S extends DescService> = { readonly [M in keyof S["method"]]: Handler<S["method"][M]> };
-
-/** A unary handler with everything around it; it throws nothing but `ConnectError`. */
-export type UnaryEntry = (request: MessageShape<DescMessage>, arrival: Arrival) => Promise<MessageInitShape<DescMessage>>;
-/** A streaming handler with everything around it; it throws nothing but `ConnectError`. */
-export type StreamEntry = (request: MessageShape<DescMessage>, arrival: Arrival) => AsyncIterable<MessageInitShape<DescMessage>>;
-/** The handler of an exchange with everything around it; it throws nothing but `ConnectError`. */
-export type ExchangeEntry = (requests: Requests<MessageShape<DescMessage>>, arrival: Arrival) => AsyncIterable<MessageInitShape<DescMessage>>;
-
-/** A service's guarded handlers, by the local names of its methods. */
-export interface Entries {
-  readonly service: DescService;
-  readonly unary: ReadonlyMap<string, UnaryEntry>;
-  readonly streams: ReadonlyMap<string, StreamEntry>;
-  readonly exchanges: ReadonlyMap<string, ExchangeEntry>;
-}
 
 /** What the guard needs. */
 export interface GuardOptions {
@@ -223,17 +161,6 @@ export function createGuard(options: GuardOptions) {
 function errorOfEnd({ reason }: AbortSignal): ConnectError {
   const isLate = reason instanceof ConnectError && reason.code === Code.DeadlineExceeded;
   return errorOfFailure(isLate ? "DEADLINE_PASSED" : "CALL_CANCELLED", reason);
-}
-
-/** For the answer to a call that has waited as long as it may. */
-const ANSWER_MS = 50;
-const LONGEST_WAIT_MS = 30_000;
-
-/** The end of a long poll's wait: a little before the call's deadline, if that comes first. */
-export function endOfWait({ deadline, ending }: Call, waitMs: number): AbortSignal {
-  // A signal's time must be a whole number, where a timer's needn't.
-  const left = Math.floor(Math.min(waitMs, deadline - performance.now() - ANSWER_MS));
-  return left <= 0 ? AbortSignal.abort() : AbortSignal.any([ending(), AbortSignal.timeout(left)]);
 }
 
 /** How long a call asks to wait, in milliseconds: by a field of that name. */

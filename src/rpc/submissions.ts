@@ -5,7 +5,7 @@ import type { Command } from "../domain/journal/command.ts";
 import type { Submission } from "../domain/journal/group.ts";
 import type { Lease } from "../domain/jobs/job.ts";
 import type { Money } from "../domain/money/money.ts";
-import type { Call } from "./guard.ts";
+import type { Call } from "./call.ts";
 
 /** What of a call is kept with what it writes. */
 type Traced = Pick<Call, "traceId">;

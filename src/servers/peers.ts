@@ -5,6 +5,7 @@
 
 import { Room, type Share } from "./room.ts";
 import { errorOf } from "../rpc/errors.ts";
+import type { Caller } from "../rpc/call.ts";
 
 /** Calls at a time of a connection, at both doors. */
 export const MOST_CALLS = 1000;
@@ -36,14 +37,6 @@ const REFUSED_PER_SECOND = 1000;
 
 /** Why a connection was ended by us. */
 export type Excess = "answers that aren't read" | "requests that aren't complete" | "requests that are refused";
-
-/** What a guard knows of who calls. */
-export interface Caller {
-  /** A long poll begins; returns what ends it. Throws if too many calls of the connection wait. */
-  readonly enterWait: () => () => void;
-  /** The same of a stream. */
-  readonly enterStream: () => () => void;
-}
 
 /** All connections of a process, at both of its doors. */
 export class Peers {

@@ -15,6 +15,7 @@ import { createInterface } from "node:readline";
 import type { Writable } from "node:stream";
 import { finished } from "node:stream/promises";
 import { createGunzip, createGzip } from "node:zlib";
+import { Problem } from "../domain/problem.ts";
 
 /** A row of an account, by its sequence and its hash. */
 export interface ChainHead {
@@ -32,7 +33,7 @@ export interface DigestSum {
 }
 
 /** The file is no digest, or not whole. */
-export class DigestProblem extends Error {}
+export class DigestProblem extends Problem {}
 
 const FIRST_LINE = "ledgerd.digest.1";
 

@@ -1,8 +1,7 @@
 // What each type of row may say, by itself.
 
 import type { TransactionType } from "../domain/money/account.ts";
-import { ADOPTER } from "../adoption/rules/adoption.ts";
-import type { Posting } from "../domain/journal/transaction.ts";
+import { ADOPTER, type Posting } from "../domain/journal/transaction.ts";
 
 /** A law that a row breaks. */
 export interface BrokenLaw {

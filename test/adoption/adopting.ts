@@ -2,7 +2,8 @@
 
 import { expect } from "vitest";
 import { currenciesWith } from "../../src/domain/money/currency.ts";
-import { ADOPTER, AdoptionProblem } from "../../src/adoption/rules/adoption.ts";
+import { AdoptionProblem } from "../../src/adoption/rules/adoption.ts";
+import { ADOPTER } from "../../src/domain/journal/transaction.ts";
 import { adopt } from "../../src/adoption/adopt.ts";
 import { rehearse } from "../../src/adoption/rehearsal.ts";
 import type { AdoptOptions, AdoptReport } from "../../src/adoption/terms.ts";

@@ -1,10 +1,9 @@
 // Looks at all that a database holds, past the service, and checks it.
 
 import { expect } from "vitest";
-import { ADOPTER } from "../../src/adoption/rules/adoption.ts";
 import { currenciesWith, currencyOf } from "../../src/domain/money/currency.ts";
 import { accountId } from "../../src/domain/journal/group.ts";
-import type { Transaction } from "../../src/domain/journal/transaction.ts";
+import { ADOPTER, type Transaction } from "../../src/domain/journal/transaction.ts";
 import { chainHash, figuresOf } from "../../src/domain/journal/chain.ts";
 import { accountColumns, holdColumns, rowsFor, transactionColumns } from "../../src/postgres/rows/rows.ts";
 import type { TestDatabase } from "./database.ts";

@@ -2,9 +2,8 @@
 
 import { expect } from "vitest";
 import { newAccount, remaining, type Account, type Hold } from "../../src/domain/money/account.ts";
-import { ADOPTER } from "../../src/adoption/rules/adoption.ts";
 import { accountId } from "../../src/domain/journal/group.ts";
-import { holdAfter, type Posting } from "../../src/domain/journal/transaction.ts";
+import { ADOPTER, holdAfter, type Posting } from "../../src/domain/journal/transaction.ts";
 
 /** A row of the log, without its hash. */
 export type LogRow = Posting & { readonly id: bigint };

@@ -9,12 +9,12 @@ import { afterEach, beforeEach, expect, test, vi } from "vitest";
 import { LedgerService } from "../../src/gen/ledger/v1/ledger_service_pb.ts";
 import { Health, HealthCheckResponse_ServingStatus } from "../../src/gen/grpc/health/v1/health_pb.ts";
 import { openGrpcDoor, type Door } from "../../src/servers/grpc/grpc-server.ts";
-import type { Arrival, Entries } from "../../src/rpc/guard.ts";
 import { listenHere } from "../../src/servers/listener.ts";
 import { Peers } from "../../src/servers/peers.ts";
 import { createTranslate } from "../../src/rpc/errors.ts";
 import { beginCall, endRequest, goaway, ping, PING, preface, typesOf } from "../harness/frames.ts";
 import { failureOf } from "../harness/service.ts";
+import type { Arrival, Entries } from "../../src/rpc/call.ts";
 
 const KEEPALIVE_MS = 30_000;
 const DEAD_MS = 20_000;

@@ -9,10 +9,8 @@ import { decimalOf } from "../../domain/money/decimal.ts";
 import { formatAmount, MAX_MINOR, withinBounds } from "../../domain/money/money.ts";
 import type { Tally } from "./tally.ts";
 import { firstOf } from "../../domain/text.ts";
-import type { Posting } from "../../domain/journal/transaction.ts";
-
-/** The actor of all adopted rows; no caller can be it. */
-export const ADOPTER = "ledgerd adopt";
+import { ADOPTER, type Posting } from "../../domain/journal/transaction.ts";
+import { Problem } from "../../domain/problem.ts";
 
 /** What kinds of old transactions and users a report counts. */
 export type TransactionKind =
@@ -24,7 +22,7 @@ export type UserKind =
   | "balance_currency_spelled" | "balance_currency_renamed" | "with_opening" | "corrected" | "vanished" | "id_below_1";
 
 /** The old application's data can't be taken over as it is. */
-export class AdoptionProblem extends Error {}
+export class AdoptionProblem extends Problem {}
 
 /** Something that the ledger can't hold, wherever it is. */
 export interface Obstacle {

@@ -12,9 +12,10 @@ import { addPartitions, idWithoutPartition } from "../../postgres/schema/partiti
 import { noColumns } from "../../postgres/rows/rows.ts";
 import { ask, openSession } from "../../postgres/protocol/session.ts";
 import { headsDigest, sequencesOf, tablesOf, type SequenceState, type Table } from "./snapshot.ts";
+import { Problem } from "../../domain/problem.ts";
 
 /** The database isn't one that can be restored into. */
-export class TargetProblem extends Error {}
+export class TargetProblem extends Problem {}
 
 /** Some rows of a table, as they come from an archive. */
 export interface Part {

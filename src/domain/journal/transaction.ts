@@ -5,6 +5,9 @@ import type { CommandKind, Note } from "./command.ts";
 import type { Job } from "../jobs/job.ts";
 import type { PlannedRow, Refused } from "./group.ts";
 
+/** The actor of all adopted rows; no caller can be it. */
+export const ADOPTER = "ledgerd adopt";
+
 /** A row of the log without what the database or the chain adds: `id` and `hash`. Times are microseconds since 1970. */
 export interface Posting extends Omit<Note, "uniqueReference"> {
   readonly userId: bigint;

@@ -4,9 +4,10 @@ import type pg from "pg";
 import { connect, reasonOf, TakesNoWrites, type SessionSettings } from "./connect.ts";
 import { describePowers, powersOf, SEPARATION_ADVICE } from "./powers.ts";
 import { withoutSecrets } from "./url.ts";
+import { Problem } from "../../domain/problem.ts";
 
 /** The database can't be connected to, or not be used. */
-export class DatabaseUnreachable extends Error {}
+export class DatabaseUnreachable extends Problem {}
 
 /** What it is to be used for: a ledger that is served, written, or read; or a look at what isn't ours. */
 export type Use = "serve" | "write" | "read" | "look";

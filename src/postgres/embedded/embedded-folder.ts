@@ -3,6 +3,7 @@
 import { createHash } from "node:crypto";
 import { existsSync, linkSync, mkdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
 import path from "node:path";
+import { Problem } from "../../domain/problem.ts";
 
 /** The user that the server runs as: postgres refuses to run as root. Empty: as the one that we are. */
 export interface RunAs {
@@ -20,7 +21,7 @@ export interface Owner {
 }
 
 /** The folder can't be served from. */
-export class FolderProblem extends Error {}
+export class FolderProblem extends Problem {}
 
 /** The user for the server: root's stand-in is `postgres` where there is one, else `nobody`. */
 export function runAs(): RunAs {

@@ -10,7 +10,10 @@ import type { Job } from "../../domain/jobs/job.ts";
 import { readParameters, structBytes } from "../../domain/jobs/parameters.ts";
 import type { Claim, Claims } from "./claims.ts";
 import type { Journal } from "../journal/journal.ts";
-import { failForGood } from "../../upkeep/sweeps.ts";
+import type { Submission } from "../../domain/journal/group.ts";
+import { OWN_NOTE, ownWork } from "../../domain/journal/own-work.ts";
+
+const FAILING_LIMIT_MS = 10_000;
 
 /** How often one call looks for others while all that it finds must be failed. */
 const ROUNDS = 20;
@@ -48,4 +51,14 @@ function problemOf(job: Job): string | undefined {
   const texts = [prompt, errorMessage, resultUrl, idempotencyKey, modelId];
   const bytes = texts.reduce((sum, text) => sum + Buffer.byteLength(text), REST_OF_JOB + structBytes(read.object ?? {}));
   return bytes <= LARGEST_ROW ? undefined : "it is larger than an answer to a worker may be";
+}
+
+/** Fails a job for good, under the lease that it has. */
+async function failForGood(job: Job, problem: string, journal: Journal): Promise<void> {
+  await Promise.all(journal.submit([failureOf(job, problem)], performance.now() + FAILING_LIMIT_MS));
+}
+
+function failureOf({ id: jobId, userId, currency, fencingToken }: Job, problem: string): Submission {
+  const what = { kind: "fail_job", jobId, fencingToken, errorMessage: problem, final: true, jitter: 0 } as const;
+  return ownWork({ ...what, userId, currency, expectedSequence: undefined, note: OWN_NOTE });
 }

@@ -7,6 +7,7 @@ import { readdirSync, readFileSync } from "node:fs";
 import path from "node:path";
 import pg from "pg";
 import { connect } from "../connection/connect.ts";
+import { Problem } from "../../domain/problem.ts";
 
 /** A migration that a database has. */
 export interface AppliedMigration {
@@ -31,7 +32,7 @@ export interface Migrating {
 }
 
 /** The database's schema is not one that this version can work with. */
-export class SchemaProblem extends Error {}
+export class SchemaProblem extends Problem {}
 
 const FOLDER = path.resolve(import.meta.dirname, "../../../migrations");
 

@@ -9,12 +9,12 @@ import type { Proofs } from "../../verification/requested.ts";
 import type { Status } from "../../postgres/status.ts";
 import type { Verifications } from "../../verification/sql/verifications.ts";
 import { sizeOf } from "../answer-size.ts";
-import type { Handlers } from "../guard.ts";
 import { cursorNumber, cursorOf, pageOf } from "../pages.ts";
 import { proofHandlers, verificationStatus } from "./verification-calls.ts";
 import type { ReadParts } from "../ledger/reads.ts";
 import { validate } from "../validation.ts";
 import { write, type WriteParts } from "../ledger/writes.ts";
+import type { Handlers } from "../call.ts";
 
 /** What the handlers work with. */
 export interface AdminParts extends WriteParts, Pick<ReadParts, "reads" | "balances"> {

@@ -8,8 +8,8 @@ import type { RebuildEvent } from "../../verification/rebuild.ts";
 import type { VerifyEvent } from "../../verification/events.ts";
 import type { Verification } from "../../verification/sql/verifications.ts";
 import { cut, time } from "../answers.ts";
-import type { StreamCall } from "../guard.ts";
 import { errorOf } from "../errors.ts";
+import type { StreamCall } from "../call.ts";
 
 /** The handlers of `VerifyLedger` and `RebuildBalances`. */
 export function proofHandlers(proofs: Proofs) {

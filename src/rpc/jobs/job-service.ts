@@ -30,7 +30,6 @@ import type { Jobs } from "../../postgres/jobs/jobs.ts";
 import type { Journal } from "../../postgres/journal/journal.ts";
 import { time, type Answers } from "../answers.ts";
 import { fitting, listBytes, refuseTooLarge, sizeOf } from "../answer-size.ts";
-import { endOfWait, type Call, type Handlers } from "../guard.ts";
 import { jobMessage, jobSize, jobWritten } from "./job-answers.ts";
 import { jobCommand, type JobSchemas } from "./job-requests.ts";
 import { cursorOf, oneNumber, pageOf } from "../pages.ts";
@@ -38,6 +37,7 @@ import type { Payers } from "./payers.ts";
 import { errorOfRefusal } from "../errors.ts";
 import { leasedSubmissionOf, submissionOf } from "../submissions.ts";
 import { validate } from "../validation.ts";
+import { type Call, endOfWait, type Handlers } from "../call.ts";
 
 /** What the handlers work with. */
 export interface JobParts {

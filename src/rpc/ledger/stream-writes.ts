@@ -11,13 +11,13 @@ import { usersOf, type Submission } from "../../domain/journal/group.ts";
 import type { Outcome } from "../../domain/journal/transaction.ts";
 import { WriteSchema, type StreamWritesRequest, type Write } from "../../gen/ledger/v1/ledger_service_pb.ts";
 import type { Source } from "../../postgres/journal/order.ts";
-import type { Exchange, Requests } from "../guard.ts";
 import { refusalBytes, resultBytes } from "../result-size.ts";
 import { errorOfViolations } from "../errors.ts";
 import { submissionOf } from "../submissions.ts";
 import { validate } from "../validation.ts";
 import { MAX_WRITES } from "./write-requests.ts";
 import { itemOf, itemOfError, type Result, type WriteParts } from "./writes.ts";
+import type { Exchange, Requests } from "../call.ts";
 
 /** Writes of a stream at most whose results have not left, long texts counted as several: two groups on each of two lanes. */
 const WINDOW = 1000;

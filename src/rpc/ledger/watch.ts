@@ -3,10 +3,10 @@
 import { WatchTransactionsRequestSchema, type WatchTransactionsRequest, type WatchTransactionsResponse } from "../../gen/ledger/v1/ledger_service_pb.ts";
 import type { Feed, Position } from "../../postgres/feed/feed.ts";
 import type { Answers } from "../answers.ts";
-import type { StreamCall } from "../guard.ts";
 import type { ReadSchemas } from "./read-requests.ts";
 import { errorOf } from "../errors.ts";
 import { validate } from "../validation.ts";
+import type { StreamCall } from "../call.ts";
 
 /** What the handler works with. */
 export interface WatchParts {

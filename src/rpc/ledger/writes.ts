@@ -22,12 +22,12 @@ import {
 import type { Journal } from "../../postgres/journal/journal.ts";
 import { refuseTooLarge } from "../answer-size.ts";
 import type { Answers } from "../answers.ts";
-import type { Call } from "../guard.ts";
 import { resultBytes, resultCases } from "../result-size.ts";
 import { errorOfRefusal, refusalMessage, refusalOfError, type Translate } from "../errors.ts";
 import { batchSubmissionOf, submissionOf } from "../submissions.ts";
 import { validate } from "../validation.ts";
 import type { WriteInput, WriteSchemas } from "./write-requests.ts";
+import type { Call } from "../call.ts";
 
 /** What the handlers work with. */
 export interface WriteParts {

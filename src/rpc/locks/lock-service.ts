@@ -17,11 +17,11 @@ import type { LockWaits } from "../../postgres/locks/lock-waits.ts";
 import type { Locks } from "../../postgres/locks/locks.ts";
 import { time } from "../answers.ts";
 import { sizeOf } from "../answer-size.ts";
-import { endOfWait, type Handlers } from "../guard.ts";
 import { lockSchemas as requests } from "./lock-requests.ts";
 import { cursorOf, oneNumber, pageOf } from "../pages.ts";
 import { errorOfRefusal } from "../errors.ts";
 import { validate } from "../validation.ts";
+import { endOfWait, type Handlers } from "../call.ts";
 
 /** What the handlers work with. */
 export interface LockParts {

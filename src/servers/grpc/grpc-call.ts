@@ -11,9 +11,9 @@ import { quote } from "../../domain/text.ts";
 import { StatusSchema } from "../../gen/google/rpc/status_pb.ts";
 import { ENCODINGS } from "../wire/compression.ts";
 import { MessageReader, PREFIX, prefixed } from "../wire/grpc-framing.ts";
-import type { Requests } from "../../rpc/guard.ts";
 import type { Peer } from "../peers.ts";
 import { errorOfFailure, errorOfViolations, type Translate } from "../../rpc/errors.ts";
+import type { Requests } from "../../rpc/call.ts";
 
 const HEADERS = { ":status": 200, "content-type": "application/grpc+proto", "grpc-accept-encoding": ENCODINGS };
 const WITH_TRAILERS = { waitForTrailers: true, sendDate: false };

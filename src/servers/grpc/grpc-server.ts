@@ -18,19 +18,20 @@ import { decoderOf } from "../wire/decoder.ts";
 import { encoderOf } from "../../protobuf/encoder.ts";
 import { GrpcCall, type CallOptions, type Serve, type Served } from "./grpc-call.ts";
 import { Sessions } from "./grpc-session.ts";
-import {
-  LONGEST_TIMER_MS,
-  type Arrival,
-  type Entries,
-  type ExchangeEntry,
-  type StreamEntry,
-  type UnaryEntry,
-} from "../../rpc/guard.ts";
 import type { Listener } from "../listener.ts";
-import type { Caller, Peer, Peers } from "../peers.ts";
+import type { Peer, Peers } from "../peers.ts";
 import { mostBytes } from "../wire/request-bounds.ts";
 import { standardMethods } from "./standard-services.ts";
 import { errorOf, errorOfFailure, errorOfViolations, type Translate } from "../../rpc/errors.ts";
+import {
+  type Arrival,
+  type Caller,
+  type Entries,
+  type ExchangeEntry,
+  LONGEST_TIMER_MS,
+  type StreamEntry,
+  type UnaryEntry,
+} from "../../rpc/call.ts";
 
 /** A door that is open. */
 export interface Door {

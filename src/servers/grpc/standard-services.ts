@@ -12,8 +12,8 @@ import type * as grpc from "@grpc/grpc-js";
 import { ReflectionService } from "@grpc/reflection";
 import type { HealthImplementation } from "grpc-health-check";
 import type { CallOptions, GrpcCall, Serve, Served } from "./grpc-call.ts";
-import type { Caller } from "../peers.ts";
 import { errorOf, errorOfViolations } from "../../rpc/errors.ts";
+import type { Caller } from "../../rpc/call.ts";
 
 /**
  * Names are all that these services are asked for, and they answer them again: in errors, in what reflection says of

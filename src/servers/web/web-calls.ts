@@ -6,8 +6,8 @@ import type { ConnectError } from "@connectrpc/connect";
 import type { UniversalHandler, UniversalServerRequest } from "@connectrpc/connect/protocol";
 import { quote } from "../../domain/text.ts";
 import { grpcTimeoutMs } from "../grpc/grpc-call.ts";
-import { LONGEST_TIMER_MS } from "../../rpc/guard.ts";
 import { errorOf, errorOfViolations } from "../../rpc/errors.ts";
+import { LONGEST_TIMER_MS } from "../../rpc/call.ts";
 
 type Call = Pick<UniversalServerRequest, "header" | "method" | "url">;
 

@@ -4,7 +4,8 @@ import type { IncomingMessage } from "node:http";
 import type { Socket } from "node:net";
 import { createContextKey } from "@connectrpc/connect";
 import type { UniversalServerResponse } from "@connectrpc/connect/protocol";
-import type { Caller, Peer, Peers } from "../peers.ts";
+import type { Peer, Peers } from "../peers.ts";
+import type { Caller } from "../../rpc/call.ts";
 
 /** Under which a handler finds who calls. */
 export const callerKey = createContextKey<Caller | undefined>(undefined, { description: "who calls" });

@@ -21,18 +21,18 @@ import { quote } from "../../domain/text.ts";
 import { corsHeaders, isPreflight, preflightHeaders } from "./cors.ts";
 import type { Door } from "../grpc/grpc-server.ts";
 import { asBinary, isText } from "./grpc-web-text.ts";
-import type { Arrival, Entries } from "../../rpc/guard.ts";
 import { tellHttpErrors } from "./http-errors.ts";
 import { jsonReaderOf } from "./json-requests.ts";
 import { errorOf, errorOfFailure, errorOfViolations, type Translate } from "../../rpc/errors.ts";
 import type { Listener } from "../listener.ts";
-import type { Caller, Peer, Peers } from "../peers.ts";
+import type { Peer, Peers } from "../peers.ts";
 import { METRICS_TYPE } from "./metrics.ts";
 import { cutDeadline, methodsOf, problemOfCall } from "./web-calls.ts";
 import { admitBy, type WebAccess } from "./web-origins.ts";
 import { errorAnswer, withReason } from "./web-errors.ts";
 import { callerKey, countedAnswer, WebPeers } from "./web-peers.ts";
 import { webRequestsOf } from "./web-requests.ts";
+import type { Arrival, Caller, Entries } from "../../rpc/call.ts";
 
 /** What the door needs beside the handlers. */
 export interface WebDoorOptions {
