@@ -13,12 +13,12 @@ import {
   type OldUser,
 } from "./rules/adoption.ts";
 import { adoptJob } from "./rules/adopted-job.ts";
-import { accountId } from "../domain/journal/group.ts";
 import { Tally } from "./rules/tally.ts";
 import { Source, type Contents } from "./sql/source.ts";
 import { Finds, missingRows } from "./finds.ts";
 import { chunksOf } from "./reading.ts";
 import { adoptChunk, JOBS, rulesOf, type AdoptOptions, type AdoptReport } from "./terms.ts";
+import { accountId } from "../domain/money/account.ts";
 
 /** Looks at the old database as an adoption would, and writes nothing. */
 export async function rehearse(options: AdoptOptions): Promise<AdoptReport> {

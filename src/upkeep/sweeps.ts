@@ -1,11 +1,11 @@
 // What becomes due with time: found, and submitted as anybody's writes are; safe on every instance at once.
 
-import type { Submission } from "../domain/journal/group.ts";
 import { OWN_NOTE, ownWork } from "../domain/journal/own-work.ts";
 import type { Claims } from "../postgres/jobs/claims.ts";
 import type { Holds } from "../postgres/reads/holds.ts";
 import type { Payer } from "../postgres/jobs/jobs.ts";
 import type { Journal } from "../postgres/journal/journal.ts";
+import type { Submission } from "../domain/journal/submission.ts";
 
 /** Due holds that one step of the sweep looks at. */
 const SWEEP_SIZE = 200;

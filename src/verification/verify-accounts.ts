@@ -1,7 +1,6 @@
 // Verifies accounts: each row of the log against the one before, and balance rows and holds against what the rows come to.
 
-import type { Hold } from "../domain/money/account.ts";
-import { accountId } from "../domain/journal/group.ts";
+import { accountId, type Hold } from "../domain/money/account.ts";
 import { readLogPage, readOpenHolds, START, type Cursor, type LogPage, type Projection, type StoredHold } from "./sql/log-pages.ts";
 import { AccountFold } from "./account-fold.ts";
 import type { ChainHead } from "./digest.ts";

@@ -3,7 +3,8 @@
 import { describe, expect, test } from "vitest";
 import type { Account } from "../../src/domain/money/account.ts";
 import type { Command } from "../../src/domain/journal/command.ts";
-import { planGroup, type Book, type Submission } from "../../src/domain/journal/group.ts";
+import { type Book, planGroup } from "../../src/domain/journal/group.ts";
+import type { Submission } from "../../src/domain/journal/submission.ts";
 import { account, byName, command, note, NOW, openHold, original, OTHER, USER } from "./given.ts";
 
 /** A book with these accounts, and otherwise nothing. */

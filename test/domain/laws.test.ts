@@ -2,9 +2,10 @@
 
 import fc from "fast-check";
 import { expect, test } from "vitest";
-import { newAccount, type Account, type Hold } from "../../src/domain/money/account.ts";
+import { type Account, accountId, type Hold, newAccount } from "../../src/domain/money/account.ts";
 import type { Command } from "../../src/domain/journal/command.ts";
-import { accountId, keyId, planGroup, type Answer, type Book, type StoredOutcome, type Submission } from "../../src/domain/journal/group.ts";
+import { type Answer, type Book, keyId, planGroup, type StoredOutcome } from "../../src/domain/journal/group.ts";
+import type { Submission } from "../../src/domain/journal/submission.ts";
 import { postingOf, rowsOf } from "../../src/domain/journal/transaction.ts";
 import { checkLaws, type LogRow } from "../harness/laws.ts";
 import { byName, command as commandOf, note, NOW } from "./given.ts";

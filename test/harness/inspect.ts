@@ -2,12 +2,12 @@
 
 import { expect } from "vitest";
 import { currenciesWith, currencyOf } from "../../src/domain/money/currency.ts";
-import { accountId } from "../../src/domain/journal/group.ts";
 import { ADOPTER, type Transaction } from "../../src/domain/journal/transaction.ts";
 import { chainHash, figuresOf } from "../../src/domain/journal/chain.ts";
 import { accountColumns, holdColumns, rowsFor, transactionColumns } from "../../src/postgres/rows/rows.ts";
 import type { TestDatabase } from "./database.ts";
 import { checkLaws, type Ledger } from "./laws.ts";
+import { accountId } from "../../src/domain/money/account.ts";
 
 const currencies = currenciesWith([{ code: "CRD", digits: 6 }]);
 const rows = rowsFor(currencies);

@@ -1,8 +1,7 @@
 // The laws of the ledger, over everything that it holds. They are checked against the pure core and against the real thing.
 
 import { expect } from "vitest";
-import { newAccount, remaining, type Account, type Hold } from "../../src/domain/money/account.ts";
-import { accountId } from "../../src/domain/journal/group.ts";
+import { type Account, accountId, type Hold, newAccount, remaining } from "../../src/domain/money/account.ts";
 import { ADOPTER, holdAfter, type Posting } from "../../src/domain/journal/transaction.ts";
 
 /** A row of the log, without its hash. */

@@ -3,7 +3,8 @@
 import { expect, test } from "vitest";
 import type { Job } from "../../src/domain/jobs/job.ts";
 import type { Command } from "../../src/domain/journal/command.ts";
-import { planGroup, type Book, type Submission } from "../../src/domain/journal/group.ts";
+import { type Book, planGroup } from "../../src/domain/journal/group.ts";
+import type { Submission } from "../../src/domain/journal/submission.ts";
 import { postingOf } from "../../src/domain/journal/transaction.ts";
 import { outcomesOf } from "../../src/postgres/journal/outcomes.ts";
 import { account, byName, command, NOW, OTHER, USER } from "../domain/given.ts";

@@ -10,7 +10,6 @@ import { AdoptionProblem, BEFORE_ALL, type KnownAccount, type MovedAccount } fro
 import type { AdoptedJob } from "../rules/adopted-job.ts";
 import { currencyOf } from "../../domain/money/currency.ts";
 import { ByAccount } from "../../domain/journal/by-account.ts";
-import { accountId } from "../../domain/journal/group.ts";
 import { formatAmount } from "../../domain/money/money.ts";
 import type { Posting } from "../../domain/journal/transaction.ts";
 import { int8s } from "../../postgres/protocol/binary.ts";
@@ -21,6 +20,7 @@ import { balanceRows, selectRowTypes, type AccountRow, type Row, type RowTypes }
 import { addPartitions, lacksPartition } from "../../postgres/schema/partitions.ts";
 import { noColumns, parseStored, type Rows } from "../../postgres/rows/rows.ts";
 import { type Adoption, insertLog, moveOn, noteJobs, type Progress, upsertBalances } from "./target-statements.ts";
+import { accountId } from "../../domain/money/account.ts";
 
 /** Who owns the tables: it may number jobs, which whoever serves may not. The log is append-only to it as well. */
 const OWNER_ROLE = "ledgerd_migrator";

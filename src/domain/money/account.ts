@@ -115,3 +115,8 @@ export function captureHold(hold: Hold, taken: bigint, heldChange: bigint): Hold
 export function endHold(hold: Hold, state: "released" | "expired"): Hold {
   return { ...hold, state };
 }
+
+/** Names an account in one text. */
+export function accountId(userId: bigint, currency: string): string {
+  return `${currency}${userId}`;
+}

@@ -10,8 +10,8 @@ import type { Job } from "../../domain/jobs/job.ts";
 import { readParameters, structBytes } from "../../domain/jobs/parameters.ts";
 import type { Claim, Claims } from "./claims.ts";
 import type { Journal } from "../journal/journal.ts";
-import type { Submission } from "../../domain/journal/group.ts";
 import { OWN_NOTE, ownWork } from "../../domain/journal/own-work.ts";
+import type { Submission } from "../../domain/journal/submission.ts";
 
 const FAILING_LIMIT_MS = 10_000;
 

@@ -1,7 +1,6 @@
 // The journal: the one way in for every change of money.
 
 import type { DatabasePool } from "slonik";
-import type { Submission } from "../../domain/journal/group.ts";
 import type { Outcome } from "../../domain/journal/transaction.ts";
 import type { Durability } from "../protocol/durability.ts";
 import { RUNTIME_ROLE } from "../connection/pool.ts";
@@ -11,6 +10,7 @@ import { JournalConnection } from "../protocol/connection.ts";
 import { Lanes, weightOf, type GroupCommitter } from "./lanes.ts";
 import type { Source } from "./order.ts";
 import { preview } from "./preview.ts";
+import type { Submission } from "../../domain/journal/submission.ts";
 
 /** How to open a journal. */
 export interface JournalOptions {

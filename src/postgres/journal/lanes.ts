@@ -5,11 +5,11 @@
 
 import type { Command } from "../../domain/journal/command.ts";
 import { Failure } from "../../domain/failure.ts";
-import type { Submission } from "../../domain/journal/group.ts";
 import type { Outcome } from "../../domain/journal/transaction.ts";
 import type { Committed } from "./commit.ts";
 import { Undecided, type Source, type Sourced } from "./order.ts";
 import { halfOf, Queue, type Queued } from "./queue.ts";
+import type { Submission } from "../../domain/journal/submission.ts";
 
 /** Commits one group. */
 export interface GroupCommitter {

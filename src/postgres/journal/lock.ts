@@ -5,10 +5,10 @@ import { z } from "zod";
 import { inLockOrder, type AccountName, type TransactionType } from "../../domain/money/account.ts";
 import { ByAccount, type ReadonlyByAccount } from "../../domain/journal/by-account.ts";
 import type { Command } from "../../domain/journal/command.ts";
-import { usersOf, type Submission } from "../../domain/journal/group.ts";
 import { accountColumns, noColumns, type Rows } from "../rows/rows.ts";
 import { int8s, texts } from "../protocol/binary.ts";
 import type { Send } from "../protocol/connection.ts";
+import { type Submission, usersOf } from "../../domain/journal/submission.ts";
 
 /** What never changes of the holds and transactions that commands name; it says which accounts to lock. */
 export interface Named {

@@ -1,7 +1,8 @@
 // From what a group did to what each of its submissions is answered.
 
 import type { Hold } from "../../domain/money/account.ts";
-import type { Answer, Plan, Submission } from "../../domain/journal/group.ts";
+import type { Answer, Plan } from "../../domain/journal/group.ts";
+import type { Submission } from "../../domain/journal/submission.ts";
 import type { Job } from "../../domain/jobs/job.ts";
 import { holdAfter, rowsOf, type Outcome, type Result, type Transaction } from "../../domain/journal/transaction.ts";
 

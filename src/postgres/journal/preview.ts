@@ -1,7 +1,8 @@
 // What a write would be answered, by committed state: the same reads without locks, the same decisions, nothing written.
 
 import { sql, type DatabasePool } from "slonik";
-import { planGroup, type Submission } from "../../domain/journal/group.ts";
+import { planGroup } from "../../domain/journal/group.ts";
+import type { Submission } from "../../domain/journal/submission.ts";
 import { postingOf, type Outcome } from "../../domain/journal/transaction.ts";
 import type { Rows } from "../rows/rows.ts";
 import type { Send } from "../protocol/connection.ts";

@@ -2,8 +2,7 @@
 
 import { sql, type DatabasePool } from "slonik";
 import { z } from "zod";
-import { newAccount, type Account, type AccountName } from "../../domain/money/account.ts";
-import { accountId } from "../../domain/journal/group.ts";
+import { type Account, accountId, type AccountName, newAccount } from "../../domain/money/account.ts";
 import { accountAfter } from "../../domain/journal/transaction.ts";
 import { gathered } from "../sharing/gather.ts";
 import { accountColumns, accountRow, timestamp, transactionColumns, type Rows } from "../rows/rows.ts";

@@ -2,7 +2,6 @@
 
 import type { Command } from "../../domain/journal/command.ts";
 import type { Currencies } from "../../domain/money/currency.ts";
-import type { Submission } from "../../domain/journal/group.ts";
 import type { Job, JobAsk } from "../../domain/jobs/job.ts";
 import {
   BatchGetJobsRequestSchema,
@@ -38,6 +37,7 @@ import { errorOfRefusal } from "../errors.ts";
 import { leasedSubmissionOf, submissionOf } from "../submissions.ts";
 import { validate } from "../validation.ts";
 import { type Call, endOfWait, type Handlers } from "../call.ts";
+import type { Submission } from "../../domain/journal/submission.ts";
 
 /** What the handlers work with. */
 export interface JobParts {

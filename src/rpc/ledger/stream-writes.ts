@@ -7,7 +7,6 @@ import { ANSWER_BYTES } from "../../domain/answer-size.ts";
 import type { ConnectError } from "@connectrpc/connect";
 import type { Command } from "../../domain/journal/command.ts";
 import { Failure } from "../../domain/failure.ts";
-import { usersOf, type Submission } from "../../domain/journal/group.ts";
 import type { Outcome } from "../../domain/journal/transaction.ts";
 import { WriteSchema, type StreamWritesRequest, type Write } from "../../gen/ledger/v1/ledger_service_pb.ts";
 import type { Source } from "../../postgres/journal/order.ts";
@@ -18,6 +17,7 @@ import { validate } from "../validation.ts";
 import { MAX_WRITES } from "./write-requests.ts";
 import { itemOf, itemOfError, type Result, type WriteParts } from "./writes.ts";
 import type { Exchange, Requests } from "../call.ts";
+import { type Submission, usersOf } from "../../domain/journal/submission.ts";
 
 /** Writes of a stream at most whose results have not left, long texts counted as several: two groups on each of two lanes. */
 const WINDOW = 1000;

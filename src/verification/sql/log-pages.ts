@@ -5,8 +5,7 @@
 // its balance row belongs to, which was read in that snapshot, too.
 
 import { sql } from "slonik";
-import type { AccountName } from "../../domain/money/account.ts";
-import { accountId } from "../../domain/journal/group.ts";
+import { accountId, type AccountName } from "../../domain/money/account.ts";
 import type { Currencies } from "../../domain/money/currency.ts";
 import { accountColumns, holdColumns, transactionColumns } from "../../postgres/rows/rows.ts";
 import { logRowOf, type LogRow } from "./log-rows.ts";

@@ -4,8 +4,7 @@
 
 import { sql, type CommonQueryMethods, type DatabasePool } from "slonik";
 import { z } from "zod";
-import { inLockOrder, type AccountName } from "../../domain/money/account.ts";
-import { accountId } from "../../domain/journal/group.ts";
+import { accountId, type AccountName, inLockOrder } from "../../domain/money/account.ts";
 import { accountTable } from "../../postgres/journal/lock.ts";
 import { timestamp } from "../../postgres/rows/rows.ts";
 
