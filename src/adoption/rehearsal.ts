@@ -14,7 +14,8 @@ import {
 } from "./rules/adoption.ts";
 import { adoptJob } from "./rules/adopted-job.ts";
 import { Tally } from "./rules/tally.ts";
-import { Source, type Contents } from "./sql/source.ts";
+import { Source } from "./sql/source.ts";
+import type { Contents } from "./sql/contents.ts";
 import { Finds, missingRows } from "./finds.ts";
 import { chunksOf } from "./reading.ts";
 import { adoptChunk, JOBS, rulesOf, type AdoptOptions, type AdoptReport } from "./terms.ts";

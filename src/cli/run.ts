@@ -52,7 +52,7 @@ async function runWorker(config: Config, log: Logger): Promise<number> {
   const stopped = toldToStop();
   const primary = joinPrimary();
   try {
-    const service = await startService(config, log, primary.surroundings);
+    const service = await startService(config, log, primary.host);
     await primary.tell({ kind: "serving" });
     const signal = await Promise.race([stopped, primary.gone.then(() => "none: the first process is gone")]);
     log.info({ signal }, "shutting down");

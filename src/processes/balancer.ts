@@ -1,5 +1,5 @@
 // A port that many workers serve. They share it: each listens and accepts by itself, as long as it has no more callers
-// than the gate lets it have. That ceiling is one above what that one of the others has that has the fewest, so that
+// than the balancer lets it have. That ceiling is one above what that one of the others has that has the fewest, so that
 // callers, who of gRPC stay with the few connections that they have, are spread evenly; by itself the kernel gave one of
 // two workers 35 of 40 that came at once.
 //
@@ -9,7 +9,7 @@
 // by which the kernel goes on giving a worker that stands still its share, and lets a second service have the port.
 
 import type { Address } from "../config.ts";
-import { HANDLES, type DoorState } from "./channel.ts";
+import { HANDLES, type PortState } from "./channel.ts";
 import { listenError, takePort, type Port, type PortHandle } from "./port.ts";
 
 /** Where the others have many, the ceiling is above their fewest by one more for so many, which spares stops. */
@@ -21,12 +21,12 @@ const NONE = Number.MAX_SAFE_INTEGER;
 export type Tell<W> = (worker: W, ceiling: number, handle: PortHandle | undefined) => void;
 
 /** What is known of a worker: what it told, and what it was told. */
-interface Known extends Pick<DoorState, "connections" | "handles"> {
+interface Known extends Pick<PortState, "connections" | "handles"> {
   readonly ceiling: number;
 }
 
 /** One port, for workers of type W. */
-export class Gate<W> {
+export class Balancer<W> {
   readonly #port: Port;
   readonly #most: number;
   readonly #tell: Tell<W>;
@@ -45,8 +45,8 @@ export class Gate<W> {
   }
 
   /** Takes the port. `most` is how many callers a worker takes at most. Until it is opened, nobody can connect. */
-  static async take<W>(address: Address, most: number, tell: Tell<W>): Promise<Gate<W>> {
-    return new Gate(await takePort(address), most, tell);
+  static async take<W>(address: Address, most: number, tell: Tell<W>): Promise<Balancer<W>> {
+    return new Balancer(await takePort(address), most, tell);
   }
 
   /** Where it is: the port that was taken, if 0 was asked for. */
@@ -69,7 +69,7 @@ export class Gate<W> {
   }
 
   /** A worker has told how it stands; it is answered. */
-  heard(worker: W, { connections, handles, listens }: DoorState): void {
+  heard(worker: W, { connections, handles, listens }: PortState): void {
     const known = this.#workers.get(worker);
     if (known === undefined) return;
     this.#workers.set(worker, { ...known, connections, handles });

@@ -1,13 +1,13 @@
 // What the first process and its workers tell each other, over the channel that Node gives to a child process.
 
 import { setTimeout as delay } from "node:timers/promises";
-import type { News } from "../service/surroundings.ts";
+import type { News } from "../service/host.ts";
 
-/** The doors: each has one port for all workers. */
-export type DoorName = "grpc" | "http";
+/** The two ports: each is one for all workers. */
+export type PortName = "grpc" | "http";
 
-/** How a worker stands at a door. */
-export interface DoorState {
+/** How a worker stands at a port. */
+export interface PortState {
   /** How many callers are inside. */
   readonly connections: number;
   /** How many handles of the port it has, together with the one that it listens on. */
@@ -29,7 +29,7 @@ export const MISSED_PULSES = 3;
 /** What a worker is told. */
 export type ToWorker =
   /** It may listen as long as it has fewer callers than that. With a handle of the port, if it lacks one. */
-  | { readonly kind: "ceiling"; readonly door: DoorName; readonly ceiling: number }
+  | { readonly kind: "ceiling"; readonly port: PortName; readonly ceiling: number }
   | { readonly kind: "news"; readonly news: readonly News[] };
 
 /** What a worker tells. */
@@ -38,10 +38,10 @@ export type ToPrimary =
   | { readonly kind: "serving" }
   /** It can take no more. */
   | { readonly kind: "draining" }
-  /** It is alive, and stands like this at its doors; none while it starts or ends. */
-  | { readonly kind: "pulse"; readonly doors: { readonly [door in DoorName]?: DoorState } }
+  /** It is alive, and stands like this at its ports; none while it starts or ends. */
+  | { readonly kind: "pulse"; readonly ports: { readonly [port in PortName]?: PortState } }
   /** It can't listen on a port, by this number of an error. */
-  | { readonly kind: "deaf"; readonly door: DoorName; readonly errno: number }
+  | { readonly kind: "deaf"; readonly port: PortName; readonly errno: number }
   | { readonly kind: "news"; readonly news: readonly News[] }
   /** It can't serve, for a reason that an operator can mend. */
   | { readonly kind: "problem"; readonly problem: string };
@@ -50,7 +50,7 @@ export type ToPrimary =
 export const PAUSE_MS = 25;
 
 /** Passes news on: at once where none was passed on lately, else all that came meanwhile together. */
-export class Bulletin {
+export class NewsQueue {
   readonly #send: (news: readonly News[]) => Promise<void>;
   readonly #news = new Set<News>();
   #busy = false;

@@ -14,7 +14,7 @@ const FIRST_PAUSE_MS = 100;
 const LONGEST_PAUSE_MS = 10_000;
 
 /** The workers of one command. */
-export class Crew {
+export class Supervisor {
   readonly #log: Logger;
   readonly #stopping = new AbortController();
   /** Those that have not ended. */

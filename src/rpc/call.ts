@@ -22,7 +22,7 @@ export interface Caller {
   readonly enterStream: () => () => void;
 }
 
-/** A call as it arrives at a door. */
+/** A call as it arrives at a server. */
 export interface Arrival {
   /** What is left of the caller's deadline, in milliseconds; undefined: it has none. */
   readonly timeoutMs: number | undefined;

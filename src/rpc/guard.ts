@@ -157,7 +157,7 @@ export function createGuard(options: GuardOptions) {
   }
 }
 
-/** Why a stream is over whose door has aborted it: for lateness, or because its caller is gone. */
+/** Why a stream is over whose server has aborted it: for lateness, or because its caller is gone. */
 function errorOfEnd({ reason }: AbortSignal): ConnectError {
   const isLate = reason instanceof ConnectError && reason.code === Code.DeadlineExceeded;
   return errorOfFailure(isLate ? "DEADLINE_PASSED" : "CALL_CANCELLED", reason);

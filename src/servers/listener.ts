@@ -1,4 +1,4 @@
-// Where a door's callers come from: a port of this process, unless whoever starts the service has another source of connections.
+// Where a server's callers come from: a port of this process, unless whoever starts the service has another source of connections.
 
 import { createServer, type AddressInfo, type Server, type Socket } from "node:net";
 import type { Address } from "../config.ts";
@@ -31,9 +31,9 @@ export const BACKLOG = 4096;
 /** Listens on a port of this process. */
 export const listenHere: Listen = async (address, limit) => {
   const connections = new Connections(limit);
-  const door = new Waiting();
+  const waiting = new Waiting();
   const server = createServer({ noDelay: true }, (connection) => {
-    if (connections.admit(connection)) door.enter(connection);
+    if (connections.admit(connection)) waiting.enter(connection);
   });
   // Accepting fails for want of descriptors: it is tried again when the next one comes.
   server.on("error", ignore);
@@ -42,7 +42,7 @@ export const listenHere: Listen = async (address, limit) => {
     server.close();
     return connections.gone();
   };
-  return { address: taken, open: (welcome) => door.open(welcome), close, cut: () => connections.cut() };
+  return { address: taken, open: (welcome) => waiting.open(welcome), close, cut: () => connections.cut() };
 };
 
 /** Callers who came before anybody welcomes them. What they say meanwhile stays in their sockets' buffers. */

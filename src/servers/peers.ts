@@ -1,13 +1,13 @@
 // Who is at the other end of a connection, and how much that one may have: so that whoever takes more, by malice or by
 // mistake, harms nobody else.
 //
-// What HTTP/2 itself bounds (calls at a time, headers, cancelled calls) is in grpc-door.ts.
+// What HTTP/2 itself bounds (calls at a time, headers, cancelled calls) is in grpc-server.ts.
 
 import { Room, type Share } from "./room.ts";
 import { errorOf } from "../rpc/errors.ts";
 import type { Caller } from "../rpc/call.ts";
 
-/** Calls at a time of a connection, at both doors. */
+/** Calls at a time of a connection, at both servers. */
 export const MOST_CALLS = 1000;
 /**
  * Watches, exchanges and long polls that a connection may have open. Of its 1,000 calls the others are for what is
@@ -38,7 +38,7 @@ const REFUSED_PER_SECOND = 1000;
 /** Why a connection was ended by us. */
 export type Excess = "answers that aren't read" | "requests that aren't complete" | "requests that are refused";
 
-/** All connections of a process, at both of its doors. */
+/** All connections of a process, at both of its servers. */
 export class Peers {
   readonly #requests = new Room(MOST_REQUEST_BYTES_OF_ALL);
   readonly #answers = new Room(MOST_UNREAD_BYTES_OF_ALL);

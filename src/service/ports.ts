@@ -6,7 +6,7 @@ import { StartupProblem } from "../domain/problem.ts";
 import { descriptorLimit } from "../servers/descriptors.ts";
 import type { Listen, Listener } from "../servers/listener.ts";
 import type { Excess } from "../servers/peers.ts";
-import type { Surroundings } from "./surroundings.ts";
+import type { Host } from "./host.ts";
 import { connectionsOf } from "./connections.ts";
 
 /** Of a process: some 30 that are always open, and a backup, files, connections that replace others. */
@@ -19,7 +19,7 @@ const COUNTED_PAUSE_MS = 10_000;
  * Takes both ports before the database is touched: a start on a port that is taken changes nothing. Who comes while
  * the service starts waits, and is let in when it takes calls, or turned away if it never does.
  */
-export async function takePorts(config: Config, { grpc, http }: Surroundings, log: Logger, opened: AsyncDisposableStack) {
+export async function takePorts(config: Config, { grpc, http }: Host, log: Logger, opened: AsyncDisposableStack) {
   const most = callersOf(config);
   const take = async (setting: "LEDGERD_GRPC_ADDR" | "LEDGERD_HTTP_ADDR", listen: Listen): Promise<Listener> => {
     const refused = counted((count) => log.warn({ setting, refused: count, limit: most }, TOO_MANY_CONNECTIONS));
@@ -69,7 +69,7 @@ export async function placed<T>(setting: keyof Config, opening: Promise<T>): Pro
 }
 
 /**
- * How many callers a process takes at most at each of its two doors: each has one half of the descriptors that are
+ * How many callers a process takes at most at each of its two servers: each has one half of the descriptors that are
  * left, so that neither starves the other.
  */
 export function callersOf(config: Config): number {

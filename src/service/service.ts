@@ -4,18 +4,18 @@
 import { setTimeout as delay } from "node:timers/promises";
 import type { Logger } from "pino";
 import type { Config } from "../config.ts";
-import { openGrpcDoor, type Door } from "../servers/grpc/grpc-server.ts";
+import { openGrpcServer, type RunningServer } from "../servers/grpc/grpc-server.ts";
 import { Peers } from "../servers/peers.ts";
 import { createReadiness, type Readiness } from "../servers/readiness.ts";
 import { metricsText } from "../servers/web/metrics.ts";
-import { openWebDoor } from "../servers/web/web-server.ts";
+import { openWebServer } from "../servers/web/web-server.ts";
 import { startUpkeep } from "../upkeep/duties.ts";
 import { logged } from "../upkeep/repeat.ts";
 import { callsOf, type Calls } from "./calls.ts";
 import { keepLooking } from "./look.ts";
 import { connectionsEnded, takePorts } from "./ports.ts";
 import { openStorage, type Storage } from "./storage.ts";
-import { alone } from "./surroundings.ts";
+import { alone } from "./host.ts";
 
 /** A service that takes calls. */
 export interface Service {
@@ -26,10 +26,10 @@ export interface Service {
 }
 
 /** Starts a service, ready to take calls when this returns. */
-export async function startService(config: Config, log: Logger, surroundings = alone): Promise<Service> {
+export async function startService(config: Config, log: Logger, host = alone): Promise<Service> {
   await using opened = new AsyncDisposableStack();
-  const ports = await takePorts(config, surroundings, log, opened);
-  const storage = await openStorage(config, log, opened, surroundings);
+  const ports = await takePorts(config, host, log, opened);
+  const storage = await openStorage(config, log, opened, host);
   const shutdown = new AbortController();
   const calls = callsOf(config, storage, shutdown.signal, log);
   const readiness = createReadiness(
@@ -70,7 +70,7 @@ interface ServerParts {
   readonly shutdown: AbortSignal;
 }
 
-function openServers(config: Config, parts: ServerParts, log: Logger): { readonly grpc: Door; readonly web: Door } {
+function openServers(config: Config, parts: ServerParts, log: Logger): { readonly grpc: RunningServer; readonly web: RunningServer } {
   const { ports, storage, calls, readiness, shutdown } = parts;
   const { entries, translate, enterStream } = calls;
   const { health, problem } = readiness;
@@ -83,8 +83,8 @@ function openServers(config: Config, parts: ServerParts, log: Logger): { readonl
   const both = { peers, entries, messageLimit: config.LEDGERD_MESSAGE_LIMIT, translate };
   const ends = { shutdown, streamMaxAgeMs: config.LEDGERD_STREAM_MAX_AGE };
   return {
-    grpc: openGrpcDoor({ ...both, listener: ports.grpc, health, enterStream, ...ends }),
-    web: openWebDoor({
+    grpc: openGrpcServer({ ...both, listener: ports.grpc, health, enterStream, ...ends }),
+    web: openWebServer({
       ...both,
       listener: ports.http,
       access: { hosts: config.LEDGERD_WEB_HOSTS, origins: config.LEDGERD_WEB_ORIGINS },

@@ -31,7 +31,7 @@ import { verificationsOf } from "../verification/sql/verifications.ts";
 import { backupsOf } from "./backups.ts";
 import { connectionsOf, lanesOf, poolsOf } from "./connections.ts";
 import { bringUpToDate, openDatabase } from "./database.ts";
-import type { News, Surroundings } from "./surroundings.ts";
+import type { News, Host } from "./host.ts";
 
 /** All of it. */
 export type Storage = Awaited<ReturnType<typeof openStorage>>;
@@ -41,7 +41,7 @@ export async function openStorage(
   config: Config,
   log: Logger,
   opened: AsyncDisposableStack,
-  surroundings: Surroundings,
+  host: Host,
 ) {
   const database = opened.adopt(await openDatabase(config, log, connectionsOf(config), "serve"), ({ close }) => close());
   await bringUpToDate(database, config, log);
@@ -59,7 +59,7 @@ export async function openStorage(
   const jobQueue = new JobQueue(claimsBy(live), claimsBy(pool), config.LEDGERD_WAIT_POLL);
   const jobWatch = new JobWatch(jobsOf(live, rows), jobsOf(catchingUp, rows), config.LEDGERD_WAIT_POLL);
   const lockWaits = new LockWaits(locks, config.LEDGERD_WAIT_POLL);
-  const happened = newsOf({ feed, jobQueue, jobWatch, lockWaits }, surroundings);
+  const happened = newsOf({ feed, jobQueue, jobWatch, lockWaits }, host);
   const journal: Journal = openJournal(
     {
       url: database.url,
@@ -111,7 +111,7 @@ interface Waiting {
 }
 
 /** Wakes those who wait, here and in the other processes, when something has happened here; and here when it has there. */
-function newsOf(waiting: Waiting, { tell, hear }: Surroundings): (news: News) => void {
+function newsOf(waiting: Waiting, { tell, hear }: Host): (news: News) => void {
   const wake = {
     transactions: () => waiting.feed.wake(),
     jobs: () => {

@@ -19,6 +19,7 @@ import { noColumns } from "../../postgres/rows/rows.ts";
 import { columnOf, columnsQuery, keyQuery, shapeProblems, tables, tablesIn, type TableName } from "./shape.ts";
 import { unreadable } from "./unreadable.ts";
 import { type Fields, micros, oldJob, oldTransaction, optional, transactionColumns } from "./old-rows.ts";
+import type { Contents, Stranger } from "./contents.ts";
 
 /** How to read the old database. */
 export interface SourceOptions {
@@ -30,22 +31,6 @@ export interface SourceOptions {
   readonly queryTimeoutMs: number;
   /** Blocks that one statement of a survey reads: by default 800 MB. */
   readonly surveyBlocks?: number;
-}
-
-/** Somebody else who is connected. */
-export interface Stranger {
-  readonly pid: string;
-  readonly user: string;
-  readonly application: string;
-  readonly address: string;
-}
-
-/** How many rows the tables have, and a text that is another one if any row of theirs is. */
-export interface Contents extends Readonly<Record<"balances" | "transactions" | "jobs", bigint>> {
-  readonly lastJobId: bigint;
-  readonly fingerprint: string;
-  /** What keeps rows from being told from each other, each with its remedy. */
-  readonly problems: readonly string[];
 }
 
 /** What a look at a table found. */

@@ -1,4 +1,4 @@
-// The gRPC door: the guarded handlers on Node's HTTP/2, beside the standard services.
+// The gRPC server: the guarded handlers on Node's HTTP/2, beside the standard services.
 //
 // The handlers' calls don't pass through grpc-js: see grpc-call.ts. (Nor through connect-node, which takes 290 to 440 µs of CPU for a unary call.)
 
@@ -33,16 +33,16 @@ import {
   type UnaryEntry,
 } from "../../rpc/call.ts";
 
-/** A door that is open. */
-export interface Door {
+/** A server that is open. */
+export interface RunningServer {
   /** Where it listens: the port that was taken, if 0 was asked for. */
   readonly address: string;
   /** Lets nobody in any more. Who is inside may stay until `left` resolves; then what is still open is ended. */
   readonly close: (left: Promise<void>) => Promise<void>;
 }
 
-/** What the door needs beside the handlers. */
-export interface GrpcDoorOptions {
+/** What the server needs beside the handlers. */
+export interface GrpcServerOptions {
   /** Where its callers come from. */
   readonly listener: Listener;
   readonly peers: Peers;
@@ -72,8 +72,8 @@ const BY_POST = "call a method by POST: this port speaks gRPC, the other one JSO
 const BY_GRPC = 'the content type must be "application/grpc": this port speaks gRPC, the other one JSON and gRPC-Web';
 const GRPC = /^application\/grpc(\+proto)?(;|$)/;
 
-/** Opens the door. */
-export function openGrpcDoor(options: GrpcDoorOptions): Door {
+/** Opens the server. */
+export function openGrpcServer(options: GrpcServerOptions): RunningServer {
   const { listener, peers, entries, health, enterStream } = options;
   const files = [...entries.map(({ service }) => service.file), file_google_rpc_error_details, file_grpc_health_v1_health, file_grpc_reflection_v1_reflection];
   const services = new Set(["", ...entries.map(({ service }) => service.typeName)]);
@@ -141,8 +141,8 @@ function refuseByHttp(peer: Peer, stream: ServerHttp2Stream, { headers, why }: H
   stream.resume();
 }
 
-/** For calls whose messages can't have more bytes than these, whatever the door takes. */
-function callOptions({ messageLimit, translate }: GrpcDoorOptions, most: number): CallOptions {
+/** For calls whose messages can't have more bytes than these, whatever the server takes. */
+function callOptions({ messageLimit, translate }: GrpcServerOptions, most: number): CallOptions {
   return { messageLimit: Math.min(messageLimit, most), restLimit: LARGEST_REST * messageLimit, translate };
 }
 
@@ -152,7 +152,7 @@ function errorOfMethod(path: string): ConnectError {
 }
 
 /** A service's methods by their paths. */
-function methodsOf({ service, unary, streams, exchanges }: Entries, options: GrpcDoorOptions): readonly (readonly [path: string, Served])[] {
+function methodsOf({ service, unary, streams, exchanges }: Entries, options: GrpcServerOptions): readonly (readonly [path: string, Served])[] {
   const serveOf = (method: DescMethod): Serve => {
     const entry = unary.get(method.localName);
     const stream = streams.get(method.localName);
@@ -185,7 +185,7 @@ function unaryServed(method: DescMethod, entry: UnaryEntry): Serve {
   return (call) => call.request((request) => void answer(call, request));
 }
 
-function streamServed(method: DescMethod, entry: StreamEntry, options: GrpcDoorOptions): Serve {
+function streamServed(method: DescMethod, entry: StreamEntry, options: GrpcServerOptions): Serve {
   const [decode, encode] = [decoderOf(method.input), answerEncoder(method)];
   const run = async (call: GrpcCall, request: Buffer): Promise<void> => {
     const { gone, ending } = endsOf(call, options);
@@ -198,7 +198,7 @@ function streamServed(method: DescMethod, entry: StreamEntry, options: GrpcDoorO
   return (call) => call.request((request) => void run(call, request).catch((error: unknown) => call.fail(error)));
 }
 
-function exchangeServed(method: DescMethod, entry: ExchangeEntry, options: GrpcDoorOptions): Serve {
+function exchangeServed(method: DescMethod, entry: ExchangeEntry, options: GrpcServerOptions): Serve {
   const [decode, encode] = [decoderOf(method.input), answerEncoder(method)];
   const run = async (call: GrpcCall): Promise<void> => {
     const { gone, ending } = endsOf(call, options);
@@ -232,7 +232,7 @@ function goneSignal(call: GrpcCall): AbortSignal {
 }
 
 /** The same of a stream, which has a deadline only if its caller set one; and what is aborted when it must end, also because the server shuts down, or it is too old. */
-function endsOf(call: GrpcCall, { shutdown, streamMaxAgeMs }: GrpcDoorOptions): { readonly gone: AbortSignal; readonly ending: AbortSignal } {
+function endsOf(call: GrpcCall, { shutdown, streamMaxAgeMs }: GrpcServerOptions): { readonly gone: AbortSignal; readonly ending: AbortSignal } {
   const gone = new AbortController();
   const tooOld = new AbortController();
   const timeoutMs = call.timeoutMs();

@@ -1,4 +1,4 @@
-// A connection at the gRPC door, as Node's HTTP/2 speaks on it: within which bounds, whether the other side still lives,
+// A connection at the gRPC server, as Node's HTTP/2 speaks on it: within which bounds, whether the other side still lives,
 // and how it ends.
 
 import {
@@ -44,7 +44,7 @@ const LOOK_MS = 1000;
 /** A client gives its calls every second number. */
 const STEP = 2;
 
-/** The sessions of a door. */
+/** The sessions of a server. */
 export class Sessions {
   readonly #open = new Map<ServerHttp2Session, Session>();
   readonly #peers: Peers;

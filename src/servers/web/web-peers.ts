@@ -1,4 +1,4 @@
-// The connections of the web door, and what is held for each.
+// The connections of the web server, and what is held for each.
 
 import type { IncomingMessage } from "node:http";
 import type { Socket } from "node:net";

@@ -1,4 +1,4 @@
-// The bodies of the web door's requests, as Connect's router takes them: read within their method's bound, uncompressed,
+// The bodies of the web server's requests, as Connect's router takes them: read within their method's bound, uncompressed,
 // and looked at for too much. The router would build a message of whatever has come, and then look at it.
 
 import type { DescMethod } from "@bufbuild/protobuf";

@@ -1,4 +1,4 @@
-// The web door: the same guarded handlers as Connect (JSON by curl) and gRPC-Web, over HTTP/1.1, and what probes ask for:
+// The web server: the same guarded handlers as Connect (JSON by curl) and gRPC-Web, over HTTP/1.1, and what probes ask for:
 // /healthz and /readyz, whether it can take calls; /livez, whether it runs at all; /metrics.
 //
 // Connect's router with an HTTP server of our own around it rather than its ready adapter: that one writes to the console when a stream's caller goes, and
@@ -19,7 +19,7 @@ import { errorToJsonBytes } from "@connectrpc/connect/protocol-connect";
 import { compressionGzip, universalRequestFromNodeRequest, universalResponseToNodeResponse } from "@connectrpc/connect-node";
 import { quote } from "../../domain/text.ts";
 import { corsHeaders, isPreflight, preflightHeaders } from "./cors.ts";
-import type { Door } from "../grpc/grpc-server.ts";
+import type { RunningServer } from "../grpc/grpc-server.ts";
 import { asBinary, isText } from "./grpc-web-text.ts";
 import { tellHttpErrors } from "./http-errors.ts";
 import { jsonReaderOf } from "./json-requests.ts";
@@ -34,8 +34,8 @@ import { callerKey, countedAnswer, WebPeers } from "./web-peers.ts";
 import { webRequestsOf } from "./web-requests.ts";
 import type { Arrival, Caller, Entries } from "../../rpc/call.ts";
 
-/** What the door needs beside the handlers. */
-export interface WebDoorOptions {
+/** What the server needs beside the handlers. */
+export interface WebServerOptions {
   /** Where its callers come from. */
   readonly listener: Listener;
   readonly peers: Peers;
@@ -75,8 +75,8 @@ const BOUNDS = {
 const UNSUPPORTED_MEDIA_TYPE = 415;
 const WHERE = "a method is at /ledger.v1.LedgerService/GetBalance, say";
 
-/** Opens the door. */
-export function openWebDoor(options: WebDoorOptions): Door {
+/** Opens the server. */
+export function openWebServer(options: WebServerOptions): RunningServer {
   const calls = callsOf(options);
   const admit = admitBy(options.access);
   const peers = new WebPeers(options.peers);
@@ -123,7 +123,7 @@ interface Call {
   readonly admitted: (request: UniversalServerRequest, peer: Peer) => UniversalServerRequest;
 }
 
-function callsOf({ entries, messageLimit }: WebDoorOptions): ReadonlyMap<string, Call> {
+function callsOf({ entries, messageLimit }: WebServerOptions): ReadonlyMap<string, Call> {
   const router = createConnectRouter({
     grpc: false,
     readMaxBytes: messageLimit,
@@ -183,7 +183,7 @@ function serve(
   peer: Peer,
   request: IncomingMessage,
   response: ServerResponse,
-  options: WebDoorOptions,
+  options: WebServerOptions,
 ): void {
   const run = async (): Promise<void> => {
     const asked = universalRequestFromNodeRequest(request, response, undefined, undefined);
@@ -210,7 +210,7 @@ async function answerOf(
   { handler, admitted }: Call,
   peer: Peer,
   call: UniversalServerRequest,
-  { messageLimit, translate }: WebDoorOptions,
+  { messageLimit, translate }: WebServerOptions,
 ): Promise<UniversalServerResponse> {
   const methods = methodsOf(handler);
   if (!methods.includes(call.method)) {
@@ -249,7 +249,7 @@ function answerHealth(response: ServerResponse, problem: string | undefined): vo
   answer(response, problem === undefined ? 200 : 503, problem === undefined ? { status: "SERVING" } : { status: "NOT_SERVING", problem });
 }
 
-function answerMetrics(response: ServerResponse, { metrics, log }: WebDoorOptions): void {
+function answerMetrics(response: ServerResponse, { metrics, log }: WebServerOptions): void {
   metrics().then(
     (text) => response.writeHead(200, { "content-type": METRICS_TYPE }).end(text),
     (error: unknown) => {

@@ -4,7 +4,7 @@ import { once } from "node:events";
 import { connect, createServer } from "node:net";
 import { constants, networkInterfaces } from "node:os";
 import { afterEach, describe, expect, test } from "vitest";
-import { Gate } from "../../src/processes/balancer.ts";
+import { Balancer } from "../../src/processes/balancer.ts";
 import { takePort, type Port } from "../../src/processes/port.ts";
 
 const hasIPv6 = Object.values(networkInterfaces()).some((list) => list?.some(({ address }) => address === "::1"));
@@ -51,13 +51,13 @@ describe("a port that is taken by Node's inner means", () => {
 
 describe("a gate", () => {
   const MOST = 1000;
-  let gate: Gate<string>;
+  let gate: Balancer<string>;
   let told: { worker: string; ceiling: number; handle: boolean }[] = [];
 
   /** Opens one for workers that have just begun to serve. */
   async function open(...workers: string[]): Promise<void> {
     told = [];
-    gate = await Gate.take({ host: "127.0.0.1", port: 0 }, MOST, (worker: string, ceiling, handle) => {
+    gate = await Balancer.take({ host: "127.0.0.1", port: 0 }, MOST, (worker: string, ceiling, handle) => {
       told.push({ worker, ceiling, handle: handle !== undefined });
     });
     for (const worker of workers) gate.add(worker);
@@ -126,7 +126,7 @@ describe("a gate", () => {
   });
 
   test("is not opened where no worker can listen, and says why", async () => {
-    gate = await Gate.take({ host: "127.0.0.1", port: 0 }, MOST, () => undefined);
+    gate = await Balancer.take({ host: "127.0.0.1", port: 0 }, MOST, () => undefined);
     const opening = gate.open();
     gate.failed(-constants.errno.EADDRINUSE);
     const message = expect.stringContaining(gate.address) as string;

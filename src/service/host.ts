@@ -6,7 +6,7 @@ import { listenHere, type Listen } from "../servers/listener.ts";
 export type News = "transactions" | "jobs" | "locks";
 
 /** What a service has from the process that started it: connections, and other services beside it that work on the same database. */
-export interface Surroundings {
+export interface Host {
   readonly grpc: Listen;
   readonly http: Listen;
   /** Tells the others what changed here. */
@@ -16,4 +16,4 @@ export interface Surroundings {
 }
 
 /** A service by itself. */
-export const alone: Surroundings = { grpc: listenHere, http: listenHere, tell: () => undefined, hear: () => undefined };
+export const alone: Host = { grpc: listenHere, http: listenHere, tell: () => undefined, hear: () => undefined };

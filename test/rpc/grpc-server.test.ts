@@ -8,7 +8,7 @@ import { HealthImplementation } from "grpc-health-check";
 import { afterEach, beforeEach, expect, test, vi } from "vitest";
 import { LedgerService } from "../../src/gen/ledger/v1/ledger_service_pb.ts";
 import { Health, HealthCheckResponse_ServingStatus } from "../../src/gen/grpc/health/v1/health_pb.ts";
-import { openGrpcDoor, type Door } from "../../src/servers/grpc/grpc-server.ts";
+import { openGrpcServer, type RunningServer } from "../../src/servers/grpc/grpc-server.ts";
 import { listenHere } from "../../src/servers/listener.ts";
 import { Peers } from "../../src/servers/peers.ts";
 import { createTranslate } from "../../src/rpc/errors.ts";
@@ -19,7 +19,7 @@ import type { Arrival, Entries } from "../../src/rpc/call.ts";
 const KEEPALIVE_MS = 30_000;
 const DEAD_MS = 20_000;
 
-let door: Door;
+let door: RunningServer;
 let health: HealthImplementation;
 let arrivals: Arrival[];
 let logged: { readonly incident: string; readonly where: string; readonly error: unknown }[];
@@ -52,7 +52,7 @@ async function open(userId = 1n): Promise<void> {
   const rest = { health, messageLimit: 1000, translate, shutdown: new AbortController().signal, streamMaxAgeMs: 60_000 };
   const peers = new Peers(1000, () => undefined);
   const enterStream = () => () => undefined;
-  door = openGrpcDoor({ listener: { ...taken, open: letIn }, peers, enterStream, entries: [entriesOf(userId)], ...rest });
+  door = openGrpcServer({ listener: { ...taken, open: letIn }, peers, enterStream, entries: [entriesOf(userId)], ...rest });
 }
 
 function raw(): Socket {
