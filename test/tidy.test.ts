@@ -76,22 +76,23 @@ const table: Readonly<Record<string, { readonly values: RegExp; readonly types?:
   },
   servers: {
     values: /^(src\/(domain|gen|protobuf|rpc|servers)\/|@bufbuild\/|@connectrpc\/|@grpc\/|grpc-health-check$|node:)/,
-    types: /^src\/(verification\/|upkeep\/|config.ts$)/,
+    types: /^src\/(verification|upkeep|settings)\//,
   },
   upkeep: {
     values: /^(src\/(config.ts$|domain\/|postgres\/|backup\/|upkeep\/)|node:)/,
     types: /^(src\/verification\/|pino$)/,
   },
-  config: { values: /^(src\/domain\/|src\/postgres\/connection\/url\.ts$|node:fs$|zod$)/ },
+  settings: { values: /^(src\/domain\/|src\/postgres\/connection\/url\.ts$|zod$)/ },
+  config: { values: /^(src\/(domain|settings)\/|src\/postgres\/connection\/url\.ts$|node:fs$)/, types: /^zod$/ },
   version: { values: /^node:/ },
   service: {
     values:
-      /^(src\/(config|version)\.ts$|src\/(domain|gen|postgres|verification|backup|upkeep|rpc|servers|service)\/|node:)/,
+      /^(src\/(config|version)\.ts$|src\/(domain|gen|postgres|verification|backup|upkeep|rpc|servers|settings|service)\/|node:)/,
     types: /^(pino|slonik)$/,
   },
   processes: {
     values: /^(src\/(config.ts$|domain\/|service\/|processes\/|servers\/(listener|descriptors).ts$)|node:)/,
-    types: /^pino$/,
+    types: /^(pino$|src\/settings\/)/,
   },
   cli: { values: /^(src\/|node:|pino$)/, types: /^slonik$/ },
   main: { values: /^(src\/cli\/run\.ts$|node:)/ },

@@ -44,20 +44,20 @@ async function runMigrate({ plan, noBackup }: Line, config: Config, log: Logger)
     }
     const pending = await pendingMigrations(url);
     const major = majorOf(pending);
-    const backup = major === undefined ? "" : `-- first, since ${major.name} is major: ledgerd backup --to ${config.LEDGERD_BACKUP_DIR ?? "LEDGERD_BACKUP_DIR, which is not set"}\n`;
+    const backup = major === undefined ? "" : `-- first, since ${major.name} is major: ledgerd backup --to ${config.backups.folder ?? "LEDGERD_BACKUP_DIR, which is not set"}\n`;
     return print(pending.length === 0 ? "-- the schema is up to date\n" : backup + pending.map(({ name, sql }) => `-- ${name}\n${sql}\n`).join(""));
   });
 }
 
 async function runBackup({ to, keepDays }: Line, config: Config, log: Logger): Promise<number> {
-  const folder = to ?? config.LEDGERD_BACKUP_DIR;
+  const folder = to ?? config.backups.folder;
   if (folder === undefined) return complain(["say where the archive goes: `ledgerd backup --to DIR`, or LEDGERD_BACKUP_DIR", "see `ledgerd help`"]);
   const progress = new Progress("backup");
   return withDatabase(config, log, "read", "serving", async ({ url }) => {
     const { file, manifest, removed } = await backUp({
       url,
       folder,
-      keepDays: keepDays ?? config.LEDGERD_BACKUP_KEEP_DAYS,
+      keepDays: keepDays ?? config.backups.keepDays,
       version: version(),
       signal: stopSignal(),
       progress: (phase, done) => progress.report({ phase, done }),
@@ -75,9 +75,9 @@ async function runRestore({ from = "", noVerify }: Line, config: Config, log: Lo
       url,
       file: from,
       verifies: !noVerify,
-      currencies: config.currencies,
-      connectTimeoutMs: config.LEDGERD_CONNECT_TIMEOUT,
-      queryTimeoutMs: config.LEDGERD_QUERY_TIMEOUT,
+      currencies: config.money.currencies,
+      connectTimeoutMs: config.postgres.connectTimeoutMs,
+      queryTimeoutMs: config.postgres.queryTimeoutMs,
       signal: stopSignal(),
       progress: (phase, done, total) => progress.report({ phase, done, ...(total === undefined ? {} : { total }) }),
       onFinding: (finding) => progress.tell("difference", finding, describe(finding)),
@@ -123,7 +123,8 @@ async function withDatabase(
 async function runProof({ command, digest, writeDigest, trustLog }: Line, config: Config, log: Logger): Promise<number> {
   try {
     await using ledger = await openLedger(config, log, command === "rebuild" ? "write" : "read", "serving");
-    const { currencies, LEDGERD_CONNECT_TIMEOUT: connectTimeoutMs } = config;
+    const { currencies } = config.money;
+    const { connectTimeoutMs } = config.postgres;
     const options = { url: ledger.url, pool: ledger.pool, currencies, connectTimeoutMs, signal: stopSignal() };
     const progress = new Progress(command);
     if (command === "rebuild") return (await runRebuild({ ...options, trustLog }, progress)).left === 0 ? 0 : FAILED;
@@ -135,8 +136,9 @@ async function runProof({ command, digest, writeDigest, trustLog }: Line, config
 }
 
 async function runAdopt({ adopt }: Line, config: Config, log: Logger): Promise<number> {
-  const { currencies, LEDGERD_DEFAULT_CURRENCY: defaultCurrency, LEDGERD_CONNECT_TIMEOUT: connectTimeoutMs, LEDGERD_QUERY_TIMEOUT: queryTimeoutMs } = config;
-  const source = sourceOf(adopt, config.LEDGERD_ADOPT_FROM);
+  const { currencies, defaultCurrency } = config.money;
+  const { connectTimeoutMs, queryTimeoutMs } = config.postgres;
+  const source = sourceOf(adopt, config.adoption.from);
   if ("problem" in source) return complain([source.problem, "see `ledgerd help`"]);
   if (source.isExposed) {
     log.warn("everybody on this machine sees the password in --from: give the URL by --from-file or LEDGERD_ADOPT_FROM_FILE, or the password by a file of passwords (.pgpass)");

@@ -1,10 +1,10 @@
 // What the command line may say: commands, and the options that go with each.
 
 import { parseArgs } from "node:util";
-import { readKeepDays, readWorkers } from "../config.ts";
 import { problemOfFlags, type AdoptFlags } from "./adopt.ts";
 import { hasPrimary } from "../processes/worker.ts";
 import { version } from "../version.ts";
+import { readKeepDays, readWorkers } from "../settings/environment.ts";
 
 /** What `ledgerd help` prints. */
 export const HELP = `ledgerd ${version()}: a ledger of balances, holds and paid jobs behind gRPC, on PostgreSQL

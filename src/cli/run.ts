@@ -5,7 +5,8 @@ import { setFlagsFromString } from "node:v8";
 import { pino, type Logger } from "pino";
 import { administer } from "./administer.ts";
 import { HELP, readCommandLine, type Line } from "./command-line.ts";
-import { MAX_WORKERS, readConfig, unknownVariables, type Config } from "../config.ts";
+import { type Config, readConfig, unknownVariables } from "../config.ts";
+import { MAX_WORKERS } from "../settings/environment.ts";
 import { complain, FAILED, print, sentenceOf, toldToStop } from "./exit.ts";
 import { startWorkers } from "../processes/primary.ts";
 import { joinPrimary } from "../processes/worker.ts";
@@ -19,7 +20,7 @@ async function main(args: readonly string[]): Promise<number> {
   if (line.command === "version") return print(`${version()}\n`);
   const read = readConfig();
   if ("problems" in read) return complain(read.problems);
-  const log = pino({ level: read.config.LEDGERD_LOG_LEVEL }, pino.destination(2));
+  const log = pino({ level: read.config.logLevel }, pino.destination(2));
   try {
     return await run(line, read.config, log);
   } catch (error) {
@@ -32,7 +33,7 @@ async function main(args: readonly string[]): Promise<number> {
 async function run(line: Line, config: Config, log: Logger): Promise<number> {
   if (line.command === "worker") return runWorker(config, log);
   for (const variable of unknownVariables()) log.warn({ variable }, "no such setting; is it misspelt?");
-  return administer(line, config, log) ?? runServe(line.workers ?? config.LEDGERD_WORKERS ?? Math.min(availableParallelism(), MAX_WORKERS), config, log);
+  return administer(line, config, log) ?? runServe(line.workers ?? config.processes.workers ?? Math.min(availableParallelism(), MAX_WORKERS), config, log);
 }
 
 async function runServe(workers: number, config: Config, log: Logger): Promise<number> {

@@ -8,9 +8,9 @@
 // port is given up when no worker is left, and workers are ended at once whose first process is gone. Nor `reusePort`,
 // by which the kernel goes on giving a worker that stands still its share, and lets a second service have the port.
 
-import type { Address } from "../config.ts";
 import { HANDLES, type PortState } from "./channel.ts";
 import { listenError, takePort, type Port, type PortHandle } from "./port.ts";
+import type { Address } from "../settings/environment.ts";
 
 /** Where the others have many, the ceiling is above their fewest by one more for so many, which spares stops. */
 const SLACK = 64;

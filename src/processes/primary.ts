@@ -4,7 +4,7 @@ import type { Logger } from "pino";
 import { environmentWith, type Config } from "../config.ts";
 import { bringUpToDate, openDatabase } from "../service/database.ts";
 import type { Service } from "../service/service.ts";
-import { callersOf, placed } from "../service/ports.ts";
+import { callersOf, placed, type PortSetting } from "../service/ports.ts";
 import { compiledForChildren } from "./compile-cache.ts";
 import { Supervisor } from "./supervisor.ts";
 import { Balancer, type Tell } from "./balancer.ts";
@@ -18,17 +18,18 @@ const LANES_OF_A_WORKER = 1;
 /** Starts a service of so many processes, ready to take calls when this returns. Throws `WorkerProblem` where one of them doesn't start. */
 export async function startWorkers(count: number, config: Config, log: Logger): Promise<Service> {
   await using opened = new AsyncDisposableStack();
-  const lanes = config.LEDGERD_LANES ?? LANES_OF_A_WORKER;
-  const most = callersOf({ ...config, LEDGERD_LANES: lanes });
-  const take = async (setting: "LEDGERD_GRPC_ADDR" | "LEDGERD_HTTP_ADDR", port: PortName) => {
+  const { lanes = LANES_OF_A_WORKER } = config.journal;
+  const ofWorker = { ...config, journal: { ...config.journal, lanes } };
+  const most = callersOf(ofWorker);
+  const take = async (setting: PortSetting, port: PortName) => {
     const tell: Tell<WorkerProcess> = (worker, ceiling, handle) => worker.allow(port, ceiling, handle);
-    const balancer = opened.adopt(await placed(setting, Balancer.take(config[setting], most, tell)), (one) => one.close());
+    const balancer = opened.adopt(await placed(setting, Balancer.take(config.servers[port], most, tell)), (one) => one.close());
     return { balancer, open: () => placed(setting, balancer.open()) };
   };
   // Before the database is touched: a start on a port that is taken changes nothing.
   const ports = { grpc: await take("LEDGERD_GRPC_ADDR", "grpc"), http: await take("LEDGERD_HTTP_ADDR", "http") };
   const balancers = Object.values(ports).map(({ balancer }) => balancer);
-  const connections = count * connectionsOf({ ...config, LEDGERD_LANES: lanes });
+  const connections = count * connectionsOf(ofWorker);
   const database = opened.adopt(await openDatabase(config, log, connections, "serve"), ({ close }) => close());
   await bringUpToDate(database, config, log);
   const supervisor = opened.adopt(new Supervisor(log), (workers) => workers.stop());
@@ -49,7 +50,7 @@ export async function startWorkers(count: number, config: Config, log: Logger): 
     deaf: (port, errno) => ports[port].balancer.failed(errno),
     news: (worker, news) => supervisor.others(worker).forEach((other) => news.forEach((one) => other.tell(one))),
   };
-  await supervisor.start(count, () => new WorkerProcess(env, config.LEDGERD_STALL_LIMIT, listener));
+  await supervisor.start(count, () => new WorkerProcess(env, config.processes.stallLimitMs, listener));
   await Promise.all(Object.values(ports).map(({ open }) => open()));
   const running = opened.move();
   const { grpc, http } = ports;

@@ -1,7 +1,7 @@
 // Where a server's callers come from: a port of this process, unless whoever starts the service has another source of connections.
 
 import { createServer, type AddressInfo, type Server, type Socket } from "node:net";
-import type { Address } from "../config.ts";
+import type { Address } from "../settings/environment.ts";
 
 /** A source of connections, such as a port that is taken. */
 export interface Listener {

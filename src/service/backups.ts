@@ -14,7 +14,7 @@ export function backupsOf(
   background: DatabasePool,
   log: Logger,
 ): ScheduledBackups | undefined {
-  const { LEDGERD_BACKUP_DIR: folder, LEDGERD_BACKUP_SCHEDULE: schedule, LEDGERD_BACKUP_KEEP_DAYS: keepDays } = config;
+  const { folder, schedule, keepDays } = config.backups;
   if (folder === undefined || schedule.kind === "off") return undefined;
   const take = async (signal: AbortSignal): Promise<void> => {
     log.info({ folder }, "taking a backup");

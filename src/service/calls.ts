@@ -37,10 +37,10 @@ export function callsOf(config: Config, storage: Storage, shutdown: AbortSignal,
     log.error({ ...incident, err: error }, "internal error"),
   );
   const { guard, ...places } = createGuard({
-    defaultDeadlineMs: config.LEDGERD_DEFAULT_DEADLINE,
-    maxDeadlineMs: config.LEDGERD_MAX_DEADLINE,
-    streamMaxAgeMs: config.LEDGERD_STREAM_MAX_AGE,
-    streamLimit: config.LEDGERD_STREAM_LIMIT,
+    defaultDeadlineMs: config.calls.defaultDeadlineMs,
+    maxDeadlineMs: config.calls.maxDeadlineMs,
+    streamMaxAgeMs: config.calls.streamMaxAgeMs,
+    streamLimit: config.calls.streamLimit,
     shutdown,
     translate,
   });
@@ -54,7 +54,7 @@ export function callsOf(config: Config, storage: Storage, shutdown: AbortSignal,
   return { ...places, entries, translate };
 }
 
-function contractParts({ currencies, LEDGERD_DEFAULT_CURRENCY: fallback }: Config) {
+function contractParts({ money: { currencies, defaultCurrency: fallback } }: Config) {
   return {
     currencies,
     writes: writeSchemas(currencies, fallback),

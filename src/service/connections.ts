@@ -13,7 +13,7 @@ const DURABILITY_CONNECTIONS = 1;
 
 /** Opens the pools; they are closed with what was opened. */
 export function poolsOf(url: string, config: Config, log: Logger, opened: AsyncDisposableStack): Promise<Pools> {
-  const calls = { min: config.LEDGERD_POOL_MIN, max: config.LEDGERD_POOL_MAX };
+  const calls = { min: config.postgres.poolMin, max: config.postgres.poolMax };
   return openPools(calls, async (size) => opened.adopt(await connect(url, config, log, size), (open) => open.end()));
 }
 
@@ -21,12 +21,12 @@ export function poolsOf(url: string, config: Config, log: Logger, opened: AsyncD
 const LANES_ALONE = 2;
 
 export function lanesOf(config: Config): number {
-  return config.LEDGERD_LANES ?? LANES_ALONE;
+  return config.journal.lanes ?? LANES_ALONE;
 }
 
 /** How many connections a process may open at most: see pools.ts. */
 export function connectionsOf(config: Config): number {
-  return poolConnections(config.LEDGERD_POOL_MAX) + DURABILITY_CONNECTIONS + PROOF_CONNECTIONS + lanesOf(config);
+  return poolConnections(config.postgres.poolMax) + DURABILITY_CONNECTIONS + PROOF_CONNECTIONS + lanesOf(config);
 }
 
 function connect(url: string, config: Config, log: Logger, { min, max }: PoolSize): Promise<DatabasePool> {
@@ -42,9 +42,9 @@ function connect(url: string, config: Config, log: Logger, { min, max }: PoolSiz
     mustTakeWrites: true,
     min,
     max,
-    connectTimeoutMs: config.LEDGERD_CONNECT_TIMEOUT,
-    queryTimeoutMs: config.LEDGERD_QUERY_TIMEOUT,
-    idleTimeoutMs: config.LEDGERD_IDLE_TIMEOUT,
+    connectTimeoutMs: config.postgres.connectTimeoutMs,
+    queryTimeoutMs: config.postgres.queryTimeoutMs,
+    idleTimeoutMs: config.postgres.idleTimeoutMs,
     onError: logged("an idle connection", log),
   });
 }

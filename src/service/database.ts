@@ -36,12 +36,12 @@ export async function openDatabase(
   use: Use,
   login: Login = "serving",
 ): Promise<Database> {
-  if (config.DATABASE_URL === undefined) return openEmbedded(config, log, connections, use, login);
-  const { url, ownerUrl, setting } = loginsOf(config, config.DATABASE_URL, use, login);
+  if (config.postgres.url === undefined) return openEmbedded(config, log, connections, use, login);
+  const { url, ownerUrl, setting } = loginsOf(config, config.postgres.url, use, login);
   const advice = `see that PostgreSQL runs there and that ${setting} is right`;
-  const isRefused = config.LEDGERD_SEPARATION === "required";
+  const isRefused = config.postgres.separation === "required";
   const onPowers = isRefused ? undefined : (problem: string) => log.warn(problem);
-  const room = await checkReachable({ url, use, timeoutMs: config.LEDGERD_CONNECT_TIMEOUT, advice, onPowers });
+  const room = await checkReachable({ url, use, timeoutMs: config.postgres.connectTimeoutMs, advice, onPowers });
   const remedy = "calls will fail when it is full: lower LEDGERD_POOL_MAX or LEDGERD_WORKERS, or raise max_connections";
   if (connections > room) log.warn({ connections, room }, `PostgreSQL has room for fewer connections than may be needed; ${remedy}`);
   return { url, ownerUrl, close: () => Promise.resolve() };
@@ -49,7 +49,7 @@ export async function openDatabase(
 
 /** Who logs in, and which setting says so. Who serves may not migrate as well, unless that is relaxed. */
 function loginsOf(config: Config, url: string, use: Use, login: Login) {
-  const { LEDGERD_MIGRATION_URL: migrationUrl, LEDGERD_SEPARATION: separation } = config;
+  const { migrationUrl, separation } = config.postgres;
   const ownerUrl = migrationUrl ?? (use === "serve" && separation === "required" ? undefined : url);
   return login === "owner" && migrationUrl !== undefined
     ? { url: migrationUrl, ownerUrl, setting: "LEDGERD_MIGRATION_URL" }
@@ -65,21 +65,21 @@ async function openEmbedded(
 ): Promise<Database> {
   await using opened = new AsyncDisposableStack();
   const settings = { max_connections: String(Math.max(DEFAULT_CONNECTIONS, connections + SPARE_CONNECTIONS)) };
-  const starting = startEmbedded({ folder: config.LEDGERD_DATA_DIR, settings, log: (message) => log.warn(message) });
+  const starting = startEmbedded({ folder: config.postgres.dataFolder, settings, log: (message) => log.warn(message) });
   const server = opened.adopt(await starting, (started) => started.stop());
   const url = login === "serving" ? server.servingUrl : server.url;
   const advice = "it is ledgerd's own: see what it has logged";
-  await checkReachable({ url, use, timeoutMs: config.LEDGERD_CONNECT_TIMEOUT, advice });
+  await checkReachable({ url, use, timeoutMs: config.postgres.connectTimeoutMs, advice });
   const running = opened.move();
   return { url, ownerUrl: server.url, close: () => running.disposeAsync() };
 }
 
 /** The database to administer: if a `ledgerd serve` runs an embedded one, that. */
 export async function openDatabaseBeside(config: Config, log: Logger, use: Use, login: Login): Promise<Database> {
-  const running = config.DATABASE_URL === undefined ? runningEmbedded(config.LEDGERD_DATA_DIR) : undefined;
+  const running = config.postgres.url === undefined ? runningEmbedded(config.postgres.dataFolder) : undefined;
   if (running === undefined) return openDatabase(config, log, 1, use, login);
   const advice = "the ledgerd that runs it may still be starting; try again";
-  await checkReachable({ url: running, use, timeoutMs: config.LEDGERD_CONNECT_TIMEOUT, advice });
+  await checkReachable({ url: running, use, timeoutMs: config.postgres.connectTimeoutMs, advice });
   return { url: running, ownerUrl: running, close: () => Promise.resolve() };
 }
 
@@ -102,9 +102,9 @@ export async function openLedger(config: Config, log: Logger, use: Use, login: L
     url: database.url,
     min: 0,
     max: ADMIN_CONNECTIONS,
-    connectTimeoutMs: config.LEDGERD_CONNECT_TIMEOUT,
-    queryTimeoutMs: config.LEDGERD_QUERY_TIMEOUT,
-    idleTimeoutMs: config.LEDGERD_IDLE_TIMEOUT,
+    connectTimeoutMs: config.postgres.connectTimeoutMs,
+    queryTimeoutMs: config.postgres.queryTimeoutMs,
+    idleTimeoutMs: config.postgres.idleTimeoutMs,
     onError: (error) => log.warn({ err: error }, "an idle connection failed"),
   });
   opened.adopt(pool, (open) => open.end());
@@ -117,7 +117,7 @@ export async function bringUpToDate({ url, ownerUrl }: Database, config: Config,
   const pending = await pendingMigrations(url);
   if (pending.length === 0) return;
   const names = pending.map(({ name }) => name).join(", ");
-  if (config.LEDGERD_MIGRATE === "never") {
+  if (config.postgres.migrate === "never") {
     throw new SchemaProblem(`the database lacks the migrations ${names}: run \`ledgerd migrate\` with a role that may`);
   }
   if (ownerUrl === undefined) {
@@ -126,9 +126,9 @@ export async function bringUpToDate({ url, ownerUrl }: Database, config: Config,
         "LEDGERD_MIGRATION_URL to one that may, or run `ledgerd migrate` as such a one",
     );
   }
-  if (ownerUrl === config.LEDGERD_MIGRATION_URL) {
+  if (ownerUrl === config.postgres.migrationUrl) {
     const advice = "see that PostgreSQL runs there and that LEDGERD_MIGRATION_URL is right";
-    await checkReachable({ url: ownerUrl, use: "write", timeoutMs: config.LEDGERD_CONNECT_TIMEOUT, advice });
+    await checkReachable({ url: ownerUrl, use: "write", timeoutMs: config.postgres.connectTimeoutMs, advice });
   }
   for (const { name } of await applyMigrations(ownerUrl, config, log)) log.info({ migration: name }, "migrated");
   if ((await pendingMigrations(url)).length > 0) {
@@ -141,8 +141,8 @@ export async function bringUpToDate({ url, ownerUrl }: Database, config: Config,
 export async function applyMigrations(url: string, config: Config, log: Logger, noBackup = false): Promise<readonly Migration[]> {
   return migrateWithBackup({
     url,
-    folder: config.LEDGERD_BACKUP_DIR,
-    keepDays: config.LEDGERD_BACKUP_KEEP_DAYS,
+    folder: config.backups.folder,
+    keepDays: config.backups.keepDays,
     version: version(),
     noBackup,
     progress: (phase, rows) => log.debug({ phase, rows }, "backup before a major migration"),

@@ -6,6 +6,7 @@ import { StartupProblem } from "../domain/problem.ts";
 import { descriptorLimit } from "../servers/descriptors.ts";
 import type { Listen, Listener } from "../servers/listener.ts";
 import type { Excess } from "../servers/peers.ts";
+import type { Address } from "../settings/environment.ts";
 import type { Host } from "./host.ts";
 import { connectionsOf } from "./connections.ts";
 
@@ -15,20 +16,26 @@ const TOO_MANY_CONNECTIONS =
   "connections refused: the limit is LEDGERD_CONNECTION_LIMIT, and at most half of what ulimit -n leaves";
 const COUNTED_PAUSE_MS = 10_000;
 
+/** By which a port is set. */
+export type PortSetting = "LEDGERD_GRPC_ADDR" | "LEDGERD_HTTP_ADDR";
+
 /**
  * Takes both ports before the database is touched: a start on a port that is taken changes nothing. Who comes while
  * the service starts waits, and is let in when it takes calls, or turned away if it never does.
  */
 export async function takePorts(config: Config, { grpc, http }: Host, log: Logger, opened: AsyncDisposableStack) {
   const most = callersOf(config);
-  const take = async (setting: "LEDGERD_GRPC_ADDR" | "LEDGERD_HTTP_ADDR", listen: Listen): Promise<Listener> => {
+  const take = async (setting: PortSetting, address: Address, listen: Listen): Promise<Listener> => {
     const refused = counted((count) => log.warn({ setting, refused: count, limit: most }, TOO_MANY_CONNECTIONS));
-    return opened.adopt(await placed(setting, listen(config[setting], { most, refused })), async ({ cut, close }) => {
+    return opened.adopt(await placed(setting, listen(address, { most, refused })), async ({ cut, close }) => {
       cut();
       await close();
     });
   };
-  return { grpc: await take("LEDGERD_GRPC_ADDR", grpc), http: await take("LEDGERD_HTTP_ADDR", http) };
+  return {
+    grpc: await take("LEDGERD_GRPC_ADDR", config.servers.grpc, grpc),
+    http: await take("LEDGERD_HTTP_ADDR", config.servers.http, http),
+  };
 }
 
 /** Says how many connections were ended for which excess. */
@@ -59,7 +66,7 @@ function counted(say: (count: number) => void): () => void {
 }
 
 /** What opens where a setting says; if it can't listen there, the error names the setting. */
-export async function placed<T>(setting: keyof Config, opening: Promise<T>): Promise<T> {
+export async function placed<T>(setting: PortSetting, opening: Promise<T>): Promise<T> {
   try {
     return await opening;
   } catch (cause) {
@@ -74,5 +81,5 @@ export async function placed<T>(setting: keyof Config, opening: Promise<T>): Pro
  */
 export function callersOf(config: Config): number {
   const left = descriptorLimit() - connectionsOf(config) - OTHER_DESCRIPTORS;
-  return Math.max(1, Math.min(config.LEDGERD_CONNECTION_LIMIT, Math.floor(left / 2)));
+  return Math.max(1, Math.min(config.servers.connectionLimit, Math.floor(left / 2)));
 }

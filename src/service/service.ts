@@ -42,7 +42,7 @@ export async function startService(config: Config, log: Logger, host = alone): P
   opened.defer(async () => {
     readiness.drain();
     shutdown.abort();
-    const left = Promise.race([calls.empty(), delay(config.LEDGERD_DRAIN_TIMEOUT, undefined, { ref: false })]);
+    const left = Promise.race([calls.empty(), delay(config.calls.drainTimeoutMs, undefined, { ref: false })]);
     await Promise.all([servers.grpc, servers.web].map((server) => server.close(left)));
   });
   const running = opened.move();
@@ -55,9 +55,9 @@ function upkeepOf(config: Config, { upkeep, journal, partitions, backups, backgr
     journal,
     partitions,
     backups,
-    proof: config.LEDGERD_VERIFY_RATE > 0 ? backgroundProof : undefined,
-    sweepPauseMs: config.LEDGERD_SWEEP_INTERVAL,
-    rescuePauseMs: config.LEDGERD_JOB_SWEEP_INTERVAL,
+    proof: config.upkeep.verifyRate > 0 ? backgroundProof : undefined,
+    sweepPauseMs: config.upkeep.sweepPauseMs,
+    rescuePauseMs: config.upkeep.rescuePauseMs,
   };
 }
 
@@ -79,15 +79,15 @@ function openServers(config: Config, parts: ServerParts, log: Logger): { readonl
     const taken = backups === undefined ? undefined : { newest: await backups.newest(), failures: backups.failures };
     return metricsText(await verifications.last(), backgroundProof.rows, taken);
   };
-  const peers = new Peers(config.LEDGERD_STREAM_LIMIT, connectionsEnded(log));
-  const both = { peers, entries, messageLimit: config.LEDGERD_MESSAGE_LIMIT, translate };
-  const ends = { shutdown, streamMaxAgeMs: config.LEDGERD_STREAM_MAX_AGE };
+  const peers = new Peers(config.calls.streamLimit, connectionsEnded(log));
+  const both = { peers, entries, messageLimit: config.servers.messageLimit, translate };
+  const ends = { shutdown, streamMaxAgeMs: config.calls.streamMaxAgeMs };
   return {
     grpc: openGrpcServer({ ...both, listener: ports.grpc, health, enterStream, ...ends }),
     web: openWebServer({
       ...both,
       listener: ports.http,
-      access: { hosts: config.LEDGERD_WEB_HOSTS, origins: config.LEDGERD_WEB_ORIGINS },
+      access: { hosts: config.servers.webHosts, origins: config.servers.webOrigins },
       problem,
       metrics,
       log: logged("answering", log),

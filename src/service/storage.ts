@@ -50,24 +50,24 @@ export async function openStorage(
   await assertSafe(background, config);
   await background.oneFirst(addPartitions);
 
-  const rows = rowsFor(config.currencies);
-  const durability = opened.adopt(new Durability(database.url, config.LEDGERD_CONNECT_TIMEOUT), (open) => open.close());
-  const feed = new Feed({ live, behind: catchingUp, rows, durability, pollMs: config.LEDGERD_FEED_POLL });
+  const rows = rowsFor(config.money.currencies);
+  const durability = opened.adopt(new Durability(database.url, config.postgres.connectTimeoutMs), (open) => open.close());
+  const feed = new Feed({ live, behind: catchingUp, rows, durability, pollMs: config.calls.feedPollMs });
   const jobs = jobsOf(pool, rows);
   const locks = locksOf(pool);
   const claimsBy = (connections: DatabasePool) => readableClaims(claimsOf(connections, rows), () => journal);
-  const jobQueue = new JobQueue(claimsBy(live), claimsBy(pool), config.LEDGERD_WAIT_POLL);
-  const jobWatch = new JobWatch(jobsOf(live, rows), jobsOf(catchingUp, rows), config.LEDGERD_WAIT_POLL);
-  const lockWaits = new LockWaits(locks, config.LEDGERD_WAIT_POLL);
+  const jobQueue = new JobQueue(claimsBy(live), claimsBy(pool), config.calls.waitPollMs);
+  const jobWatch = new JobWatch(jobsOf(live, rows), jobsOf(catchingUp, rows), config.calls.waitPollMs);
+  const lockWaits = new LockWaits(locks, config.calls.waitPollMs);
   const happened = newsOf({ feed, jobQueue, jobWatch, lockWaits }, host);
   const journal: Journal = openJournal(
     {
       url: database.url,
       rows,
       lanes: lanesOf(config),
-      groupLimit: config.LEDGERD_GROUP_LIMIT,
-      queueLimit: config.LEDGERD_QUEUE_LIMIT,
-      connectTimeoutMs: config.LEDGERD_CONNECT_TIMEOUT,
+      groupLimit: config.journal.groupLimit,
+      queueLimit: config.journal.queueLimit,
+      connectTimeoutMs: config.postgres.connectTimeoutMs,
       durability,
       onCommit: (aboutJobs) => {
         happened("transactions");
@@ -127,19 +127,20 @@ function newsOf(waiting: Waiting, { tell, hear }: Host): (news: News) => void {
   };
 }
 
-async function assertSafe(background: DatabasePool, { LEDGERD_DURABILITY: durability }: Config): Promise<void> {
+async function assertSafe(background: DatabasePool, { postgres: { durability } }: Config): Promise<void> {
   const problems = await safetyProblems(background, durability);
   if (problems.length > 0) throw new StartupProblem(`this database can't be served from: ${problems.join("; ")}`);
 }
 
 /** Verification and rebuilding: those that are asked for, and the one in the background. */
 function openProofs(url: string, { background: pool, live }: Pools, config: Config, log: Logger) {
-  const { currencies, LEDGERD_CONNECT_TIMEOUT: connectTimeoutMs } = config;
+  const { currencies } = config.money;
+  const { connectTimeoutMs } = config.postgres;
   const ledger = { url, role: RUNTIME_ROLE, pool, currencies, connectTimeoutMs };
   const backgroundProof = new BackgroundProof({
     ...ledger,
-    rowsPerSecond: config.LEDGERD_VERIFY_RATE,
-    pauseMs: config.LEDGERD_VERIFY_PAUSE,
+    rowsPerSecond: config.upkeep.verifyRate,
+    pauseMs: config.upkeep.verifyPauseMs,
     log: (finding) => log.error({ ...finding, event: "difference" }, describe(finding)),
   });
   return { proofs: new Proofs(ledger), backgroundProof, verifications: verificationsOf(live) };
