@@ -134,7 +134,7 @@ describe("ledgerd serve", () => {
       const printed = () => command.printed.stderr + command.printed.stdout;
       await until(() => printed().includes("ledgerd serves gRPC"));
       const compiled = [...printed().matchAll(/saving transpilation cache for StrippedTypeScript \S+(\/src\/\S+)/g)].map(([, file]) => file);
-      expect(compiled).toContain("/src/run.ts");
+      expect(compiled).toContain("/src/cli/run.ts");
       expect(compiled).toEqual([...new Set(compiled)]);
     } finally {
       rmSync(cache, { recursive: true });

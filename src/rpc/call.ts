@@ -10,6 +10,8 @@ import type {
   MessageInitShape,
   MessageShape,
 } from "@bufbuild/protobuf";
+import { JobService } from "../gen/ledger/v1/job_service_pb.ts";
+import { LockService } from "../gen/ledger/v1/lock_service_pb.ts";
 
 /** What Node's timers hold, some 24 days: one that is set for longer would be over at once. */
 export const LONGEST_TIMER_MS = 2 ** 31 - 1;
@@ -103,3 +105,6 @@ export function endOfWait({ deadline, ending }: Call, waitMs: number): AbortSign
   const left = Math.floor(Math.min(waitMs, deadline - performance.now() - ANSWER_MS));
   return left <= 0 ? AbortSignal.abort() : AbortSignal.any([ending(), AbortSignal.timeout(left)]);
 }
+
+/** The calls that may wait for something, as long as their request says, beyond their deadline. */
+export const longPolls: ReadonlySet<DescMethod> = new Set([JobService.method.claimJobs, LockService.method.acquireLock]);

@@ -228,17 +228,44 @@ function describe(refusal: Refusal, currencies: Currencies): { message: string; 
   return { message: text(refusal, amount), metadata: metadataOf(refusal, decimal) };
 }
 
-/** The variable parts of a refusal as text, under the names of the proto's fields; amounts as decimal numbers beside their currency. */
+/** The variable parts of a refusal as text, under the names of the proto's fields; amounts as decimals beside their currency. */
 function metadataOf(refusal: Refusal, decimal: Amount): Record<string, string> {
   const { reason: _, ...parts } = refusal;
-  const entries = Object.entries<bigint | number | string | Money | undefined>(parts).flatMap(([name, value]): [string, string][] => {
-    if (value === undefined) return [];
-    if (name.endsWith("At") && typeof value === "bigint") return [[timeNames[name] ?? name, isoTime(value)]];
-    const snakeCase = name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
-    if (typeof value === "object") return [[snakeCase, decimal(value)], ["currency", value.currency]];
-    return [[snakeCase, value.toString()]];
-  });
-  return Object.fromEntries(entries);
+  const entries = Object.entries(parts as Readonly<Record<RefusalPart, bigint | number | string | Money | undefined>>);
+  return Object.fromEntries(
+    entries.flatMap(([part, value]): [string, string][] => {
+      if (value === undefined) return [];
+      const { name, isTime } = { isTime: false, ...refusalParts[part as RefusalPart] };
+      if (typeof value === "object") return [[name, decimal(value)], ["currency", value.currency]];
+      return [[name, isTime && typeof value === "bigint" ? isoTime(value) : value.toString()]];
+    }),
+  );
 }
 
-const timeNames: Readonly<Record<string, string>> = { createdAt: "create_time", expiresAt: "expire_time", leaseExpiresAt: "lease_expire_time" };
+type PartOf<R> = R extends unknown ? Exclude<keyof R, "reason"> : never;
+type RefusalPart = PartOf<Refusal>;
+
+/** What a part is called on the wire, for ever, and whether it is a time. */
+const refusalParts: { readonly [P in RefusalPart]: { readonly name: string; readonly isTime?: true } } = {
+  available: { name: "available" },
+  createdAt: { name: "create_time", isTime: true },
+  culprit: { name: "culprit" },
+  currency: { name: "currency" },
+  expectedSequence: { name: "expected_sequence" },
+  expiresAt: { name: "expire_time", isTime: true },
+  fencingToken: { name: "fencing_token" },
+  holdId: { name: "hold_id" },
+  instanceId: { name: "instance_id" },
+  jobId: { name: "job_id" },
+  leaseExpiresAt: { name: "lease_expire_time", isTime: true },
+  lockKey: { name: "lock_key" },
+  reference: { name: "reference" },
+  refundable: { name: "refundable" },
+  remaining: { name: "remaining" },
+  requested: { name: "requested" },
+  sequence: { name: "sequence" },
+  status: { name: "status" },
+  transactionId: { name: "transaction_id" },
+  type: { name: "type" },
+  userId: { name: "user_id" },
+};

@@ -10,21 +10,23 @@ import type {
   DescService,
   MessageShape,
 } from "@bufbuild/protobuf";
-import type { Duration } from "@bufbuild/protobuf/wkt";
 import { Code, ConnectError } from "@connectrpc/connect";
 import { Failure } from "../domain/failure.ts";
 import {
-  LONGEST_WAIT_MS,
   type Arrival,
   type Caller,
   type Entries,
   type ExchangeEntry,
   type Handler,
   type Handlers,
+  LONGEST_WAIT_MS,
+  longPolls,
   type StreamEntry,
   type UnaryEntry,
 } from "./call.ts";
 import { errorOf, errorOfFailure, type Translate } from "./errors.ts";
+import type { ClaimJobsRequest } from "../gen/ledger/v1/job_service_pb.ts";
+import type { AcquireLockRequest } from "../gen/ledger/v1/lock_service_pb.ts";
 
 /** What the guard needs. */
 export interface GuardOptions {
@@ -104,7 +106,7 @@ export function createGuard(options: GuardOptions) {
 
   function guardUnary(method: DescMethod, handler: Handler<DescMethodUnary>): UnaryEntry {
     return async (request, arrival) => {
-      const waitMs = waitOf(request);
+      const waitMs = waitOf(method, request);
       const timeoutMs = timeoutOf(waitMs, arrival, options);
       const leave = inside.enterCall(arrival.caller, waitMs);
       const late = Promise.withResolvers<never>();
@@ -163,9 +165,10 @@ function errorOfEnd({ reason }: AbortSignal): ConnectError {
   return errorOfFailure(isLate ? "DEADLINE_PASSED" : "CALL_CANCELLED", reason);
 }
 
-/** How long a call asks to wait, in milliseconds: by a field of that name. */
-function waitOf(request: MessageShape<DescMessage>): number {
-  const wait = "wait" in request ? (request.wait as Duration | undefined) : undefined;
+/** How long a call asks to wait, in milliseconds. */
+function waitOf(method: DescMethod, request: MessageShape<DescMessage>): number {
+  if (!longPolls.has(method)) return 0;
+  const { wait } = request as ClaimJobsRequest | AcquireLockRequest;
   if (wait === undefined) return 0;
   return Math.min(Math.max(0, Number(wait.seconds) * 1000 + wait.nanos / 1e6), LONGEST_WAIT_MS);
 }

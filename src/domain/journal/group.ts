@@ -5,10 +5,11 @@
 import { evolve, type Account, type Entry, type Hold, type TransactionType } from "../money/account.ts";
 import { ByAccount, type ReadonlyByAccount } from "./by-account.ts";
 import type { Command, Note } from "./command.ts";
-import { decide, expire, typeOfKind, type Original, type Situation } from "./ledger.ts";
+import { decide, expire, type Original, type Situation } from "./ledger.ts";
 import type { Job } from "../jobs/job.ts";
 import type { Refusal } from "./refusal.ts";
 import type { Submission } from "./submission.ts";
+import { holdNamedBy, jobNamedBy, kinds, transactionNamedBy } from "./kinds.ts";
 
 /** What is stored under a key: the log rows that were written and the job as it then was, or the refusal of the command at `culprit`. */
 export interface StoredOutcome {
@@ -202,10 +203,12 @@ class Draft {
 
   #situation(command: Command): Situation {
     const { userId, note } = command;
-    const job = "jobId" in command ? this.#jobs.get(command.jobId) : undefined;
-    const holdId = "holdId" in command ? command.holdId : job?.holdId;
+    const jobId = jobNamedBy(command);
+    const job = jobId === undefined ? undefined : this.#jobs.get(jobId);
+    const holdId = holdNamedBy(command) ?? job?.holdId;
     const hold = holdId === undefined ? undefined : ofUser(userId, this.#holds.get(holdId));
-    const original = "transactionId" in command ? ofUser(userId, this.#originals.get(command.transactionId)) : undefined;
+    const originalId = transactionNamedBy(command);
+    const original = originalId === undefined ? undefined : ofUser(userId, this.#originals.get(originalId));
     const currency = hold?.currency ?? original?.currency ?? command.currency;
     const account = this.#account(userId, currency);
     const recipient = command.kind === "transfer" ? this.#account(command.toUserId, currency) : undefined;
@@ -282,5 +285,5 @@ function ofUser<T extends { readonly userId: bigint }>(userId: bigint, found: T 
 }
 
 function uniqueReferenceOf({ userId, kind, note }: Command): UniqueReference {
-  return { userId, type: typeOfKind[kind], reference: note.reference };
+  return { userId, type: kinds[kind].type, reference: note.reference };
 }

@@ -12,12 +12,13 @@ import {
   type Hold,
   type TransactionType,
 } from "../money/account.ts";
-import type { Command, CommandKind, CommandOf } from "./command.ts";
+import type { Command, CommandOf } from "./command.ts";
 import { refuseSpending } from "./floor.ts";
 import type { Job } from "../jobs/job.ts";
 import { decideJob, type JobDecision } from "./job-steps.ts";
 import { withinBounds } from "../money/money.ts";
 import type { Refusal } from "./refusal.ts";
+import { kinds } from "./kinds.ts";
 
 /** A transaction that a refund names. */
 export interface Original {
@@ -60,27 +61,6 @@ export interface Situation {
 
 /** The entries to write, in order, and the job that changed with them; or the first refusal in order of precedence. */
 export type Decision = { readonly entries: readonly Entry[]; readonly job: Job | undefined } | { readonly refusal: Refusal };
-
-/** The type of the transaction that a command of this kind writes on its user's account; of a job's, the one that it writes for the most part. */
-export const typeOfKind = {
-  top_up: "topup",
-  deduct: "deduction",
-  refund: "refund",
-  transfer: "transfer_out",
-  place_hold: "hold",
-  capture_hold: "capture",
-  release_hold: "release",
-  adjust: "adjustment",
-  set_credit_limit: "credit_limit",
-  expire_holds: "expiry",
-  create_job: "hold",
-  complete_job: "capture",
-  fail_job: "release",
-  cancel_job: "release",
-  retry_job: "hold",
-  update_job: "capture",
-  rescue_job: "release",
-} as const satisfies Record<CommandKind, TransactionType>;
 
 /** Decides one command. */
 export function decide(situation: Situation, command: Command): Decision {
@@ -185,7 +165,7 @@ function decideAdjust({ account }: Situation, command: CommandOf<"adjust">): Dec
 }
 
 function entry(command: Command, amount: bigint): Entry {
-  return { type: typeOfKind[command.kind], userId: command.userId, currency: command.currency, amount, heldChange: 0n };
+  return { type: kinds[command.kind].type, userId: command.userId, currency: command.currency, amount, heldChange: 0n };
 }
 
 function refuseByAccount({ account, referenceUsed }: Situation, command: Command): Refusal | undefined {

@@ -1,7 +1,7 @@
 // A row of the log, and what a write is answered.
 
 import { captureHold, endHold, type Account, type Hold, type TransactionType } from "../money/account.ts";
-import type { CommandKind, Note } from "./command.ts";
+import type { Note } from "./command.ts";
 import type { Job } from "../jobs/job.ts";
 import type { PlannedRow, Refused } from "./group.ts";
 
@@ -120,9 +120,4 @@ export function holdAfter(row: Posting, hold: Hold): Hold {
     default:
       return before;
   }
-}
-
-/** How many rows a command of this kind writes; one that concerns a job writes one or none, and stands alone in its submission. */
-export function rowsOf(kind: CommandKind): number {
-  return kind === "transfer" ? 2 : 1;
 }

@@ -19,13 +19,13 @@ import { type Account, type AccountName, newAccount, type Hold, type Transaction
 import { ByAccount } from "../../domain/journal/by-account.ts";
 import { type Book, keyId, referenceId, type StoredOutcome, type UniqueReference } from "../../domain/journal/group.ts";
 import type { Submission } from "../../domain/journal/submission.ts";
-import { typeOfKind } from "../../domain/journal/ledger.ts";
 import type { Refused } from "../../domain/journal/group.ts";
 import { jobColumns, type KeptJob } from "../rows/job-rows.ts";
 import { decodeKept, holdColumns, type Rows } from "../rows/rows.ts";
 import { int8s, texts } from "../protocol/binary.ts";
 import type { Send } from "../protocol/connection.ts";
 import { accountTable, holdsNamedBy, jobsNamedBy, nameTable, selectAccounts, selectOriginals, transactionsNamedBy, type LockMode, type Names } from "./lock.ts";
+import { kinds } from "../../domain/journal/kinds.ts";
 
 /**
  * How many expired holds of its accounts one group sets free. Where there are more, it frees these and starts over, so that the
@@ -70,7 +70,7 @@ function needsOf(submissions: readonly Submission[]) {
   let newJobs = 0;
   for (const { commands } of submissions) {
     for (const { userId, kind, note } of commands) {
-      if (note.uniqueReference) references.push({ userId, type: typeOfKind[kind], reference: note.reference });
+      if (note.uniqueReference) references.push({ userId, type: kinds[kind].type, reference: note.reference });
       if (kind === "place_hold" || kind === "create_job" || kind === "retry_job") newHolds += 1;
       if (kind === "create_job") newJobs += 1;
     }
@@ -88,7 +88,9 @@ export function sendProbe(send: Send, submissions: readonly Submission[], accoun
  * and where holds are moved, there are likely others.
  */
 export function mustProbe(submissions: readonly Submission[], mode: LockMode): boolean {
-  return mode !== "wait" || submissions.some(({ lease, commands }) => lease !== undefined || commands.some(({ kind }) => kind.includes("hold") || kind.endsWith("_job")));
+  const moves = ({ lease, commands }: Submission): boolean =>
+    lease !== undefined || commands.some(({ kind }) => kinds[kind].movesHolds);
+  return mode !== "wait" || submissions.some(moves);
 }
 
 /** Whether a group that was not probed for has accounts with holds, which may have expired. */

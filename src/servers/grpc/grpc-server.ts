@@ -29,6 +29,7 @@ import {
   type Entries,
   type ExchangeEntry,
   LONGEST_TIMER_MS,
+  longPolls,
   type StreamEntry,
   type UnaryEntry,
 } from "../../rpc/call.ts";
@@ -169,7 +170,7 @@ function methodsOf({ service, unary, streams, exchanges }: Entries, options: Grp
 }
 
 function unaryServed(method: DescMethod, entry: UnaryEntry): Serve {
-  const waits = method.input.field["wait"] !== undefined;
+  const waits = longPolls.has(method);
   const [decode, encode] = [decoderOf(method.input), answerEncoder(method)];
   const isRead = method.idempotency === Idempotency.NO_SIDE_EFFECTS;
   const answer = async (call: GrpcCall, request: Buffer): Promise<void> => {
