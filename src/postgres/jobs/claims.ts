@@ -33,13 +33,21 @@ const READY_SIZE = 1000;
 const readyRow = z.object({ made_ready: z.bigint() });
 
 /** Gives jobs to workers. */
-export type Claims = ReturnType<typeof claimsOf>;
+export interface Claims {
+  /** Makes jobs claimable whose time has come; answers how many. */
+  readonly makeReady: () => Promise<bigint>;
+  /** Takes ready jobs; under an id that the worker has used before, those that it took then, as far as its leases are valid. */
+  readonly claim: (wanted: Claim) => Promise<readonly Job[]>;
+  /** Extends a valid lease by this many microseconds from now; undefined if there is none. */
+  readonly heartbeat: (lease: Lease, extension: bigint, progress: number | undefined) => Promise<Job | undefined>;
+  /** Up to `limit` jobs whose lease is over, the longest over first. */
+  readonly lost: (limit: number) => Promise<readonly Payer[]>;
+}
 
 /** The claims of jobs, over a pool. */
-export function claimsOf(pool: DatabasePool, rows: Rows) {
+export function claimsOf(pool: DatabasePool, rows: Rows): Claims {
   return { makeReady, claim, heartbeat, lost };
 
-  /** Makes jobs claimable whose time has come; answers how many. */
   async function makeReady(): Promise<bigint> {
     return pool.oneFirst(sql.type(readyRow)`
       WITH due AS (
@@ -55,7 +63,6 @@ export function claimsOf(pool: DatabasePool, rows: Rows) {
       SELECT count(*) AS made_ready FROM made`);
   }
 
-  /** Takes ready jobs; under an id that the worker has used before, those that it took then, as far as its leases are valid. */
   async function claim(wanted: Claim): Promise<readonly Job[]> {
     const { workerId, requestId } = wanted;
     if (requestId === "") return take(pool, rows, wanted);
@@ -76,7 +83,6 @@ export function claimsOf(pool: DatabasePool, rows: Rows) {
       LIMIT 1000`);
   }
 
-  /** Extends a valid lease by this many microseconds from now; undefined if there is none. */
   async function heartbeat({ jobId, fencingToken }: Lease, lease: bigint, progress: number | undefined): Promise<Job | undefined> {
     const extended = await pool.maybeOne(sql.type(rows.job)`
       UPDATE ledgerd.jobs j
@@ -88,7 +94,6 @@ export function claimsOf(pool: DatabasePool, rows: Rows) {
     return extended ?? undefined;
   }
 
-  /** Up to `limit` jobs whose lease is over, the longest over first. */
   async function lost(limit: number): Promise<readonly Payer[]> {
     return pool.any(sql.type(payerRow)`
       SELECT j.id, j.user_id, j.currency

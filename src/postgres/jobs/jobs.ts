@@ -73,14 +73,29 @@ export const payerRow = z
   .transform((row): Payer => ({ jobId: row.id, userId: row.user_id, currency: row.currency }));
 
 /** Reads jobs. */
-export type Jobs = ReturnType<typeof jobsOf>;
+export interface Jobs {
+  /** The jobs with these ids, in no order. */
+  readonly byIds: (ids: readonly bigint[]) => Promise<readonly Job[]>;
+  /** The jobs with these ids, in the order of ids; read in parts of about so many bytes as an answer has. */
+  readonly inParts: (ids: readonly bigint[]) => AsyncGenerator<readonly Job[], void>;
+  /** Who pays for these jobs: what never changes of them. */
+  readonly payers: (ids: readonly bigint[]) => Promise<readonly Payer[]>;
+  /** Up to `limit` of a user's jobs with an id below `before`, the newest first. */
+  readonly list: (jobFilter: JobFilter, before: bigint, limit: number) => Promise<JobPage>;
+  /** Which of a user's jobs aren't final, the newest thousand. */
+  readonly unfinished: (userId: bigint) => Promise<readonly bigint[]>;
+  /**
+   * Which of these users' jobs have changed in the last moments, and when: longer ago than any transaction that may yet
+   * commit.
+   */
+  readonly changed: (userIds: readonly bigint[]) => Promise<Changes>;
+}
 
 /** The reads of jobs, over a pool. */
-export function jobsOf(pool: DatabasePool, rows: Rows) {
+export function jobsOf(pool: DatabasePool, rows: Rows): Jobs {
   const changed = (userIds: readonly bigint[]): Promise<Changes> => changesOf(pool, userIds);
   return { byIds, inParts, payers, list, unfinished, changed };
 
-  /** The jobs with these ids, in no order. */
   async function byIds(ids: readonly bigint[]): Promise<readonly Job[]> {
     // Of no ids at all, PostgreSQL knows that nothing can be found, and walks through any index to find it.
     if (ids.length === 0) return [];
@@ -94,7 +109,6 @@ export function jobsOf(pool: DatabasePool, rows: Rows) {
       SELECT j.id, ${roughJobBytes} AS bytes FROM ledgerd.jobs j WHERE j.id = ANY(${sql.array(ids, "int8")})`);
   }
 
-  /** The jobs with these ids, in the order of ids; read in parts of about so many bytes as an answer has. */
   async function* inParts(ids: readonly bigint[]): AsyncGenerator<readonly Job[], void> {
     let left = (await sizes(ids)).toSorted(byId);
     while (left.length > 0) {
@@ -104,12 +118,10 @@ export function jobsOf(pool: DatabasePool, rows: Rows) {
     }
   }
 
-  /** Who pays for these jobs: what never changes of them. */
   async function payers(ids: readonly bigint[]): Promise<readonly Payer[]> {
     return pool.any(sql.type(payerRow)`SELECT j.id, j.user_id, j.currency FROM ledgerd.jobs j WHERE j.id = ANY(${sql.array(ids, "int8")})`);
   }
 
-  /** Up to `limit` of a user's jobs with an id below `before`, the newest first. */
   async function list({ userId, modelId, status, startTime, endTime }: JobFilter, before: bigint, limit: number): Promise<JobPage> {
     const ofModel = modelId === "" ? sql.fragment`TRUE` : sql.fragment`j.model_id = ${modelId}`;
     const inStatus = status === undefined ? sql.fragment`TRUE` : sql.fragment`j.status = ${status}`;
@@ -126,7 +138,6 @@ export function jobsOf(pool: DatabasePool, rows: Rows) {
     return { jobs: jobs.toSorted(byId).toReversed(), isWhole: part.length === found.length };
   }
 
-  /** Which of a user's jobs aren't final, the newest thousand. */
   async function unfinished(userId: bigint): Promise<readonly bigint[]> {
     const found = await pool.any(sql.type(idRow)`
       SELECT j.id

@@ -43,13 +43,23 @@ const lockRow = z
   }));
 
 /** Takes, extends, releases and reads locks. */
-export type Locks = ReturnType<typeof locksOf>;
+export interface Locks {
+  /** The lease, if the lock is free, or if this very call took it before; undefined while another one is valid. */
+  readonly acquire: (acquire: Acquire) => Promise<Lock | undefined>;
+  /** Extends a valid lease, by this many microseconds from now or by what it was taken for; undefined if it is over. */
+  readonly heartbeat: (key: bigint, fencingToken: bigint, ttl: bigint | undefined) => Promise<Lock | undefined>;
+  /** Ends a valid lease; answers whether it was ended by this or by an earlier such call. */
+  readonly release: (key: bigint, fencingToken: bigint) => Promise<boolean>;
+  /** The locks with these keys, in their order. */
+  readonly read: (keys: readonly bigint[]) => Promise<readonly Lock[]>;
+  /** Up to `limit` held locks with keys above `after`, by key. */
+  readonly list: (after: bigint, limit: number) => Promise<readonly Lock[]>;
+}
 
 /** The locks, over a pool. */
-export function locksOf(pool: DatabasePool) {
+export function locksOf(pool: DatabasePool): Locks {
   return { acquire, heartbeat, release, read, list };
 
-  /** The lease, if the lock is free, or if this very call took it before; undefined while another one is valid. */
   async function acquire({ key, instanceId, ttl, requestId }: Acquire): Promise<Lock | undefined> {
     const lease = sql.fragment`${ttl}::int8 * interval '1 microsecond'`;
     const request = requestId === "" ? null : requestId;
@@ -72,7 +82,6 @@ export function locksOf(pool: DatabasePool) {
     return taken ?? undefined;
   }
 
-  /** Extends a valid lease, by this many microseconds from now or by what it was taken for; undefined if it is over. */
   async function heartbeat(key: bigint, fencingToken: bigint, ttl: bigint | undefined): Promise<Lock | undefined> {
     const lease = ttl === undefined ? sql.fragment`l.ttl` : sql.fragment`${ttl}::int8 * interval '1 microsecond'`;
     const extended = await pool.maybeOne(sql.type(lockRow)`
@@ -83,7 +92,6 @@ export function locksOf(pool: DatabasePool) {
     return extended ?? undefined;
   }
 
-  /** Ends a valid lease; answers whether it was ended by this or by an earlier such call. */
   async function release(key: bigint, fencingToken: bigint): Promise<boolean> {
     const released = await pool.maybeOne(sql.type(lockRow)`
       UPDATE ledgerd.lock_heartbeat l
@@ -93,7 +101,6 @@ export function locksOf(pool: DatabasePool) {
     return released !== null;
   }
 
-  /** The locks with these keys, in their order. */
   async function read(keys: readonly bigint[]): Promise<readonly Lock[]> {
     const found = await pool.any(sql.type(lockRow)`
       SELECT ${lockColumns} FROM ledgerd.lock_heartbeat l WHERE l.lock_key = ANY(${sql.array(keys, "int8")})`);
@@ -101,7 +108,6 @@ export function locksOf(pool: DatabasePool) {
     return keys.map((key) => byKey.get(key) ?? freeLock(key));
   }
 
-  /** Up to `limit` held locks with keys above `after`, by key. */
   async function list(after: bigint, limit: number): Promise<readonly Lock[]> {
     return pool.any(sql.type(lockRow)`
       SELECT ${lockColumns}

@@ -15,19 +15,32 @@ type AccountRow = z.output<typeof accountRow>;
 const timeRow = z.object({ time: z.bigint() });
 
 /** Reads balances. */
-export type Balances = ReturnType<typeof balancesOf>;
+export interface Balances {
+  /** An account; a new one, if it has no transactions. Read together with those that others ask for at the same time. */
+  readonly read: (name: AccountName) => Promise<Account>;
+  /** These accounts, in their order. */
+  readonly readAll: (names: readonly AccountName[]) => Promise<readonly Account[]>;
+  /** The same as of a moment, from the log. Of a sequence that an account hasn't reached, its last one: the caller compares. */
+  readonly readAsOf: (userIds: readonly bigint[], currency: string, asOf: AsOf) => Promise<readonly Account[]>;
+  /** Up to `limit` accounts behind the given one, ordered by user and currency; with an empty currency, of all currencies. */
+  readonly list: (
+    currency: string,
+    after: { readonly userId: bigint; readonly currency: string },
+    limit: number,
+  ) => Promise<readonly Account[]>;
+  /** The database's time, in microseconds since 1970. */
+  readonly now: () => Promise<bigint>;
+}
 
 /** The reads of balances, over a pool. */
-export function balancesOf(pool: DatabasePool, rows: Rows) {
+export function balancesOf(pool: DatabasePool, rows: Rows): Balances {
   const readRow = gathered(readRows);
   return { read, readAll, readAsOf, list, now };
 
-  /** An account; a new one, if it has no transactions. Read together with those that others ask for at the same time. */
   async function read(name: AccountName): Promise<Account> {
     return accountOf(name, await readRow(name));
   }
 
-  /** These accounts, in their order. */
   async function readAll(names: readonly AccountName[]): Promise<readonly Account[]> {
     const found = await readRows(names);
     return names.map((name, index) => accountOf(name, found[index]));
@@ -53,7 +66,6 @@ export function balancesOf(pool: DatabasePool, rows: Rows) {
     return names.map(({ userId, currency }) => byName.get(accountId(userId, currency)));
   }
 
-  /** The same as of a moment, from the log. Of a sequence that an account hasn't reached, its last one: the caller compares. */
   async function readAsOf(userIds: readonly bigint[], currency: string, asOf: AsOf): Promise<readonly Account[]> {
     const sequence =
       "time" in asOf
@@ -71,7 +83,6 @@ export function balancesOf(pool: DatabasePool, rows: Rows) {
     return inOrder(userIds, currency, found.map(accountAfter));
   }
 
-  /** Up to `limit` accounts behind the given one, ordered by user and currency; with an empty currency, of all currencies. */
   async function list(currency: string, after: { readonly userId: bigint; readonly currency: string }, limit: number): Promise<readonly Account[]> {
     const filter = currency === "" ? sql.fragment`TRUE` : sql.fragment`b.currency = ${currency}`;
     return pool.any(sql.type(rows.account)`
@@ -82,7 +93,6 @@ export function balancesOf(pool: DatabasePool, rows: Rows) {
       LIMIT ${limit}`);
   }
 
-  /** The database's time, in microseconds since 1970. */
   async function now(): Promise<bigint> {
     return pool.oneFirst(sql.type(timeRow)`
       SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8 AS time`);

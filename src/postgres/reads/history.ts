@@ -38,14 +38,31 @@ export interface Total {
 const rangeRow = z.object({ currency: z.string(), first: z.bigint(), last: z.bigint() });
 
 /** Reads histories. */
-export type History = ReturnType<typeof historyOf>;
+export interface History {
+  /** The rows of a period, for each of a user's accounts, or for the one in this currency. Found by halves: it doesn't read the rows between. */
+  readonly ranges: (userId: bigint, currency: string, period: Period) => Promise<readonly Range[]>;
+  /** The rows of a user behind one id, up to another, for each of the user's accounts. */
+  readonly rangesOfIds: (userId: bigint, after: bigint, upTo: bigint) => Promise<readonly Range[]>;
+  /**
+   * Up to `limit` rows out of these ranges of a user's accounts, the newest or the oldest first, in the order of ids.
+   * Of large ones only as many as an answer holds, and at least one: a thousand may have 77 MB.
+   */
+  readonly list: (
+    userId: bigint,
+    of: readonly Range[],
+    order: Order,
+    filter: TransactionFilter,
+    limit: number,
+  ) => Promise<Listed>;
+  /** The sums of an account's rows in a range, by type. */
+  readonly totals: (userId: bigint, range: Range) => Promise<readonly Total[]>;
+}
 
 /** The reads of histories, over a pool. */
-export function historyOf(pool: DatabasePool, rows: Rows) {
+export function historyOf(pool: DatabasePool, rows: Rows): History {
   const totals = (userId: bigint, range: Range): Promise<readonly Total[]> => totalsOf(pool, rows, userId, range);
   return { ranges, rangesOfIds, list, totals };
 
-  /** The rows of a period, for each of a user's accounts, or for the one in this currency. Found by halves: it doesn't read the rows between. */
   async function ranges(userId: bigint, currency: string, { startTime, endTime }: Period): Promise<readonly Range[]> {
     const upTo = (moment: bigint) => sql.fragment`ledgerd.sequence_at(b.user_id, b.currency, ${timestamp(moment - 1n)}::timestamptz)`;
     const first = startTime === undefined ? sql.fragment`1::int8` : sql.fragment`${upTo(startTime)} + 1`;
@@ -59,7 +76,6 @@ export function historyOf(pool: DatabasePool, rows: Rows) {
       LIMIT 1000`);
   }
 
-  /** The rows of a user behind one id, up to another, for each of the user's accounts. */
   async function rangesOfIds(userId: bigint, after: bigint, upTo: bigint): Promise<readonly Range[]> {
     return pool.any(sql.type(rangeRow)`
       SELECT b.currency, ledgerd.sequence_at(b.user_id, b.currency, ${after}::int8) + 1 AS first,
@@ -70,10 +86,6 @@ export function historyOf(pool: DatabasePool, rows: Rows) {
       LIMIT 1000`);
   }
 
-  /**
-   * Up to `limit` rows out of these ranges of a user's accounts, the newest or the oldest first, in the order of ids.
-   * Of large ones only as many as an answer holds, and at least one: a thousand may have 77 MB.
-   */
   async function list(userId: bigint, of: readonly Range[], order: Order, filter: TransactionFilter, limit: number): Promise<Listed> {
     const direction = order === "newest" ? sql.fragment`DESC` : sql.fragment`ASC`;
     const types = filter.types.length === 0 ? sql.fragment`TRUE` : sql.fragment`t.type = ANY(${sql.array(filter.types, "text")})`;

@@ -8,10 +8,21 @@ import { holdColumns, type Rows } from "../rows/rows.ts";
 const accountRow = z.object({ user_id: z.bigint(), currency: z.string() }).transform((row) => ({ userId: row.user_id, currency: row.currency }));
 
 /** Reads holds. */
-export type Holds = ReturnType<typeof holdsOf>;
+export interface Holds {
+  readonly byId: (id: bigint) => Promise<Hold | undefined>;
+  /** Up to `limit` of a user's holds with an id below `before`, the newest first. */
+  readonly list: (
+    userId: bigint,
+    state: HoldState | undefined,
+    before: bigint,
+    limit: number,
+  ) => Promise<readonly Hold[]>;
+  /** The accounts of the `limit` open holds that are longest due; none if no hold is due. */
+  readonly dueAccounts: (limit: number) => Promise<readonly { readonly userId: bigint; readonly currency: string }[]>;
+}
 
 /** The reads of holds, over a pool. */
-export function holdsOf(pool: DatabasePool, rows: Rows) {
+export function holdsOf(pool: DatabasePool, rows: Rows): Holds {
   return { byId, list, dueAccounts };
 
   async function byId(id: bigint): Promise<Hold | undefined> {
@@ -19,7 +30,6 @@ export function holdsOf(pool: DatabasePool, rows: Rows) {
     return found ?? undefined;
   }
 
-  /** Up to `limit` of a user's holds with an id below `before`, the newest first. */
   async function list(userId: bigint, state: HoldState | undefined, before: bigint, limit: number): Promise<readonly Hold[]> {
     const filter = state === undefined ? sql.fragment`TRUE` : sql.fragment`h.state = ${state}`;
     return pool.any(sql.type(rows.hold)`
@@ -30,7 +40,6 @@ export function holdsOf(pool: DatabasePool, rows: Rows) {
       LIMIT ${limit}`);
   }
 
-  /** The accounts of the `limit` open holds that are longest due; none if no hold is due. */
   async function dueAccounts(limit: number): Promise<readonly { readonly userId: bigint; readonly currency: string }[]> {
     return pool.any(sql.type(accountRow)`
       SELECT DISTINCT due.user_id, due.currency

@@ -14,10 +14,18 @@ export interface Kept {
 }
 
 /** Reads single rows. */
-export type Transactions = ReturnType<typeof transactionsOf>;
+export interface Transactions {
+  readonly byId: (id: bigint) => Promise<Transaction | undefined>;
+  readonly bySequence: (userId: bigint, currency: string, sequence: bigint) => Promise<Transaction | undefined>;
+  /**
+   * What is stored under a key, and the rows that it names, behind the first ones; of large ones only as many as an
+   * answer holds.
+   */
+  readonly outcome: (userId: bigint, key: string, behind: number) => Promise<Kept | undefined>;
+}
 
 /** The reads of single rows, over a pool. */
-export function transactionsOf(pool: DatabasePool, rows: Rows) {
+export function transactionsOf(pool: DatabasePool, rows: Rows): Transactions {
   return { byId, bySequence, outcome };
 
   async function byId(id: bigint): Promise<Transaction | undefined> {
@@ -34,10 +42,6 @@ export function transactionsOf(pool: DatabasePool, rows: Rows) {
     return found ?? undefined;
   }
 
-  /**
-   * What is stored under a key, and the rows that it names, behind the first ones; of large ones only as many as an
-   * answer holds.
-   */
   async function outcome(userId: bigint, key: string, behind: number): Promise<Kept | undefined> {
     const stored = await pool.maybeOne(selectOutcomes([{ userId, key }]));
     if (stored === null) return undefined;

@@ -31,13 +31,22 @@ const verificationRow = z
   .transform(({ kind, finished_at: finishedAt, rows, accounts, differences, last_id: lastId }): Verification => ({ kind, finishedAt: finishedAt ?? undefined, rows, accounts, differences, lastId }));
 
 /** Keeps and reads them. */
-export type Verifications = ReturnType<typeof verificationsOf>;
+export interface Verifications {
+  /** Keeps what one found that came to its end. */
+  readonly finished: (
+    kind: VerificationKind,
+    given: { readonly rows: number; readonly accounts: number; readonly differences: number; readonly lastId: bigint },
+  ) => Promise<void>;
+  /** Keeps how many differences one has found that is still under way, if they are more than the last one's. */
+  readonly found: (kind: VerificationKind, differences: number) => Promise<void>;
+  /** The last one of each kind that there was. */
+  readonly last: () => Promise<readonly Verification[]>;
+}
 
 /** The record of verifications, over a pool. */
-export function verificationsOf(pool: DatabasePool) {
+export function verificationsOf(pool: DatabasePool): Verifications {
   return { finished, found, last: shared(last) };
 
-  /** Keeps what one found that came to its end. */
   async function finished(kind: VerificationKind, { rows, accounts, differences, lastId }: { readonly rows: number; readonly accounts: number; readonly differences: number; readonly lastId: bigint }): Promise<void> {
     await pool.query(sql.type(noColumns)`
       INSERT INTO ledgerd.verifications (kind, finished_at, rows, accounts, differences, last_id)
@@ -47,7 +56,6 @@ export function verificationsOf(pool: DatabasePool) {
           last_id = EXCLUDED.last_id`);
   }
 
-  /** Keeps how many differences one has found that is still under way, if they are more than the last one's. */
   async function found(kind: VerificationKind, differences: number): Promise<void> {
     await pool.query(sql.type(noColumns)`
       INSERT INTO ledgerd.verifications (kind, differences)
@@ -55,7 +63,6 @@ export function verificationsOf(pool: DatabasePool) {
       ON CONFLICT (kind) DO UPDATE SET differences = greatest(verifications.differences, EXCLUDED.differences)`);
   }
 
-  /** The last one of each kind that there was. */
   async function last(): Promise<readonly Verification[]> {
     return pool.any(sql.type(verificationRow)`
       SELECT v.kind, (extract(epoch FROM v.finished_at) * 1000000)::int8 AS finished_at, v.rows, v.accounts, v.differences, v.last_id
