@@ -78,14 +78,14 @@ const WHERE = "a method is at /ledger.v1.LedgerService/GetBalance, say";
 /** Opens the server. */
 export function openWebServer(options: WebServerOptions): RunningServer {
   const calls = callsOf(options);
+  const pages = pagesOf(options);
   const admit = admitBy(options.access);
   const peers = new WebPeers(options.peers);
   const answerAdmitted = (path: string, peer: Peer, request: IncomingMessage, response: ServerResponse): void => {
     const call = calls.get(path);
+    const page = pages.get(path);
     if (call !== undefined) serve(call, peer, request, response, options);
-    else if (path === "/healthz" || path === "/readyz") answerHealth(response, options.problem());
-    else if (path === "/livez") answer(response, 200, { status: "ALIVE" });
-    else if (path === "/metrics") answerMetrics(response, options);
+    else if (page !== undefined) page(response);
     else refuse(peer, response, 404, errorOf("UNSUPPORTED", `there is nothing at ${quote(path)}; ${WHERE}`));
   };
   const server = createServer(BOUNDS, (request, response) => {
@@ -114,6 +114,20 @@ export function openWebServer(options: WebServerOptions): RunningServer {
   // It begins to watch over its connections (those that are slow to say what they want are cut) when it hears that somebody listens.
   server.emit("listening");
   return { address: listener.address, close: (left) => close(server, listener, left) };
+}
+
+/** What is answered at a path that is no method's. */
+type Page = (response: ServerResponse) => void;
+
+/** What probes and tools ask for. */
+function pagesOf(options: WebServerOptions): ReadonlyMap<string, Page> {
+  const health: Page = (response) => answerHealth(response, options.problem());
+  return new Map([
+    ["/healthz", health],
+    ["/readyz", health],
+    ["/livez", (response) => answer(response, 200, { status: "ALIVE" })],
+    ["/metrics", (response) => answerMetrics(response, options)],
+  ]);
 }
 
 /** What serves the calls of one method. */
