@@ -1,10 +1,10 @@
 // A past for a ledger in which everything holds, hashes and all: a top-up of each user, then deductions of 0.01 of all users in turn, each
 // with its key. Made here and inserted in bulk, past the service.
 
-import { newAccount } from "../src/domain/account.ts";
-import type { Posting } from "../src/domain/transaction.ts";
-import { chainHash, figuresOf, type Figures } from "../src/postgres/journal/chain.ts";
-import { timestamp } from "../src/postgres/rows.ts";
+import { newAccount } from "../src/domain/money/account.ts";
+import type { Posting } from "../src/domain/journal/transaction.ts";
+import { chainHash, figuresOf, type Figures } from "../src/domain/journal/chain.ts";
+import { timestamp } from "../src/postgres/rows/rows.ts";
 import { inSession } from "./database.ts";
 
 /** How much. */

@@ -1,7 +1,7 @@
 // Sessions of the benchmark itself, beside what it measures.
 
 import pg from "pg";
-import { SERVING_LOGIN } from "../src/postgres/embedded-access.ts";
+import { SERVING_LOGIN } from "../src/postgres/embedded/embedded-access.ts";
 
 /** Does some work in a session of its own. */
 export async function inSession<T>(url: string, work: (client: pg.Client) => Promise<T>): Promise<T> {

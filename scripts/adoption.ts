@@ -9,8 +9,8 @@ import path from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { parseArgs } from "node:util";
 import pg from "pg";
-import { startEmbedded } from "../src/postgres/embedded.ts";
-import { migrate } from "../src/postgres/migrate.ts";
+import { startEmbedded } from "../src/postgres/embedded/embedded.ts";
+import { migrate } from "../src/postgres/schema/migrate.ts";
 import { fillOldTables, makeOldTables, type Size } from "../test/adoption/old-database.ts";
 
 const MAIN = path.resolve(import.meta.dirname, "../src/main.ts");

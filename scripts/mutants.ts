@@ -19,18 +19,18 @@ export interface Mutant {
 }
 
 const commit = "src/postgres/journal/commit.ts";
-const connection = "src/postgres/journal/connection.ts";
-const facts = "src/postgres/journal/facts.ts";
-const gather = "src/postgres/gather.ts";
+const connection = "src/postgres/protocol/connection.ts";
+const facts = "src/postgres/journal/read.ts";
+const gather = "src/postgres/sharing/gather.ts";
 const lanes = "src/postgres/journal/lanes.ts";
 const lock = "src/postgres/journal/lock.ts";
 const order = "src/postgres/journal/order.ts";
 const queue = "src/postgres/journal/queue.ts";
-const stream = "src/rpc/stream-writes.ts";
-const grpcCall = "src/rpc/grpc-call.ts";
-const grpcDoor = "src/rpc/grpc-door.ts";
-const decoder = "src/rpc/decoder.ts";
-const tail = "src/postgres/tail.ts";
+const stream = "src/rpc/ledger/stream-writes.ts";
+const grpcCall = "src/servers/grpc/grpc-call.ts";
+const grpcDoor = "src/servers/grpc/grpc-server.ts";
+const decoder = "src/servers/wire/decoder.ts";
+const tail = "src/postgres/feed/tail.ts";
 const write = "src/postgres/journal/write.ts";
 
 const commitTests = "test/journal/commit.test.ts";
@@ -85,22 +85,22 @@ export const mutants: readonly Mutant[] = [
   },
   {
     name: "a verification doesn't wait for open transactions",
-    change: ["src/ops/verify.ts", "const { last } = await settledEnd(pool, signal);", "const { last } = await logEnd(pool);"],
+    change: ["src/verification/verify.ts", "const { last } = await settledEnd(pool, signal);", "const { last } = await logEnd(pool);"],
     killer: ["test/ops/online.test.ts", "is gone through once all have ended who may yet commit below its last id"],
   },
   {
     name: "hashes not verified",
-    change: ["src/ops/account-fold.ts", "if (chainHash(this.#last?.hash, row, row.figures) !== row.hash) {", "if (row.hash.length === 0) {"],
+    change: ["src/verification/account-fold.ts", "if (chainHash(this.#last?.hash, row, row.figures) !== row.hash) {", "if (row.hash.length === 0) {"],
     killer: ["test/ops/verify.test.ts", "an amount that was edited: its hash, and the figures that no longer follow"],
   },
   {
     name: "a rebuild touches accounts whose rows are wrong",
-    change: ["src/ops/rebuild.ts", "if (kind !== \"hold_unfounded\") this.#broken = id;", ""],
+    change: ["src/verification/rebuild.ts", "if (kind !== \"hold_unfounded\") this.#broken = id;", ""],
     killer: ["test/ops/rebuild.test.ts", "leaves an account whose own rows are wrong, and names it, until it is told to trust the log"],
   },
   {
     name: "tokens given twice after a restore",
-    change: ["src/postgres/restoring.ts", "behindAll(state, now?.micros ?? 0n) : state", "state : state"],
+    change: ["src/backup/sql/restore-target.ts", "behindAll(state, now?.micros ?? 0n) : state", "state : state"],
     killer: ["test/ops/backup.test.ts", "a ledger that is restored into the very database that it was taken of gives no token twice"],
   },
   {
@@ -110,12 +110,12 @@ export const mutants: readonly Mutant[] = [
   },
   {
     name: "a job watch goes on over a failover",
-    change: ["src/postgres/job-watch.ts", "if (present !== timeline) {", "if (false) {"],
+    change: ["src/postgres/jobs/job-watch.ts", "if (present !== timeline) {", "if (false) {"],
     killer: [failoverTests, "a watch of a user's jobs ends, so that a new one tells what became of them"],
   },
   {
     name: "a verification goes on over a failover",
-    change: ["src/postgres/proof/session.ts", "if (timeline === this.#timeline) return;", "return;"],
+    change: ["src/verification/sql/session.ts", "if (timeline === this.#timeline) return;", "return;"],
     killer: [failoverTests, "a verification that is under way ends, and takes nothing for a difference"],
   },
   {
@@ -130,7 +130,7 @@ export const mutants: readonly Mutant[] = [
   },
   {
     name: "outcome not waited for",
-    change: ["src/postgres/durability.ts", "if (!isFinal(found) || (await this.reached()) === before) return found;", "return found;"],
+    change: ["src/postgres/protocol/durability.ts", "if (!isFinal(found) || (await this.reached()) === before) return found;", "return found;"],
     killer: [failoverTests, lostOutcome],
   },
   {
@@ -140,7 +140,7 @@ export const mutants: readonly Mutant[] = [
   },
   {
     name: "an opening left out",
-    change: ["src/domain/adoption.ts", "if (amount !== 0n) {\n      this.#users.add(\"with_opening\"", "if (amount > 2n ** 62n) {\n      this.#users.add(\"with_opening\""],
+    change: ["src/adoption/rules/adoption.ts", "if (amount !== 0n) {\n      this.#users.add(\"with_opening\"", "if (amount > 2n ** 62n) {\n      this.#users.add(\"with_opening\""],
     killer: ["test/adoption/adopt.test.ts", "begins with an opening of what its transactions don't explain, so that what was spent of it stays a deduction"],
   },
   {
@@ -180,7 +180,7 @@ export const mutants: readonly Mutant[] = [
   },
   {
     name: "equal keys of a group not noticed",
-    change: ["src/domain/group.ts", "const first = firstWithKey.get(id);", "const first = undefined;"],
+    change: ["src/domain/journal/group.ts", "const first = firstWithKey.get(id);", "const first = undefined;"],
     killer: [groupTests, "decides a key that it has several times once"],
   },
   {
@@ -320,12 +320,12 @@ export const mutants: readonly Mutant[] = [
   },
   {
     name: "streams that have ended count",
-    change: ["src/rpc/handlers.ts", "this.#streams -= 1;", ""],
+    change: ["src/rpc/guard.ts", "this.#streams -= 1;", ""],
     killer: [streamTests, "streams of all kinds are limited together"],
   },
   {
     name: "the feed doesn't wait for open transactions",
-    change: ["src/postgres/settled.ts", "let writers = await currentWriters(pool);", "let writers: readonly string[] = [];"],
+    change: ["src/postgres/feed/settled.ts", "let writers = await currentWriters(pool);", "let writers: readonly string[] = [];"],
     killer: ["test/contract/feed.test.ts", "waits for a transaction that is still open while later ids commit, then sees all in order"],
   },
 ];

@@ -8,7 +8,7 @@ import { gzipSync } from "node:zlib";
 import { create, toBinary, toJsonString, type DescMessage } from "@bufbuild/protobuf";
 import { BinaryWriter, WireType } from "@bufbuild/protobuf/wire";
 import type { z } from "zod";
-import { currenciesWith } from "../src/domain/currency.ts";
+import { currenciesWith } from "../src/domain/money/currency.ts";
 import { CreateJobRequestSchema } from "../src/gen/ledger/v1/job_service_pb.ts";
 import {
   BatchGetBalancesRequestSchema,
@@ -16,14 +16,14 @@ import {
   ListTransactionsRequestSchema,
   TopUpRequestSchema,
 } from "../src/gen/ledger/v1/ledger_service_pb.ts";
-import { decoderOf } from "../src/rpc/decoder.ts";
-import { MessageReader } from "../src/rpc/grpc-messages.ts";
-import { jsonReaderOf } from "../src/rpc/json-requests.ts";
-import { jobSchemas } from "../src/rpc/job-requests.ts";
-import { readSchemas } from "../src/rpc/read-requests.ts";
-import { mostBytes } from "../src/rpc/request-bounds.ts";
+import { decoderOf } from "../src/servers/wire/decoder.ts";
+import { MessageReader } from "../src/servers/wire/grpc-framing.ts";
+import { jsonReaderOf } from "../src/servers/web/json-requests.ts";
+import { jobSchemas } from "../src/rpc/jobs/job-requests.ts";
+import { readSchemas } from "../src/rpc/ledger/read-requests.ts";
+import { mostBytes } from "../src/servers/wire/request-bounds.ts";
 import { validate } from "../src/rpc/validation.ts";
-import { writeSchemas } from "../src/rpc/write-requests.ts";
+import { writeSchemas } from "../src/rpc/ledger/write-requests.ts";
 
 const LIMIT = 4_194_304;
 const ROUNDS = 5;

@@ -6,4 +6,4 @@ import { enableCompileCache } from "node:module";
 import path from "node:path";
 
 enableCompileCache(path.resolve(import.meta.dirname, "../node_modules/.cache/ledgerd"));
-await import("./run.ts");
+await import("./cli/run.ts");

@@ -8,7 +8,7 @@ import { availableParallelism, tmpdir } from "node:os";
 import path from "node:path";
 import { promisify } from "node:util";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { startEmbedded, type EmbeddedPostgres } from "../src/postgres/embedded.ts";
+import { startEmbedded, type EmbeddedPostgres } from "../src/postgres/embedded/embedded.ts";
 import { version } from "../src/version.ts";
 import { logOf, runLedgerd, servesAt, startLedgerd, workersOf } from "./harness/command.ts";
 import { connectTo, createDatabase, type TestDatabase } from "./harness/database.ts";
@@ -134,7 +134,7 @@ describe("ledgerd serve", () => {
       const printed = () => command.printed.stderr + command.printed.stdout;
       await until(() => printed().includes("ledgerd serves gRPC"));
       const compiled = [...printed().matchAll(/saving transpilation cache for StrippedTypeScript \S+(\/src\/\S+)/g)].map(([, file]) => file);
-      expect(compiled).toContain("/src/run.ts");
+      expect(compiled).toContain("/src/cli/run.ts");
       expect(compiled).toEqual([...new Set(compiled)]);
     } finally {
       rmSync(cache, { recursive: true });

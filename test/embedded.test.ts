@@ -8,10 +8,10 @@ import path from "node:path";
 import { createInterface } from "node:readline";
 import pg from "pg";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { startEmbedded } from "../src/postgres/embedded.ts";
-import { writeAccess } from "../src/postgres/embedded-access.ts";
-import { defaultFolder, leaveFolder, runAs, takeFolder, type Owner } from "../src/postgres/embedded-folder.ts";
-import { migrate } from "../src/postgres/migrate.ts";
+import { startEmbedded } from "../src/postgres/embedded/embedded.ts";
+import { writeAccess } from "../src/postgres/embedded/embedded-access.ts";
+import { defaultFolder, leaveFolder, runAs, takeFolder, type Owner } from "../src/postgres/embedded/embedded-folder.ts";
+import { migrate } from "../src/postgres/schema/migrate.ts";
 import { pressCtrlC, runLedgerd, servesAt, startLedgerd, type Command } from "./harness/command.ts";
 import { connectTo, type TestDatabase } from "./harness/database.ts";
 import { startInstance, type Instance } from "./harness/instance.ts";
@@ -408,7 +408,7 @@ interface Racer {
 /** A process that is ready to race for the folders 0, 1, 2, … in a folder, and that lives until it is told to end. */
 async function startRacer(contested: string, rounds: number): Promise<Racer> {
   const text = `
-    import { takeFolder } from ${JSON.stringify(path.resolve(import.meta.dirname, "../src/postgres/embedded-folder.ts"))};
+    import { takeFolder } from ${JSON.stringify(path.resolve(import.meta.dirname, "../src/postgres/embedded/embedded-folder.ts"))};
     process.stdin.on("data", () => {
       const taken = [];
       for (let round = 0; round < ${rounds}; round += 1) {

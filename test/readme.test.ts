@@ -11,13 +11,13 @@ import { fromJsonString, toJson, type DescMethodBiDiStreaming, type DescMethodUn
 import { createClient, type Transport } from "@connectrpc/connect";
 import { createGrpcTransport } from "@connectrpc/connect-node";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { describeSettings } from "../src/config.ts";
 import { Health } from "../src/gen/grpc/health/v1/health_pb.ts";
 import { ServerReflection } from "../src/gen/grpc/reflection/v1/reflection_pb.ts";
 import { LedgerService } from "../src/gen/ledger/v1/ledger_service_pb.ts";
 import { createDatabase, type TestDatabase } from "./harness/database.ts";
 import { isInstalled } from "./harness/programs.ts";
 import { serve, type TestService } from "./harness/service.ts";
+import { describeSettings } from "../src/settings/environment.ts";
 
 const root = path.resolve(import.meta.dirname, "..");
 const readme = readFileSync(path.join(root, "README.md"), "utf8");

@@ -16,12 +16,12 @@ const migrations = readdirSync(folder).map((file) => ({ file, sql: readFileSync(
 /** What may break a rule, and why. */
 const exceptions: readonly { readonly file: string; readonly text: string; readonly why: string }[] = [
   {
-    file: "src/postgres/embedded.ts",
+    file: "src/postgres/embedded/embedded.ts",
     text: "CREATE DATABASE ledgerd",
     why: "PostgreSQL has no IF NOT EXISTS for it; it is sent to a server of one owner, after a look that found no such database",
   },
   ...["CREATE ROLE ledgerd_runtime NOLOGIN", "CREATE ROLE ledgerd_serve LOGIN IN ROLE ledgerd_runtime"].map((text) => ({
-    file: "src/postgres/embedded-access.ts",
+    file: "src/postgres/embedded/embedded-access.ts",
     text,
     why: "nor for this; it is sent to the same server, after a look that found no such role",
   })),
@@ -65,8 +65,8 @@ describe("the SQL of the service", () => {
     expect(found.misuses.map((misuse) => misuse.replace(/^\S+ /, "")).toSorted()).toEqual(queriesOfOthers.toSorted());
   });
 
-  test("lies in src/postgres alone", () => {
-    expect(found.statements.map(({ where }) => where).filter((where) => !where.startsWith("src/postgres/"))).toEqual([]);
+  test("lies in src/postgres and in the folders sql/ alone", () => {
+    expect(found.statements.map(({ where }) => where).filter((where) => !/^src\/(postgres|\w+\/sql)\//.test(where))).toEqual([]);
   });
 });
 

@@ -56,34 +56,52 @@ function collect(node: Node, into: Node[]): void {
   }
 }
 
-/** The part of the source that a file belongs to: a folder of src/, or the file itself. */
-function partOf(file: string): string {
-  const [, folder = ""] = /^src\/(\w+)\//.exec(file) ?? [];
-  return folder === "" ? path.basename(file, ".ts") : folder;
+/** The room of the source that a file belongs to: the first folder within src/; or the file itself. */
+function roomOf(file: string): string {
+  const [, room = path.basename(file, ".ts")] = /^src\/(\w+)\//.exec(file) ?? [];
+  return room;
 }
 
-/** What a part may import of others, and of which it may know the types alone; packages and Node's modules by their names. */
+/** What a room may import of others, and of which it may know the types alone; packages and Node's modules by their names. */
 const table: Readonly<Record<string, { readonly values: RegExp; readonly types?: RegExp }>> = {
-  domain: { values: /^src\/domain\// },
+  domain: { values: /^(src\/domain\/|node:crypto$)/ },
+  protobuf: { values: /^(src\/protobuf\/|@bufbuild\/)/ },
   postgres: { values: /^(src\/(domain|postgres)\/|slonik$|pg$|zod$|node:)/ },
-  rpc: { values: /^(src\/(domain|gen|rpc)\/|@bufbuild\/|@connectrpc\/|@grpc\/|grpc-health-check$|zod$|node:)/, types: /^src\/(postgres\/|ops\/|config.ts$)/ },
-  config: { values: /^(src\/domain\/|src\/postgres\/url\.ts$|node:fs$|zod$)/ },
+  verification: { values: /^(src\/(domain|postgres|verification)\/|slonik$|zod$|node:)/, types: /^pg$/ },
+  backup: { values: /^(src\/(domain|postgres|verification|backup)\/|slonik$|pg$|zod$|node:)/ },
+  adoption: { values: /^(src\/(domain|postgres|adoption)\/|slonik$|pg$|zod$|node:)/ },
+  rpc: {
+    values: /^(src\/(domain|gen|protobuf|rpc)\/|@bufbuild\/|@connectrpc\/connect$|zod$|node:)/,
+    types: /^src\/(postgres|verification|upkeep)\//,
+  },
+  servers: {
+    values: /^(src\/(domain|gen|protobuf|rpc|servers)\/|@bufbuild\/|@connectrpc\/|@grpc\/|grpc-health-check$|node:)/,
+    types: /^src\/(verification|upkeep|settings)\//,
+  },
+  upkeep: {
+    values: /^(src\/(config.ts$|domain\/|postgres\/|backup\/|upkeep\/)|node:)/,
+    types: /^(src\/verification\/|pino$)/,
+  },
+  settings: { values: /^(src\/domain\/|src\/postgres\/connection\/url\.ts$|zod$)/ },
+  config: { values: /^(src\/(domain|settings)\/|src\/postgres\/connection\/url\.ts$|node:fs$)/, types: /^zod$/ },
   version: { values: /^node:/ },
-  database: { values: /^src\/(config.ts$|version.ts$|postgres\/|ops\/)/, types: /^(pino|slonik)$/ },
-  service: { values: /^(src\/|node:)/, types: /^(pino|slonik)$/ },
-  ops: { values: /^(src\/(domain|postgres|ops)\/|slonik$|pg$|zod$|node:)/ },
-  processes: { values: /^(src\/(config.ts$|database.ts$|service.ts$|processes\/|rpc\/listener.ts$)|node:)/, types: /^pino$/ },
-  "command-line": { values: /^(src\/(config|version)\.ts$|src\/ops\/|src\/processes\/worker\.ts$|node:)/ },
-  exit: { values: /^src\/(domain|ops|postgres|processes|service\.ts$)/ },
-  administer: { values: /^src\//, types: /^pino$/ },
-  run: { values: /^(src\/|node:|pino$)/ },
-  main: { values: /^(src\/run\.ts$|node:)/ },
+  service: {
+    values:
+      /^(src\/(config|version)\.ts$|src\/(domain|gen|postgres|verification|backup|upkeep|rpc|servers|settings|service)\/|node:)/,
+    types: /^(pino|slonik)$/,
+  },
+  processes: {
+    values: /^(src\/(config.ts$|domain\/|service\/|processes\/|servers\/(listener|descriptors).ts$)|node:)/,
+    types: /^(pino$|src\/settings\/)/,
+  },
+  cli: { values: /^(src\/|node:|pino$)/, types: /^slonik$/ },
+  main: { values: /^(src\/cli\/run\.ts$|node:)/ },
 };
 
 describe("imports", () => {
   test("go only where the table lets them", () => {
     const strays = ours.flatMap(({ file, imports }) => {
-      const allowed = table[partOf(file)];
+      const allowed = table[roomOf(file)];
       const isAllowed = ({ from, typeOnly }: Import): boolean => allowed?.values.test(from) === true || (typeOnly && allowed?.types?.test(from) === true);
       return imports.filter((one) => !isAllowed(one)).map(({ from }) => `${file} imports ${from}`);
     });
@@ -104,6 +122,27 @@ describe("imports", () => {
     expect(cycles).toEqual([]);
   });
 
+  test("make no circles between folders", () => {
+    const folderOf = (file: string): string => (path.dirname(file) === "src" ? file : path.dirname(file));
+    const graph = Map.groupBy(
+      ours.flatMap(({ file, imports }) => imports.map(({ from }) => [folderOf(file), folderOf(from)] as const)),
+      ([folder]) => folder,
+    );
+    const reached = (from: string): ReadonlySet<string> => {
+      const found = new Set<string>();
+      const visit = (folder: string): void => {
+        for (const [, next] of graph.get(folder) ?? []) {
+          if (next === folder || found.has(next)) continue;
+          found.add(next);
+          visit(next);
+        }
+      };
+      visit(from);
+      return found;
+    };
+    expect([...graph.keys()].filter((folder) => reached(folder).has(folder))).toEqual([]);
+  });
+
   test("reach every file of the service from its command line", () => {
     const reached = new Set<string>();
     const visit = (file: string): void => {
@@ -122,6 +161,20 @@ describe("imports", () => {
     expect([...packages(ours)].toSorted(), "of the service").toEqual(Object.keys(dependencies ?? {}).toSorted());
     const known = { ...dependencies, ...devDependencies };
     expect([...packages(sources)].filter((name) => !(name in known)), "of everything else").toEqual([]);
+  });
+});
+
+describe("the rooms", () => {
+  test("hold at most 16 files each", () => {
+    const folders = Map.groupBy(ours, ({ file }) => path.dirname(file));
+    const full = [...folders].filter(([, files]) => files.length > 16);
+    expect(full.map(([folder, files]) => `${folder}: ${files.length} files`)).toEqual([]);
+  });
+
+  test("hold files of at most 400 lines", () => {
+    const lines = ({ text }: Source): number => text.split("\n").length - 1;
+    const long = ours.filter((source) => lines(source) > 400);
+    expect(long.map((source) => `${source.file}: ${lines(source)} lines`)).toEqual([]);
   });
 });
 

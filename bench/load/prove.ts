@@ -1,9 +1,9 @@
 // The ledger's own proofs, as `ledgerd verify` and `ledgerd rebuild` run them; and the sums that a rebuild comes down to, by one statement.
 
-import { currenciesWith } from "../../src/domain/currency.ts";
-import { rebuildLedger } from "../../src/ops/rebuild.ts";
-import { verifyLedger } from "../../src/ops/verify.ts";
-import { openPool } from "../../src/postgres/pool.ts";
+import { currenciesWith } from "../../src/domain/money/currency.ts";
+import { rebuildLedger } from "../../src/verification/rebuild.ts";
+import { verifyLedger } from "../../src/verification/verify.ts";
+import { openPool } from "../../src/postgres/connection/pool.ts";
 import { inSession } from "../database.ts";
 import { timed, type Load } from "./meter.ts";
 

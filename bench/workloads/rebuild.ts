@@ -1,7 +1,7 @@
 // rebuild: all balance rows restored from the log, against the sums that they come down to by one statement. That one proves nothing: so does
 // `--trust-log`, and the log that is proved on the way, and verification, stand beside it.
 
-import { migrate } from "../../src/postgres/migrate.ts";
+import { migrate } from "../../src/postgres/schema/migrate.ts";
 import { addChainedHistory } from "../chained-history.ts";
 import { inSession } from "../database.ts";
 import type { Load, Window } from "../load/meter.ts";

@@ -2,11 +2,11 @@
 
 import { sql } from "slonik";
 import { z } from "zod";
-import { reasonOf } from "./connect.ts";
-import { tellsOfDamage } from "./errors.ts";
-import type { Feed } from "./feed.ts";
-import { shared } from "./gather.ts";
-import type { Pools } from "./pools.ts";
+import { reasonOf } from "./connection/connect.ts";
+import { tellsOfDamage } from "./connection/errors.ts";
+import type { Feed } from "./feed/feed.ts";
+import { shared } from "./sharing/gather.ts";
+import type { Pools } from "./connection/pools.ts";
 
 const statusRow = z.object({ database_version: z.string(), schema_version: z.number(), partitions: z.number(), headroom: z.bigint() });
 const readinessRow = z.object({ replica: z.boolean(), read_only: z.boolean(), schema_version: z.number() });
@@ -28,22 +28,39 @@ const startsReadOnly = sql.fragment`
     current_setting('default_transaction_read_only')::bool
   )`;
 
+/** How the database is. */
+export interface DatabaseState {
+  readonly databaseVersion: string;
+  readonly schemaVersion: number;
+  /** The connections for calls, and who waits for one. */
+  readonly pool: { readonly acquired: number; readonly idle: number; readonly waiting: number };
+  /** Of the log, and how many ids there are until another one is needed. */
+  readonly partitions: { readonly count: number; readonly headroom: bigint };
+  /** How many ids the reader of the log's end is behind. */
+  readonly feedLag: bigint;
+}
+
 /** Reads the state of the database. */
-export type Status = ReturnType<typeof statusOf>;
+export interface Status {
+  /** Tells the state of the pool for calls, and so doesn't wait for that. */
+  readonly read: () => Promise<DatabaseState>;
+  /** Why the database can't take writes; undefined if it can. Throws if it can't be reached. */
+  readonly problem: (schemaVersion: number) => Promise<string | undefined>;
+  /** Takes in what a call failed by. */
+  readonly note: (error: unknown) => void;
+}
 
 /** The reads of the database's state. */
-export function statusOf({ calls, live, readiness }: Pools, feed: Feed) {
+export function statusOf({ calls, live, readiness }: Pools, feed: Feed): Status {
   /** Why nothing here can be trusted any more, until somebody has looked at it, and started anew. */
   let damage: string | undefined;
   return { read: shared(read), problem, note };
 
-  /** Takes in what a call failed by. */
   function note(error: unknown): void {
     if (damage === undefined && tellsOfDamage(error)) damage = reasonOf(error);
   }
 
-  /** Tells the state of the pool for calls, and so doesn't wait for that. */
-  async function read() {
+  async function read(): Promise<DatabaseState> {
     const found = await live.one(sql.type(statusRow)`
       SELECT current_setting('server_version') AS database_version,
              (SELECT coalesce(max(number), 0) FROM ledgerd.schema_migrations) AS schema_version,
@@ -63,7 +80,6 @@ export function statusOf({ calls, live, readiness }: Pools, feed: Feed) {
     };
   }
 
-  /** Why the database can't take writes; undefined if it can. Throws if it can't be reached. */
   async function problem(schemaVersion: number): Promise<string | undefined> {
     if (damage !== undefined) return `the database's data is damaged: ${damage}; mend it, and start ledgerd again`;
     const found = await readiness.one(sql.type(readinessRow)`

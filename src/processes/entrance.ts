@@ -5,8 +5,8 @@
 // gets another from the first process when it has stopped.
 
 import { createServer, type Server, type Socket } from "node:net";
-import { BACKLOG, type Connections } from "../rpc/listener.ts";
-import { HANDLES, type DoorState } from "./messages.ts";
+import { BACKLOG, type Connections } from "../servers/listener.ts";
+import { HANDLES, type PortState } from "./channel.ts";
 import type { PortHandle } from "./port.ts";
 
 /**
@@ -27,7 +27,7 @@ export interface EntranceListener {
   readonly deaf: (errno: number) => void;
 }
 
-/** One door of a worker. */
+/** One server of a worker. */
 export class Entrance {
   readonly #connections: Connections;
   readonly #listener: EntranceListener;
@@ -57,7 +57,7 @@ export class Entrance {
     });
   }
 
-  get state(): DoorState {
+  get state(): PortState {
     const { listening: listens } = this.#server;
     return { connections: this.#connections.size, handles: this.#spare.length + (listens ? 1 : 0), listens };
   }

@@ -7,8 +7,8 @@
 import { lookup } from "node:dns/promises";
 import net, { type Server } from "node:net";
 import { getSystemErrorMessage, getSystemErrorName } from "node:util";
-import type { Address } from "../config.ts";
-import { writeAddress } from "../rpc/listener.ts";
+import { writeAddress } from "../servers/listener.ts";
+import type { Address } from "../settings/environment.ts";
 
 /** As much of Node's handles as we use. A `net.Server` listens on one that it is told to, and closes it then. */
 export interface PortHandle {

@@ -3,10 +3,10 @@
 import { fork, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
 import path from "node:path";
-import type { News } from "../service.ts";
-import { Bulletin, MISSED_PULSES, PULSE_MS } from "./messages.ts";
-import type { DoorName, DoorState, ToPrimary, ToWorker } from "./messages.ts";
+import { NewsQueue, MISSED_PULSES, PULSE_MS } from "./channel.ts";
+import type { PortName, PortState, ToPrimary, ToWorker } from "./channel.ts";
 import { sendable, type PortHandle } from "./port.ts";
+import type { News } from "../service/host.ts";
 
 /** How a worker ended. */
 export interface End {
@@ -21,16 +21,16 @@ export interface Listener {
   readonly serving: (worker: WorkerProcess) => void;
   /** It takes no more callers; told again when it has ended. */
   readonly draining: (worker: WorkerProcess) => void;
-  readonly stands: (worker: WorkerProcess, door: DoorName, state: DoorState) => void;
+  readonly stands: (worker: WorkerProcess, port: PortName, state: PortState) => void;
   /** It has said nothing for a while. */
   readonly silent: (worker: WorkerProcess) => void;
   /** It can't listen on a port, by this number of an error. */
-  readonly deaf: (door: DoorName, errno: number) => void;
+  readonly deaf: (port: PortName, errno: number) => void;
   readonly news: (worker: WorkerProcess, news: readonly News[]) => void;
 }
 
 /** Not main.ts, which is loaded before there is a compile cache. */
-const ENTRY = path.resolve(import.meta.dirname, "../run.ts");
+const ENTRY = path.resolve(import.meta.dirname, "../cli/run.ts");
 /**
  * What V8 is told. The young generation's most, in MB: a group's values live until it is committed; with 16, a write of a stream took a fifth more of the
  * service's CPU for copying them; with V8's own default, a worker has 310 MB resident, and a write takes a tenth less. And what functions do is noted from
@@ -45,7 +45,7 @@ export class WorkerProcess {
   readonly served: Promise<boolean>;
   readonly ended: Promise<End>;
   readonly #child: ChildProcess;
-  readonly #bulletin: Bulletin;
+  readonly #news: NewsQueue;
   /** How many pulses in a row it has missed; undefined until it says something for the first time: it starts. */
   #missedPulses: number | undefined;
   #problem: string | undefined;
@@ -58,7 +58,7 @@ export class WorkerProcess {
     // was sent, the channel doesn't keep it up, and two workers that die at once may be buried before the second one's
     // channel is seen to be closed.
     this.#child.channel?.ref();
-    this.#bulletin = new Bulletin((news) => this.#send({ kind: "news", news }).catch(() => undefined));
+    this.#news = new NewsQueue((news) => this.#send({ kind: "news", news }).catch(() => undefined));
     this.ended = this.#end();
     const serving = Promise.withResolvers<boolean>();
     this.served = Promise.race([serving.promise, this.ended.then(() => false)]);
@@ -66,7 +66,7 @@ export class WorkerProcess {
       this.#missedPulses = 0;
       if (message.kind === "pulse") this.#pulse(message, listener);
       else if (message.kind === "news") listener.news(this, message.news);
-      else if (message.kind === "deaf") listener.deaf(message.door, message.errno);
+      else if (message.kind === "deaf") listener.deaf(message.port, message.errno);
       else if (message.kind === "problem") this.#problem = message.problem;
       else listener[message.kind](this);
       if (message.kind === "serving") serving.resolve(true);
@@ -80,14 +80,14 @@ export class WorkerProcess {
     return this.#child.pid;
   }
 
-  /** Tells it how many callers it may have at a door, and gives it a handle of the port if it lacks one. */
-  allow(door: DoorName, ceiling: number, handle?: PortHandle): void {
+  /** Tells it how many callers it may have at a port, and gives it a handle of the port if it lacks one. */
+  allow(port: PortName, ceiling: number, handle?: PortHandle): void {
     // One that has ended needs none.
-    this.#send({ kind: "ceiling", door, ceiling }, handle).catch(() => undefined);
+    this.#send({ kind: "ceiling", port, ceiling }, handle).catch(() => undefined);
   }
 
   tell(news: News): void {
-    this.#bulletin.tell(news);
+    this.#news.tell(news);
   }
 
   /** Tells it to end, as an operator would. */
@@ -105,8 +105,8 @@ export class WorkerProcess {
     }
   }
 
-  #pulse({ doors }: ToPrimary & { readonly kind: "pulse" }, { stands }: Listener): void {
-    for (const [door, state] of Object.entries(doors)) stands(this, door as DoorName, state);
+  #pulse({ ports }: ToPrimary & { readonly kind: "pulse" }, { stands }: Listener): void {
+    for (const [port, state] of Object.entries(ports)) stands(this, port as PortName, state);
   }
 
   /** Called once in each pulse. */

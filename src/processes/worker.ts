@@ -2,16 +2,16 @@
 
 import { closeSync, openSync } from "node:fs";
 import { devNull } from "node:os";
-import { Connections, writeAddress, type Listen } from "../rpc/listener.ts";
-import type { News, Surroundings } from "../service.ts";
+import { Connections, writeAddress, type Listen } from "../servers/listener.ts";
 import { Entrance } from "./entrance.ts";
-import { Bulletin, MISSED_PULSES, PAUSE_MS, PULSE_MS } from "./messages.ts";
-import type { DoorName, ToPrimary, ToWorker } from "./messages.ts";
+import { NewsQueue, MISSED_PULSES, PAUSE_MS, PULSE_MS } from "./channel.ts";
+import type { PortName, ToPrimary, ToWorker } from "./channel.ts";
 import type { PortHandle } from "./port.ts";
+import type { News, Host } from "../service/host.ts";
 
 /** The process that started this one. */
 export interface Primary {
-  readonly surroundings: Surroundings;
+  readonly host: Host;
   /** Resolves when it has gone without telling this one to end. */
   readonly gone: Promise<void>;
   /** Tells it something; returns when that is on its way. */
@@ -27,20 +27,20 @@ export function hasPrimary(): boolean {
 
 /** Begins to listen to the process that started this one. */
 export function joinPrimary(): Primary {
-  const doors = new Doors();
+  const ports = new Ports();
   const listeners: ((news: News) => void)[] = [];
   process.on("message", (message: ToWorker, handle: unknown) => {
     if (message.kind === "news") message.news.forEach((news) => listeners.forEach((listener) => listener(news)));
-    else doors.allow(message.door, message.ceiling, handle as PortHandle | undefined);
+    else ports.allow(message.port, message.ceiling, handle as PortHandle | undefined);
   });
   const gone = new Promise<void>((resolve) => (process.connected ? process.once("disconnect", resolve) : resolve()));
-  const bulletin = new Bulletin((news) => tell({ kind: "news", news }));
-  const pulse = setInterval(() => doors.pulse(), PULSE_MS).unref();
+  const newsQueue = new NewsQueue((news) => tell({ kind: "news", news }));
+  const pulse = setInterval(() => ports.pulse(), PULSE_MS).unref();
   return {
-    surroundings: {
-      grpc: listenAt("grpc", doors),
-      http: listenAt("http", doors),
-      tell: (news) => bulletin.tell(news),
+    host: {
+      grpc: listenAt("grpc", ports),
+      http: listenAt("http", ports),
+      tell: (news) => newsQueue.tell(news),
       hear: (listener) => listeners.push(listener),
     },
     gone,
@@ -57,19 +57,19 @@ function tell(message: ToPrimary): Promise<void> {
   return new Promise((resolve) => process.send?.(message, undefined, undefined, () => resolve()));
 }
 
-/** A door whose port the first process has. */
-function listenAt(door: DoorName, doors: Doors): Listen {
+/** Listens at a port that the first process has taken. */
+function listenAt(port: PortName, ports: Ports): Listen {
   return (address, limit) => {
     const connections = new Connections(limit);
     return Promise.resolve({
       address: writeAddress(address),
       open: (welcome) => {
-        const deaf = (errno: number): void => void tell({ kind: "deaf", door, errno });
-        const told = { deaf, turned: () => doors.tell(), left: () => doors.tellSoon() };
-        doors.open(door, new Entrance(connections, { welcome, ...told }));
+        const deaf = (errno: number): void => void tell({ kind: "deaf", port, errno });
+        const told = { deaf, turned: () => ports.tell(), left: () => ports.tellSoon() };
+        ports.open(port, new Entrance(connections, { welcome, ...told }));
       },
       close: () => {
-        doors.close(door);
+        ports.close(port);
         return connections.gone();
       },
       cut: () => connections.cut(),
@@ -80,9 +80,9 @@ function listenAt(door: DoorName, doors: Doors): Listen {
 /** A worker that can't open so many files more takes no callers; it takes some again when it can open twice as many. */
 const FREE_DESCRIPTORS = 8;
 
-/** The doors of this process that are open, and what the first process knows of them. */
-class Doors {
-  readonly #open = new Map<DoorName, Entrance>();
+/** The ports of this process that are open, and what the first process knows of them. */
+class Ports {
+  readonly #open = new Map<PortName, Entrance>();
   #isTelling = false;
   #hasChanged = false;
   #soon: NodeJS.Timeout | undefined;
@@ -91,19 +91,19 @@ class Doors {
   /** There are no descriptors to accept with. */
   #isShort = false;
 
-  open(door: DoorName, entrance: Entrance): void {
-    this.#open.set(door, entrance);
+  open(port: PortName, entrance: Entrance): void {
+    this.#open.set(port, entrance);
   }
 
-  close(door: DoorName): void {
-    this.#open.get(door)?.shut();
-    this.#open.delete(door);
+  close(port: PortName): void {
+    this.#open.get(port)?.shut();
+    this.#open.delete(port);
   }
 
-  allow(door: DoorName, ceiling: number, handle: PortHandle | undefined): void {
+  allow(port: PortName, ceiling: number, handle: PortHandle | undefined): void {
     this.#missedPulses = 0;
-    const entrance = this.#open.get(door);
-    // It was on its way when the door was closed.
+    const entrance = this.#open.get(port);
+    // It was on its way when the port was closed.
     if (entrance === undefined || this.#isShort) handle?.close();
     else entrance.allow(ceiling, handle);
   }
@@ -134,8 +134,8 @@ class Doors {
     this.#isTelling = true;
     while (this.#hasChanged) {
       this.#hasChanged = false;
-      const doors = Object.fromEntries([...this.#open].map(([door, { state }]) => [door, state]));
-      await tell({ kind: "pulse", doors });
+      const ports = Object.fromEntries([...this.#open].map(([port, { state }]) => [port, state]));
+      await tell({ kind: "pulse", ports });
     }
     this.#isTelling = false;
   }

@@ -9,8 +9,8 @@ import type { DescField, DescMessage, MessageInitShape } from "@bufbuild/protobu
 import { ScalarType } from "@bufbuild/protobuf";
 import { StructSchema } from "@bufbuild/protobuf/wkt";
 import { ANSWER_BYTES } from "../domain/answer-size.ts";
-import { structBytes, type JsonObject } from "../domain/parameters.ts";
-import { errorOf } from "./status.ts";
+import { structBytes, type JsonObject } from "../domain/jobs/parameters.ts";
+import { errorOf } from "./errors.ts";
 
 /** A message, or what `create` makes one of. */
 type Init = Readonly<Record<string, unknown>>;

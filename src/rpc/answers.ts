@@ -3,12 +3,12 @@
 // Messages are written as they are rather than made by `create`: a write's answer holds a dozen, and that took a tenth of a call's time.
 
 import type { Timestamp } from "@bufbuild/protobuf/wkt";
-import { available, type Account, type Hold, type HoldState, type TransactionType } from "../domain/account.ts";
+import { available, type Account, type Hold, type HoldState, type TransactionType } from "../domain/money/account.ts";
 import { LARGEST_ROW } from "../domain/answer-size.ts";
-import { currencyOf, type Currencies } from "../domain/currency.ts";
+import { currencyOf, type Currencies } from "../domain/money/currency.ts";
 import { SECOND, split } from "../domain/moment.ts";
-import { formatAmount } from "../domain/money.ts";
-import { accountAfter, charactersOf, type Result, type Transaction } from "../domain/transaction.ts";
+import { formatAmount } from "../domain/money/money.ts";
+import { accountAfter, charactersOf, type Result, type Transaction } from "../domain/journal/transaction.ts";
 import {
   HoldState as HoldStateMessage,
   TransactionType as TypeMessage,

@@ -3,7 +3,7 @@
 import { hash } from "node:crypto";
 import { z } from "zod";
 import { fitting } from "./answer-size.ts";
-import { errorOfViolations } from "./status.ts";
+import { errorOfViolations } from "./errors.ts";
 
 /**
  * A token as a request gives it. That of a user's transactions names a part of each of the user's accounts, of which

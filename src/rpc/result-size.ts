@@ -5,11 +5,11 @@
 // longest.
 
 import { ScalarType, type DescField, type DescMessage } from "@bufbuild/protobuf";
-import type { Command, CommandKind } from "../domain/command.ts";
-import { rowsOf } from "../domain/transaction.ts";
+import type { Command, CommandKind } from "../domain/journal/command.ts";
 import { WriteResultSchema } from "../gen/ledger/v1/ledger_service_pb.ts";
-import { encoderOf } from "./encoder.ts";
+import { encoderOf } from "../protobuf/encoder.ts";
 import { textBytes } from "./answer-size.ts";
+import { kinds } from "../domain/journal/kinds.ts";
 
 /** The kinds of writes that a batch or a stream takes, as their results are called. */
 export const resultCases = {
@@ -46,7 +46,7 @@ export function resultBytes({ kind, note }: Command, key: string): number {
   let said = fieldBytes(description) + fieldBytes(reference) + fieldBytes(key) + fieldBytes(actor);
   // An entry has a tag and a length of its own, beside those of its texts.
   for (const [name, value] of metadata) said += 4 + fieldBytes(name) + fieldBytes(value);
-  return Math.max(bareOfKind + rowsOf(kind) * said, REFUSAL_BYTES + 2 * fieldBytes(reference));
+  return Math.max(bareOfKind + kinds[kind].rows * said, REFUSAL_BYTES + 2 * fieldBytes(reference));
 }
 
 /** The most bytes that a result takes which says why a write could not be taken. */

@@ -6,13 +6,13 @@
 import type { DescMessage, Message } from "@bufbuild/protobuf";
 import type { Duration, Timestamp } from "@bufbuild/protobuf/wkt";
 import { z } from "zod";
-import type { Note } from "../domain/command.ts";
-import type { Currencies } from "../domain/currency.ts";
+import type { Note } from "../domain/journal/command.ts";
+import type { Currencies } from "../domain/money/currency.ts";
 import { FIRST_MOMENT, LAST_MOMENT, SECOND } from "../domain/moment.ts";
-import { parseAmount } from "../domain/money.ts";
+import { parseAmount } from "../domain/money/money.ts";
 import { isLonger, isStorable, reportOf, shownName } from "../domain/text.ts";
 import type { Money } from "../gen/ledger/v1/money_pb.ts";
-import { errorOfViolations, MOST_VIOLATIONS } from "./status.ts";
+import { errorOfViolations, MOST_VIOLATIONS } from "./errors.ts";
 
 /** The checked and converted request, or an error that names every field that is wrong, up to its bound. */
 export function validate<T>(schema: z.ZodType<T>, desc: DescMessage, request: Message): T {

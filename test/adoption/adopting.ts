@@ -1,11 +1,12 @@
 // Adoptions as tests run them, and the laws that hold after one: told from the two databases, past the code that adopted.
 
 import { expect } from "vitest";
-import { currenciesWith } from "../../src/domain/currency.ts";
-import { ADOPTER, AdoptionProblem } from "../../src/domain/adoption.ts";
-import { adopt } from "../../src/ops/adopt.ts";
-import { rehearse } from "../../src/ops/adopt-rehearsal.ts";
-import type { AdoptOptions, AdoptReport } from "../../src/ops/adopt-terms.ts";
+import { currenciesWith } from "../../src/domain/money/currency.ts";
+import { AdoptionProblem } from "../../src/adoption/rules/adoption.ts";
+import { ADOPTER } from "../../src/domain/journal/transaction.ts";
+import { adopt } from "../../src/adoption/adopt.ts";
+import { rehearse } from "../../src/adoption/rehearsal.ts";
+import type { AdoptOptions, AdoptReport } from "../../src/adoption/terms.ts";
 import type { TestDatabase } from "../harness/database.ts";
 import { checkDatabase, type StoredLedger } from "../harness/inspect.ts";
 import { verify } from "../harness/verification.ts";

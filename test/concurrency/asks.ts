@@ -3,7 +3,7 @@
 
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import fc from "fast-check";
-import { formatAmount } from "../../src/domain/money.ts";
+import { formatAmount } from "../../src/domain/money/money.ts";
 import { TransactionType, type Hold, type Transaction } from "../../src/gen/ledger/v1/account_pb.ts";
 import type { SetCreditLimitRequestSchema } from "../../src/gen/ledger/v1/admin_service_pb.ts";
 import type { WriteSchema } from "../../src/gen/ledger/v1/ledger_service_pb.ts";

@@ -1,7 +1,7 @@
 // Balances that many ask for at the same moment: each is that of the account that was asked for, and as new as if it had been asked for alone.
 
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test, vi } from "vitest";
-import { gathered } from "../../src/postgres/gather.ts";
+import { gathered } from "../../src/postgres/sharing/gather.ts";
 import { createDatabase, type TestDatabase } from "../harness/database.ts";
 import { newKey, type Clients } from "../harness/service.ts";
 import { connectToTwo } from "./instances.ts";

@@ -2,7 +2,7 @@
 
 import { setImmediate as immediate } from "node:timers/promises";
 import { describe, expect, test } from "vitest";
-import { oneEachTurn, Turns, type Manners } from "../../src/postgres/turns.ts";
+import { oneEachTurn, Turns, type Manners } from "../../src/postgres/sharing/turns.ts";
 
 const never = new AbortController().signal;
 

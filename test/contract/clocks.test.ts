@@ -7,7 +7,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { TransactionType } from "../../src/gen/ledger/v1/account_pb.ts";
 import { ListOrder, type GetStatementResponse } from "../../src/gen/ledger/v1/ledger_service_pb.ts";
 import { JobStatus } from "../../src/gen/ledger/v1/job_service_pb.ts";
-import { formatAmount } from "../../src/domain/money.ts";
+import { formatAmount } from "../../src/domain/money/money.ts";
 import { time } from "../../src/rpc/answers.ts";
 import { createDatabase, type TestDatabase } from "../harness/database.ts";
 import { failureOf, newKey, serve, type TestService } from "../harness/service.ts";

@@ -5,7 +5,7 @@ import path from "node:path";
 import { expect, test } from "vitest";
 import { Code } from "@connectrpc/connect";
 import { ErrorReasonSchema } from "../../src/gen/ledger/v1/errors_pb.ts";
-import { codes } from "../../src/rpc/status.ts";
+import { codes } from "../../src/rpc/errors.ts";
 
 const root = path.resolve(import.meta.dirname, "../..");
 const proto = readFileSync(path.join(root, "proto/ledger/v1/errors.proto"), "utf8");

@@ -11,7 +11,7 @@ import { Code } from "@connectrpc/connect";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { HealthCheckRequestSchema } from "../../src/gen/grpc/health/v1/health_pb.ts";
 import { GetBalanceRequestSchema } from "../../src/gen/ledger/v1/ledger_service_pb.ts";
-import { tellHttpErrors } from "../../src/rpc/http-errors.ts";
+import { tellHttpErrors } from "../../src/servers/web/http-errors.ts";
 import { createDatabase, type TestDatabase } from "../harness/database.ts";
 import { framed, protocolsAt, toldBy, type Told } from "../harness/protocols.ts";
 import { postOf, refusalIn, sendBytes } from "../harness/raw-http.ts";

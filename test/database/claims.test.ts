@@ -3,10 +3,10 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { createPool } from "slonik";
 import { ANSWER_BYTES } from "../../src/domain/answer-size.ts";
-import { currenciesWith } from "../../src/domain/currency.ts";
-import { claimsOf, type Claim } from "../../src/postgres/claims.ts";
-import { RUNTIME_ROLE } from "../../src/postgres/pool.ts";
-import { rowsFor } from "../../src/postgres/rows.ts";
+import { currenciesWith } from "../../src/domain/money/currency.ts";
+import { claimsOf, type Claim } from "../../src/postgres/jobs/claims.ts";
+import { RUNTIME_ROLE } from "../../src/postgres/connection/pool.ts";
+import { rowsFor } from "../../src/postgres/rows/rows.ts";
 import { createDatabase, type TestDatabase } from "../harness/database.ts";
 
 const DONE = 1_000_000;

@@ -3,7 +3,7 @@
 import { chmodSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { connect } from "../../src/postgres/connect.ts";
+import { connect } from "../../src/postgres/connection/connect.ts";
 import { freePort, missingForStock, startStock, type StockServer } from "../harness/stock-server.ts";
 
 const missing = missingForStock("openssl");

@@ -5,7 +5,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { SERVING_LOGIN } from "../../src/postgres/embedded-access.ts";
+import { SERVING_LOGIN } from "../../src/postgres/embedded/embedded-access.ts";
 import { archiveOf } from "../harness/archives.ts";
 import { runLedgerd } from "../harness/command.ts";
 import { connectTo, createDatabase } from "../harness/database.ts";

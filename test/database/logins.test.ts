@@ -5,7 +5,7 @@ import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSy
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { knownMigrations } from "../../src/postgres/migrate.ts";
+import { knownMigrations } from "../../src/postgres/schema/migrate.ts";
 import { logOf, runLedgerd, servesAt, startLedgerd, workersOf } from "../harness/command.ts";
 import { connectTo, createDatabase, type TestDatabase } from "../harness/database.ts";
 import { servingUrl } from "../harness/logins.ts";

@@ -3,7 +3,7 @@
 import { execFile } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { afterAll, beforeAll, describe, expect, test, type TestContext } from "vitest";
-import { knownMigrations, migrate, pendingMigrations } from "../../src/postgres/migrate.ts";
+import { knownMigrations, migrate, pendingMigrations } from "../../src/postgres/schema/migrate.ts";
 import { olderPrograms, startBare, startBareEmbedded, type BareServer } from "../harness/bare-postgres.ts";
 import { connectTo, createDatabase, type TestDatabase } from "../harness/database.ts";
 import { checkDatabase } from "../harness/inspect.ts";

@@ -1,8 +1,8 @@
 // Which databases ledgerd refuses to serve from: those whose log it could change, and those that can lose what was acknowledged.
 
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { openPool, RUNTIME_ROLE } from "../../src/postgres/pool.ts";
-import { safetyProblems } from "../../src/postgres/safety.ts";
+import { openPool, RUNTIME_ROLE } from "../../src/postgres/connection/pool.ts";
+import { safetyProblems } from "../../src/postgres/schema/safety.ts";
 import { createDatabase, type TestDatabase } from "../harness/database.ts";
 import { startPostgres, type OwnPostgres } from "../harness/postgres.ts";
 import { serve } from "../harness/service.ts";

@@ -1,7 +1,7 @@
 // A database's URL is read once, by us, as libpq reads it; what isn't supported is refused by name.
 
 import { describe, expect, test } from "vitest";
-import { problemOfUrl, readUrl, withoutSecrets, withPassFile, type Target, type TlsSettings } from "../../src/postgres/url.ts";
+import { problemOfUrl, readUrl, withoutSecrets, withPassFile, type Target, type TlsSettings } from "../../src/postgres/connection/url.ts";
 
 const plain: TlsSettings = {
   mode: "prefer",

@@ -1,11 +1,11 @@
 // Given, when, then over `decide`: facts with defaults that fit, so that each rule names only what it is about.
 
 import { expect } from "vitest";
-import { newAccount, type Account, type Hold } from "../../src/domain/account.ts";
-import { ByAccount } from "../../src/domain/by-account.ts";
-import type { Command, CommandKind, CommandOf, Note } from "../../src/domain/command.ts";
-import { decide, type Original, type Situation } from "../../src/domain/ledger.ts";
-import type { Refusal } from "../../src/domain/refusal.ts";
+import { newAccount, type Account, type Hold } from "../../src/domain/money/account.ts";
+import { ByAccount } from "../../src/domain/journal/by-account.ts";
+import type { Command, CommandKind, CommandOf, Note } from "../../src/domain/journal/command.ts";
+import { decide, type Original, type Situation } from "../../src/domain/journal/ledger.ts";
+import type { Refusal } from "../../src/domain/journal/refusal.ts";
 
 export const USER = 7n;
 export const OTHER = 8n;

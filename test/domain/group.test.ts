@@ -1,9 +1,10 @@
 // planGroup: several submissions decided one after the other, each seeing the ones before it.
 
 import { describe, expect, test } from "vitest";
-import type { Account } from "../../src/domain/account.ts";
-import type { Command } from "../../src/domain/command.ts";
-import { planGroup, type Book, type Submission } from "../../src/domain/group.ts";
+import type { Account } from "../../src/domain/money/account.ts";
+import type { Command } from "../../src/domain/journal/command.ts";
+import { type Book, planGroup } from "../../src/domain/journal/group.ts";
+import type { Submission } from "../../src/domain/journal/submission.ts";
 import { account, byName, command, note, NOW, openHold, original, OTHER, USER } from "./given.ts";
 
 /** A book with these accounts, and otherwise nothing. */

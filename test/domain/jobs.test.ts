@@ -2,8 +2,8 @@
 
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
-import type { Hold } from "../../src/domain/account.ts";
-import { backoff, JOB_HOLD_EXPIRES_AT, type Job, type JobStatus } from "../../src/domain/job.ts";
+import type { Hold } from "../../src/domain/money/account.ts";
+import { backoff, JOB_HOLD_EXPIRES_AT, type Job, type JobStatus } from "../../src/domain/jobs/job.ts";
 import { account, command, given, NOW, openHold, USER } from "./given.ts";
 
 const LEASE = { jobId: 4n, fencingToken: 17n };

@@ -2,12 +2,14 @@
 
 import fc from "fast-check";
 import { expect, test } from "vitest";
-import { newAccount, type Account, type Hold } from "../../src/domain/account.ts";
-import type { Command } from "../../src/domain/command.ts";
-import { accountId, keyId, planGroup, type Answer, type Book, type StoredOutcome, type Submission } from "../../src/domain/group.ts";
-import { postingOf, rowsOf } from "../../src/domain/transaction.ts";
+import { type Account, accountId, type Hold, newAccount } from "../../src/domain/money/account.ts";
+import type { Command } from "../../src/domain/journal/command.ts";
+import { type Answer, type Book, keyId, planGroup, type StoredOutcome } from "../../src/domain/journal/group.ts";
+import type { Submission } from "../../src/domain/journal/submission.ts";
+import { postingOf } from "../../src/domain/journal/transaction.ts";
 import { checkLaws, type LogRow } from "../harness/laws.ts";
 import { byName, command as commandOf, note, NOW } from "./given.ts";
+import { kinds } from "../../src/domain/journal/kinds.ts";
 
 const USERS = [1n, 2n, 3n];
 const CURRENCIES = ["RUB", "USD"];
@@ -181,7 +183,7 @@ test("an atomic batch is applied whole or not at all", () => {
         submissions.forEach(({ commands, groupId, batch }, index) => {
           if (!batch) return;
           const rows = ledger.log.filter((row) => row.groupId === groupId).length;
-          const whole = commands.reduce((total, { kind }) => total + rowsOf(kind), 0);
+          const whole = commands.reduce((total, { kind }) => total + kinds[kind].rows, 0);
           const answer = answers[index]?.kind;
           if (answer === "applied") expect(rows).toBe(whole);
           if (answer === "refused") expect(rows).toBe(0);

@@ -1,8 +1,8 @@
 // decide: each command's rules, given what happened before, when it comes, then what follows.
 
 import { describe, expect, test } from "vitest";
-import { decide, expire } from "../../src/domain/ledger.ts";
-import { MAX_MINOR } from "../../src/domain/money.ts";
+import { decide, expire } from "../../src/domain/journal/ledger.ts";
+import { MAX_MINOR } from "../../src/domain/money/money.ts";
 import { account, command, given, note, NOW, openHold, original, OTHER, USER } from "./given.ts";
 
 describe("a top-up", () => {

@@ -2,8 +2,8 @@
 
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
-import { currenciesWith, currencyOf } from "../../src/domain/currency.ts";
-import { formatAmount, MAX_MINOR, parseAmount } from "../../src/domain/money.ts";
+import { currenciesWith, currencyOf } from "../../src/domain/money/currency.ts";
+import { formatAmount, MAX_MINOR, parseAmount } from "../../src/domain/money/money.ts";
 
 describe("an amount", () => {
   test.each([

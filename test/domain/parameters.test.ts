@@ -5,7 +5,7 @@ import { BinaryReader } from "@bufbuild/protobuf/wire";
 import { StructSchema } from "@bufbuild/protobuf/wkt";
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
-import { decimalOf } from "../../src/domain/decimal.ts";
+import { decimalOf } from "../../src/domain/money/decimal.ts";
 import {
   MAX_DEPTH,
   MAX_STORED_BYTES,
@@ -15,7 +15,7 @@ import {
   storedBytes,
   structBytes,
   type JsonObject,
-} from "../../src/domain/parameters.ts";
+} from "../../src/domain/jobs/parameters.ts";
 import { file_ledger_v1_admin_service } from "../../src/gen/ledger/v1/admin_service_pb.ts";
 import { file_ledger_v1_job_service } from "../../src/gen/ledger/v1/job_service_pb.ts";
 import { file_ledger_v1_ledger_service } from "../../src/gen/ledger/v1/ledger_service_pb.ts";

@@ -3,10 +3,10 @@
 
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { Code, type CallOptions } from "@connectrpc/connect";
-import { currenciesWith } from "../../src/domain/currency.ts";
-import { verifyLedger } from "../../src/ops/verify.ts";
-import type { VerifyEvent } from "../../src/ops/verification.ts";
-import { openPool } from "../../src/postgres/pool.ts";
+import { currenciesWith } from "../../src/domain/money/currency.ts";
+import { verifyLedger } from "../../src/verification/verify.ts";
+import type { VerifyEvent } from "../../src/verification/events.ts";
+import { openPool } from "../../src/postgres/connection/pool.ts";
 import { journalsWaiting } from "../harness/blocker.ts";
 import { patient } from "../harness/patience.ts";
 import { describeFailure, failureOf, newKey, serve, type Clients, type TestService } from "../harness/service.ts";

@@ -1,9 +1,9 @@
 // Backups and restores within a test's own process.
 
-import { currenciesWith } from "../../src/domain/currency.ts";
-import { backUp, type Backup } from "../../src/ops/backup.ts";
-import { restore, type Restored } from "../../src/ops/restore.ts";
-import { knownMigrations, type Migration } from "../../src/postgres/migrate.ts";
+import { currenciesWith } from "../../src/domain/money/currency.ts";
+import { backUp, type Backup } from "../../src/backup/backup.ts";
+import { restore, type Restored } from "../../src/backup/restore.ts";
+import { knownMigrations, type Migration } from "../../src/postgres/schema/migrate.ts";
 
 /** Backs a database up into a folder. */
 export function archiveOf(url: string, folder: string, known: readonly Migration[] = knownMigrations()): Promise<Backup> {

@@ -7,9 +7,9 @@ import { chmodSync, chownSync, existsSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { promisify } from "node:util";
-import { startEmbedded } from "../../src/postgres/embedded.ts";
-import { SERVING_LOGIN } from "../../src/postgres/embedded-access.ts";
-import { runAs } from "../../src/postgres/embedded-folder.ts";
+import { startEmbedded } from "../../src/postgres/embedded/embedded.ts";
+import { SERVING_LOGIN } from "../../src/postgres/embedded/embedded-access.ts";
+import { runAs } from "../../src/postgres/embedded/embedded-folder.ts";
 import { connectTo } from "./database.ts";
 import { until } from "./until.ts";
 

@@ -5,7 +5,7 @@ import type { ChildProcess } from "node:child_process";
 import { subscribe } from "node:diagnostics_channel";
 import { once } from "node:events";
 import { connect } from "node:net";
-import { HANDLES, type DoorName, type DoorState } from "../../src/processes/messages.ts";
+import { HANDLES, type PortName, type PortState } from "../../src/processes/channel.ts";
 import { takePort } from "../../src/processes/port.ts";
 import { WorkerProcess } from "../../src/processes/worker-process.ts";
 
@@ -17,7 +17,7 @@ const listening = Promise.withResolvers<void>();
 const listener = {
   serving: nothing,
   draining: nothing,
-  stands: (_worker: WorkerProcess, _door: DoorName, { listens }: DoorState) => listens && listening.resolve(),
+  stands: (_worker: WorkerProcess, _door: PortName, { listens }: PortState) => listens && listening.resolve(),
   silent: nothing,
   deaf: nothing,
   news: nothing,

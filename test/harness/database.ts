@@ -3,7 +3,7 @@
 import { randomBytes } from "node:crypto";
 import pg from "pg";
 import { inject } from "vitest";
-import { hexOf } from "../../src/postgres/rows.ts";
+import { hexOf } from "../../src/postgres/rows/rows.ts";
 
 /** A database, and a session in it as a superuser. */
 export interface TestDatabase {

@@ -2,7 +2,7 @@
 // their own sessions with their own settings, rather than what EXPLAIN says elsewhere of a copy of the statement.
 
 import type pg from "pg";
-import { migrate } from "../../src/postgres/migrate.ts";
+import { migrate } from "../../src/postgres/schema/migrate.ts";
 import { connectTo } from "./database.ts";
 import type { OwnPostgres } from "./postgres.ts";
 import { startPostgres } from "./postgres.ts";

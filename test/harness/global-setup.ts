@@ -6,8 +6,8 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import pg from "pg";
 import type { TestProject } from "vitest/node";
-import { startEmbedded } from "../../src/postgres/embedded.ts";
-import { migrate } from "../../src/postgres/migrate.ts";
+import { startEmbedded } from "../../src/postgres/embedded/embedded.ts";
+import { migrate } from "../../src/postgres/schema/migrate.ts";
 import { isStock, startStock } from "./stock-server.ts";
 
 declare module "vitest" {

@@ -1,14 +1,13 @@
 // Looks at all that a database holds, past the service, and checks it.
 
 import { expect } from "vitest";
-import { ADOPTER } from "../../src/domain/adoption.ts";
-import { currenciesWith, currencyOf } from "../../src/domain/currency.ts";
-import { accountId } from "../../src/domain/group.ts";
-import type { Transaction } from "../../src/domain/transaction.ts";
-import { chainHash, figuresOf } from "../../src/postgres/journal/chain.ts";
-import { accountColumns, holdColumns, rowsFor, transactionColumns } from "../../src/postgres/rows.ts";
+import { currenciesWith, currencyOf } from "../../src/domain/money/currency.ts";
+import { ADOPTER, type Transaction } from "../../src/domain/journal/transaction.ts";
+import { chainHash, figuresOf } from "../../src/domain/journal/chain.ts";
+import { accountColumns, holdColumns, rowsFor, transactionColumns } from "../../src/postgres/rows/rows.ts";
 import type { TestDatabase } from "./database.ts";
 import { checkLaws, type Ledger } from "./laws.ts";
+import { accountId } from "../../src/domain/money/account.ts";
 
 const currencies = currenciesWith([{ code: "CRD", digits: 6 }]);
 const rows = rowsFor(currencies);

@@ -1,10 +1,8 @@
 // The laws of the ledger, over everything that it holds. They are checked against the pure core and against the real thing.
 
 import { expect } from "vitest";
-import { newAccount, remaining, type Account, type Hold } from "../../src/domain/account.ts";
-import { ADOPTER } from "../../src/domain/adoption.ts";
-import { accountId } from "../../src/domain/group.ts";
-import { holdAfter, type Posting } from "../../src/domain/transaction.ts";
+import { type Account, accountId, type Hold, newAccount, remaining } from "../../src/domain/money/account.ts";
+import { ADOPTER, holdAfter, type Posting } from "../../src/domain/journal/transaction.ts";
 
 /** A row of the log, without its hash. */
 export type LogRow = Posting & { readonly id: bigint };

@@ -1,6 +1,6 @@
 // As whom a test's service logs in: as an operator's should, though the test's own sessions are a superuser's.
 
-import { SERVING_LOGIN } from "../../src/postgres/embedded-access.ts";
+import { SERVING_LOGIN } from "../../src/postgres/embedded/embedded-access.ts";
 
 type Settings = Readonly<Record<string, string>>;
 

@@ -5,7 +5,7 @@ import { once } from "node:events";
 import { chmodSync, existsSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
-import { runAs } from "../../src/postgres/embedded-folder.ts";
+import { runAs } from "../../src/postgres/embedded/embedded-folder.ts";
 import { connectTo } from "./database.ts";
 import { freePort, give, type StockServer } from "./stock-server.ts";
 import { until } from "./until.ts";

@@ -4,8 +4,8 @@ import { chmodSync, existsSync, mkdtempSync, readFileSync, rmSync, symlinkSync }
 import { tmpdir } from "node:os";
 import path from "node:path";
 import type pg from "pg";
-import { startEmbedded, type EmbeddedPostgres } from "../../src/postgres/embedded.ts";
-import { migrate } from "../../src/postgres/migrate.ts";
+import { startEmbedded, type EmbeddedPostgres } from "../../src/postgres/embedded/embedded.ts";
+import { migrate } from "../../src/postgres/schema/migrate.ts";
 import { connectTo } from "./database.ts";
 import { until } from "./until.ts";
 

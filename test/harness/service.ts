@@ -10,7 +10,7 @@ import { AdminService } from "../../src/gen/ledger/v1/admin_service_pb.ts";
 import { JobService } from "../../src/gen/ledger/v1/job_service_pb.ts";
 import { LockService } from "../../src/gen/ledger/v1/lock_service_pb.ts";
 import { LedgerService } from "../../src/gen/ledger/v1/ledger_service_pb.ts";
-import { startService, type Service } from "../../src/service.ts";
+import { startService, type Service } from "../../src/service/service.ts";
 import { withLogins } from "./logins.ts";
 import { CALL_DEADLINE } from "./patience.ts";
 

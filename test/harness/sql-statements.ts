@@ -7,7 +7,7 @@ import { parseSync, visitorKeys, type Node } from "oxc-parser";
 
 /** A statement of the source, in all its forms. */
 export interface Statement {
-  /** Where it stands: `src/postgres/holds.ts:18`. */
+  /** Where it stands: `src/postgres/reads/holds.ts:18`. */
   readonly where: string;
   /** Its texts, with `$1` and so on for values. More than one if parts of it depend on something. */
   readonly texts: readonly string[];

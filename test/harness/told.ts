@@ -1,9 +1,9 @@
 // What callers were told, held against what lies in the database.
 
 import { expect } from "vitest";
-import { currenciesWith } from "../../src/domain/currency.ts";
+import { currenciesWith } from "../../src/domain/money/currency.ts";
 import type { Balance, Transaction } from "../../src/gen/ledger/v1/account_pb.ts";
-import { accountAfter } from "../../src/domain/transaction.ts";
+import { accountAfter } from "../../src/domain/journal/transaction.ts";
 import type { BatchWriteResponse, WriteResult } from "../../src/gen/ledger/v1/ledger_service_pb.ts";
 import { answersFor } from "../../src/rpc/answers.ts";
 import type { StoredLedger } from "./inspect.ts";

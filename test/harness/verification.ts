@@ -1,11 +1,11 @@
 // Verifications, as tests run them: what one found, and a ledger that has something of everything to verify.
 
-import { currenciesWith } from "../../src/domain/currency.ts";
+import { currenciesWith } from "../../src/domain/money/currency.ts";
 import { JobStatus } from "../../src/gen/ledger/v1/job_service_pb.ts";
-import type { Finding } from "../../src/ops/finding.ts";
-import type { Summary } from "../../src/ops/verification.ts";
-import { verifyLedger, type VerifyOptions } from "../../src/ops/verify.ts";
-import { openPool } from "../../src/postgres/pool.ts";
+import type { Finding } from "../../src/verification/finding.ts";
+import type { Summary } from "../../src/verification/events.ts";
+import { verifyLedger, type VerifyOptions } from "../../src/verification/verify.ts";
+import { openPool } from "../../src/postgres/connection/pool.ts";
 import { newKey, type Clients } from "./service.ts";
 
 /** What a verification found. */

@@ -1,11 +1,11 @@
 // The laws of jobs, over everything that lies in the database, and over every move that a job made.
 
 import { expect } from "vitest";
-import type { Hold } from "../../src/domain/account.ts";
-import { currenciesWith } from "../../src/domain/currency.ts";
-import type { Job, JobStatus } from "../../src/domain/job.ts";
-import { jobColumns } from "../../src/postgres/job-rows.ts";
-import { rowsFor } from "../../src/postgres/rows.ts";
+import type { Hold } from "../../src/domain/money/account.ts";
+import { currenciesWith } from "../../src/domain/money/currency.ts";
+import type { Job, JobStatus } from "../../src/domain/jobs/job.ts";
+import { jobColumns } from "../../src/postgres/rows/job-rows.ts";
+import { rowsFor } from "../../src/postgres/rows/rows.ts";
 import type { TestDatabase } from "../harness/database.ts";
 import { checkDatabase, type StoredLedger } from "../harness/inspect.ts";
 

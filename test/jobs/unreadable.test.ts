@@ -2,14 +2,14 @@
 // them.
 
 import { expect, test } from "vitest";
-import { currenciesWith } from "../../src/domain/currency.ts";
+import { currenciesWith } from "../../src/domain/money/currency.ts";
 import { JobStatus } from "../../src/gen/ledger/v1/job_service_pb.ts";
-import { claimsOf } from "../../src/postgres/claims.ts";
-import { Durability } from "../../src/postgres/durability.ts";
+import { claimsOf } from "../../src/postgres/jobs/claims.ts";
+import { Durability } from "../../src/postgres/protocol/durability.ts";
 import { openJournal } from "../../src/postgres/journal/journal.ts";
-import { openPool } from "../../src/postgres/pool.ts";
-import { readableClaims } from "../../src/postgres/readable-claims.ts";
-import { rowsFor } from "../../src/postgres/rows.ts";
+import { openPool } from "../../src/postgres/connection/pool.ts";
+import { readableClaims } from "../../src/postgres/jobs/readable-claims.ts";
+import { rowsFor } from "../../src/postgres/rows/rows.ts";
 import { createDatabase } from "../harness/database.ts";
 import { checkDatabase } from "../harness/inspect.ts";
 import { newKey, serve } from "../harness/service.ts";

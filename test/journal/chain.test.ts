@@ -3,9 +3,9 @@
 import { createHash } from "node:crypto";
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
-import type { TransactionType } from "../../src/domain/account.ts";
-import type { Posting } from "../../src/domain/transaction.ts";
-import { chainHash, figuresOf } from "../../src/postgres/journal/chain.ts";
+import type { TransactionType } from "../../src/domain/money/account.ts";
+import type { Posting } from "../../src/domain/journal/transaction.ts";
+import { chainHash, figuresOf } from "../../src/domain/journal/chain.ts";
 
 const plain: Posting = {
   userId: 7n, currency: "RUB", sequence: 1n, type: "topup", amount: 10_000n, heldChange: 0n, balanceAfter: 10_000n, heldAfter: 0n, creditLimitAfter: 0n,

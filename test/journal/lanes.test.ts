@@ -3,10 +3,10 @@
 import fc from "fast-check";
 import { expect, test } from "vitest";
 import { Failure } from "../../src/domain/failure.ts";
-import type { Submission } from "../../src/domain/group.ts";
-import type { Outcome } from "../../src/domain/transaction.ts";
+import type { Outcome } from "../../src/domain/journal/transaction.ts";
 import { Lanes, type GroupCommitter } from "../../src/postgres/journal/lanes.ts";
 import { command } from "../domain/given.ts";
+import type { Submission } from "../../src/domain/journal/submission.ts";
 
 interface Write {
   readonly users: readonly bigint[];

@@ -2,9 +2,9 @@
 
 import fc from "fast-check";
 import { expect, test } from "vitest";
-import { currenciesWith } from "../../src/domain/currency.ts";
-import { formatAmount } from "../../src/domain/money.ts";
-import { rowsFor, type Texts } from "../../src/postgres/rows.ts";
+import { currenciesWith } from "../../src/domain/money/currency.ts";
+import { formatAmount } from "../../src/domain/money/money.ts";
+import { rowsFor, type Texts } from "../../src/postgres/rows/rows.ts";
 
 const { lockedAccount, lockedAccountOf } = rowsFor(currenciesWith([{ code: "CRD", digits: 6 }]));
 const good: Texts = ["7", "RUB", "10.00", "0.00", "-0.01", "3", "1767225600000001", `\\x${"ab".repeat(32)}`, "(0,1)", null];

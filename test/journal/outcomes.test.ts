@@ -1,10 +1,11 @@
 // What each submission of a group is answered: its own rows, and nobody else's.
 
 import { expect, test } from "vitest";
-import type { Job } from "../../src/domain/job.ts";
-import type { Command } from "../../src/domain/command.ts";
-import { planGroup, type Book, type Submission } from "../../src/domain/group.ts";
-import { postingOf } from "../../src/domain/transaction.ts";
+import type { Job } from "../../src/domain/jobs/job.ts";
+import type { Command } from "../../src/domain/journal/command.ts";
+import { type Book, planGroup } from "../../src/domain/journal/group.ts";
+import type { Submission } from "../../src/domain/journal/submission.ts";
+import { postingOf } from "../../src/domain/journal/transaction.ts";
 import { outcomesOf } from "../../src/postgres/journal/outcomes.ts";
 import { account, byName, command, NOW, OTHER, USER } from "../domain/given.ts";
 

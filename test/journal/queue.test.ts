@@ -2,9 +2,9 @@
 
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
-import type { Submission } from "../../src/domain/group.ts";
 import { halfOf, Queue, type Half } from "../../src/postgres/journal/queue.ts";
 import { command } from "../domain/given.ts";
+import type { Submission } from "../../src/domain/journal/submission.ts";
 
 interface Write {
   readonly number: number;

@@ -2,9 +2,9 @@
 
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { ownLocks } from "../../src/domain/lock.ts";
-import { Leadership } from "../../src/postgres/leadership.ts";
-import { locksOf, type Locks } from "../../src/postgres/locks.ts";
-import { openPool, RUNTIME_ROLE } from "../../src/postgres/pool.ts";
+import { Leadership } from "../../src/upkeep/leadership.ts";
+import { locksOf, type Locks } from "../../src/postgres/locks/locks.ts";
+import { openPool, RUNTIME_ROLE } from "../../src/postgres/connection/pool.ts";
 import { createDatabase, type TestDatabase } from "../harness/database.ts";
 import { until } from "../harness/until.ts";
 

@@ -2,10 +2,10 @@
 
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { Code, ConnectError } from "@connectrpc/connect";
-import { currenciesWith } from "../../src/domain/currency.ts";
+import { currenciesWith } from "../../src/domain/money/currency.ts";
 import { VerificationKind } from "../../src/gen/ledger/v1/admin_service_pb.ts";
-import { BackgroundProof } from "../../src/ops/proofs.ts";
-import { openPool } from "../../src/postgres/pool.ts";
+import { BackgroundProof } from "../../src/verification/requested.ts";
+import { openPool } from "../../src/postgres/connection/pool.ts";
 import { createDatabase, type TestDatabase } from "../harness/database.ts";
 import { describeFailure, serve, type TestService } from "../harness/service.ts";
 import { until } from "../harness/until.ts";

@@ -4,8 +4,8 @@ import { mkdtempSync, readdirSync, rmSync, statSync, utimesSync, writeFileSync }
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { backUp, type Backup } from "../../src/ops/backup.ts";
-import { knownMigrations, migrate, type Migration } from "../../src/postgres/migrate.ts";
+import { backUp, type Backup } from "../../src/backup/backup.ts";
+import { knownMigrations, migrate, type Migration } from "../../src/postgres/schema/migrate.ts";
 import { archiveOf, restoreInto } from "../harness/archives.ts";
 import { block } from "../harness/blocker.ts";
 import { runLedgerd, startLedgerd } from "../harness/command.ts";

@@ -9,9 +9,9 @@ import path from "node:path";
 import { pathToFileURL } from "node:url";
 import { gzipSync, zstdCompressSync } from "node:zlib";
 import { afterAll, describe, expect, test } from "vitest";
-import { Archive } from "../../src/ops/archive.ts";
-import { tarEnd, tarHeader, tarPadding } from "../../src/ops/tar.ts";
-import { knownMigrations } from "../../src/postgres/migrate.ts";
+import { Archive } from "../../src/backup/archive.ts";
+import { tarEnd, tarHeader, tarPadding } from "../../src/backup/tar.ts";
+import { knownMigrations } from "../../src/postgres/schema/migrate.ts";
 import { restoreInto } from "../harness/archives.ts";
 import { createDatabase } from "../harness/database.ts";
 
@@ -105,7 +105,7 @@ async function refusalOf(file: string): Promise<string | undefined> {
 
 /** As `refusalOf`, in a process of its own with a small heap; and how many megabytes that took at its peak. */
 function openedElsewhere(file: string): { readonly refusal: string; readonly megabytes: number } {
-  const module = pathToFileURL(path.resolve(import.meta.dirname, "../../src/ops/archive.ts")).href;
+  const module = pathToFileURL(path.resolve(import.meta.dirname, "../../src/backup/archive.ts")).href;
   const code = `
     import { Archive, ArchiveProblem } from ${JSON.stringify(module)};
     const refusal = await Archive.open(${JSON.stringify(file)}).then(

@@ -1,10 +1,10 @@
 // Verification of a ledger that is written to: what holds is found to hold.
 
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { currenciesWith } from "../../src/domain/currency.ts";
-import type { Finding } from "../../src/ops/finding.ts";
-import { verifyAccounts } from "../../src/ops/verify-accounts.ts";
-import { ProofSession } from "../../src/postgres/proof/session.ts";
+import { currenciesWith } from "../../src/domain/money/currency.ts";
+import type { Finding } from "../../src/verification/finding.ts";
+import { verifyAccounts } from "../../src/verification/verify-accounts.ts";
+import { ProofSession } from "../../src/verification/sql/session.ts";
 import { block } from "../harness/blocker.ts";
 import { past } from "../harness/damage.ts";
 import { createDatabase, type TestDatabase } from "../harness/database.ts";

@@ -1,7 +1,7 @@
 // How a long command tells how far it is.
 
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
-import { Progress, type Output } from "../../src/ops/progress.ts";
+import { Progress, type Output } from "../../src/cli/progress.ts";
 
 /** Keeps what is written. */
 function paper(isTTY: boolean, columns = 80): Output & { readonly text: () => string } {

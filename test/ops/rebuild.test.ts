@@ -1,9 +1,9 @@
 // Rebuilding: what hangs on the log is repaired from it while it is written to, and an account whose own rows are wrong is left as it is.
 
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import type { AccountName } from "../../src/domain/account.ts";
-import { openPool } from "../../src/postgres/pool.ts";
-import { differingAccounts } from "../../src/postgres/proof/repair.ts";
+import type { AccountName } from "../../src/domain/money/account.ts";
+import { openPool } from "../../src/postgres/connection/pool.ts";
+import { differingAccounts } from "../../src/verification/sql/repair.ts";
 import { runLedgerd } from "../harness/command.ts";
 import { past } from "../harness/damage.ts";
 import { createDatabase, type TestDatabase } from "../harness/database.ts";

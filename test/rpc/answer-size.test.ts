@@ -3,21 +3,22 @@
 import { create, toBinary } from "@bufbuild/protobuf";
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
-import type { Hold } from "../../src/domain/account.ts";
+import type { Hold } from "../../src/domain/money/account.ts";
 import { ANSWER_BYTES } from "../../src/domain/answer-size.ts";
-import type { Command, CommandKind } from "../../src/domain/command.ts";
-import { currenciesWith } from "../../src/domain/currency.ts";
-import type { Refusal } from "../../src/domain/refusal.ts";
-import { rowsOf, type Result, type Transaction } from "../../src/domain/transaction.ts";
+import type { Command, CommandKind } from "../../src/domain/journal/command.ts";
+import { currenciesWith } from "../../src/domain/money/currency.ts";
+import type { Refusal } from "../../src/domain/journal/refusal.ts";
+import { type Result, type Transaction } from "../../src/domain/journal/transaction.ts";
 import { ErrorReason } from "../../src/gen/ledger/v1/errors_pb.ts";
 import { BatchWriteResponseSchema } from "../../src/gen/ledger/v1/ledger_service_pb.ts";
 import { answersFor } from "../../src/rpc/answers.ts";
 import { sizeOf } from "../../src/rpc/answer-size.ts";
 import { refusalBytes, resultBytes, resultCases } from "../../src/rpc/result-size.ts";
-import { codes, errorOfFailure, refusalMessage, refusalOfError } from "../../src/rpc/status.ts";
-import { itemOf, type WriteParts } from "../../src/rpc/writes.ts";
+import { codes, errorOfFailure, refusalMessage, refusalOfError } from "../../src/rpc/errors.ts";
+import { itemOf, type WriteParts } from "../../src/rpc/ledger/writes.ts";
 import { note, USER } from "../domain/given.ts";
 import { contractTypes, messagesOf, texts } from "./messages.ts";
+import { kinds } from "../../src/domain/journal/kinds.ts";
 
 describe("a message of any type has no more bytes than its bound", () => {
   test.each(contractTypes.map((desc) => [desc.typeName, desc] as const))("%s", (_name, desc) => {
@@ -54,7 +55,7 @@ function answered({ kind, note: said }: Command, key: string): number {
   const row = largestRow(said, key);
   const { userId, currency, jobId } = row;
   const hold: Hold = { id: userId, userId, currency, amount: MOST, captured: MOST, state: "expired", jobId, expiresAt: LATE, createdAt: LATE };
-  const transactions = rowsOf(kind) === 2 ? [row, row] : [row];
+  const transactions = kinds[kind].rows === 2 ? [row, row] : [row];
   const result: Result = { transactions, hold: kind.endsWith("hold") ? hold : undefined, job: undefined };
   const item = itemOf(parts, kind, { kind: "applied", results: [result], replayed: true });
   return toBinary(BatchWriteResponseSchema, create(BatchWriteResponseSchema, { results: [item] })).length;
@@ -82,7 +83,7 @@ describe("the answer to a write has no more bytes than follow from its request",
         const command = commandOf(kind, { ...said, metadata: [...new Map(said.metadata)] });
         const [bytes, bound] = [answered(command, key), resultBytes(command, key)];
         expect(bound).toBeGreaterThanOrEqual(bytes);
-        const lengths = rowsOf(kind) * (8 + 4 * command.note.metadata.length);
+        const lengths = kinds[kind].rows * (8 + 4 * command.note.metadata.length);
         const refused = 620 + 2 * Buffer.byteLength(command.note.reference);
         expect(bound).toBeLessThanOrEqual(Math.max(bytes + 160 + lengths, refused));
       }),

@@ -8,8 +8,8 @@ import { AdminService } from "../../src/gen/ledger/v1/admin_service_pb.ts";
 import { CreateJobRequestSchema, JobService } from "../../src/gen/ledger/v1/job_service_pb.ts";
 import { LedgerService, TopUpRequestSchema } from "../../src/gen/ledger/v1/ledger_service_pb.ts";
 import { LockService } from "../../src/gen/ledger/v1/lock_service_pb.ts";
-import { decoderOf } from "../../src/rpc/decoder.ts";
-import { mostItems } from "../../src/rpc/request-bounds.ts";
+import { decoderOf } from "../../src/servers/wire/decoder.ts";
+import { mostItems } from "../../src/servers/wire/request-bounds.ts";
 import { messagesOf } from "./messages.ts";
 
 const requests = [LedgerService, JobService, LockService, AdminService].flatMap(({ methods }) =>

@@ -6,7 +6,7 @@ import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { ListTransactionsRequestSchema, ListTransactionsResponseSchema, WriteSchema } from "../../src/gen/ledger/v1/ledger_service_pb.ts";
 import { MoneySchema } from "../../src/gen/ledger/v1/money_pb.ts";
-import { encoderOf } from "../../src/rpc/encoder.ts";
+import { encoderOf } from "../../src/protobuf/encoder.ts";
 import { contractTypes, messagesOf, type Init } from "./messages.ts";
 
 function theirs(desc: DescMessage, message: Init): Buffer {

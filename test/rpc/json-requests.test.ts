@@ -17,7 +17,7 @@ import {
   TopUpRequestSchema,
 } from "../../src/gen/ledger/v1/ledger_service_pb.ts";
 import { AcquireLockRequestSchema, LockService } from "../../src/gen/ledger/v1/lock_service_pb.ts";
-import { jsonReaderOf } from "../../src/rpc/json-requests.ts";
+import { jsonReaderOf } from "../../src/servers/web/json-requests.ts";
 import { jsonTextOf, styles } from "../harness/json.ts";
 import { messagesOf } from "./messages.ts";
 import { numbers } from "./numbers.ts";

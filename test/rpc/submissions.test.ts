@@ -3,8 +3,8 @@
 import { createHash } from "node:crypto";
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
-import type { Command, CommandKind, Note } from "../../src/domain/command.ts";
-import type { Money } from "../../src/domain/money.ts";
+import type { Command, CommandKind, Note } from "../../src/domain/journal/command.ts";
+import type { Money } from "../../src/domain/money/money.ts";
 import { batchSubmissionOf, leasedSubmissionOf, submissionOf } from "../../src/rpc/submissions.ts";
 import { texts } from "./messages.ts";
 

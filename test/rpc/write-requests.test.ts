@@ -3,7 +3,7 @@
 import { create, type DescMessage } from "@bufbuild/protobuf";
 import { ConnectError } from "@connectrpc/connect";
 import { describe, expect, test } from "vitest";
-import { currenciesWith } from "../../src/domain/currency.ts";
+import { currenciesWith } from "../../src/domain/money/currency.ts";
 import { BadRequestSchema } from "../../src/gen/google/rpc/error_details_pb.ts";
 import { SetCreditLimitRequestSchema } from "../../src/gen/ledger/v1/admin_service_pb.ts";
 import {
@@ -18,7 +18,7 @@ import {
   TransferRequestSchema,
 } from "../../src/gen/ledger/v1/ledger_service_pb.ts";
 import { validate } from "../../src/rpc/validation.ts";
-import { writeSchemas } from "../../src/rpc/write-requests.ts";
+import { writeSchemas } from "../../src/rpc/ledger/write-requests.ts";
 import type { Init } from "./messages.ts";
 
 const schemas = writeSchemas(currenciesWith([]), "RUB");

@@ -8,15 +8,16 @@
 
 import pg from "pg";
 import { setTimeout as delay } from "node:timers/promises";
-import type { AccountName } from "../../domain/account.ts";
+import type { AccountName } from "../../domain/money/account.ts";
 import { Failure } from "../../domain/failure.ts";
-import { planGroup, usersOf, type Plan, type Submission } from "../../domain/group.ts";
-import type { Outcome } from "../../domain/transaction.ts";
-import { troubleOf } from "../errors.ts";
-import { addPartitions, lacksPartition } from "../partitions.ts";
-import type { Rows } from "../rows.ts";
-import { ConnectionLost, NotCommitted, type JournalConnection } from "./connection.ts";
-import { bookOf, EXPIRY_LIMIT, hasRest, lacksProbe, mustProbe, readRest, sendProbe, sendReads, type Found, type Rest } from "./facts.ts";
+import { type Plan, planGroup } from "../../domain/journal/group.ts";
+import { type Submission, usersOf } from "../../domain/journal/submission.ts";
+import type { Outcome } from "../../domain/journal/transaction.ts";
+import { troubleOf } from "../connection/errors.ts";
+import { addPartitions, lacksPartition } from "../schema/partitions.ts";
+import type { Rows } from "../rows/rows.ts";
+import { ConnectionLost, NotCommitted, type JournalConnection } from "../protocol/connection.ts";
+import { bookOf, EXPIRY_LIMIT, hasRest, lacksProbe, mustProbe, readRest, sendProbe, sendReads, type Found, type Rest } from "./read.ts";
 import { accountsOfAll, holdsNamedBy, insertMissingAccounts, readNamed, transactionsNamedBy, waitsOf, type LockMode, type Named, type Wait } from "./lock.ts";
 import { Undecided, type Sourced } from "./order.ts";
 import { outcomesOf, storedIdsOf } from "./outcomes.ts";

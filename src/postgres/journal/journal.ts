@@ -1,16 +1,17 @@
 // The journal: the one way in for every change of money.
 
 import type { DatabasePool } from "slonik";
-import type { Submission } from "../../domain/group.ts";
-import type { Outcome } from "../../domain/transaction.ts";
-import type { Durability } from "../durability.ts";
-import { RUNTIME_ROLE } from "../pool.ts";
-import type { Rows } from "../rows.ts";
+import type { Outcome } from "../../domain/journal/transaction.ts";
+import type { Durability } from "../protocol/durability.ts";
+import { RUNTIME_ROLE } from "../connection/pool.ts";
+import type { Rows } from "../rows/rows.ts";
 import { Committer } from "./commit.ts";
-import { JournalConnection } from "./connection.ts";
+import { JournalConnection } from "../protocol/connection.ts";
 import { Lanes, weightOf, type GroupCommitter } from "./lanes.ts";
 import type { Source } from "./order.ts";
 import { preview } from "./preview.ts";
+import type { Submission } from "../../domain/journal/submission.ts";
+import { kinds } from "../../domain/journal/kinds.ts";
 
 /** How to open a journal. */
 export interface JournalOptions {
@@ -72,7 +73,7 @@ export function openJournal(options: JournalOptions, pool: DatabasePool): Journa
   const waking = committers.map((committer) => ({
     commit: async (...group: Parameters<GroupCommitter["commit"]>) => {
       await committer.commit(...group);
-      onCommit(group[0].some(({ submission }) => submission.commands.some(({ kind }) => kind.endsWith("_job"))));
+      onCommit(group[0].some(({ submission }) => submission.commands.some(({ kind }) => kinds[kind].changesJobs)));
     },
   }));
   const lanes = new Lanes(waking, { group: options.groupLimit, queue: options.queueLimit });

@@ -3,13 +3,13 @@
 // A lane commits one group at a time. An idle one starts at once with what is there, so a lone call waits for nothing; while it
 // commits, its queue grows, and the next group takes all of it up to a bound (over it: see queue.ts). Nothing sleeps to fill a group.
 
-import type { Command } from "../../domain/command.ts";
+import type { Command } from "../../domain/journal/command.ts";
 import { Failure } from "../../domain/failure.ts";
-import type { Submission } from "../../domain/group.ts";
-import type { Outcome } from "../../domain/transaction.ts";
+import type { Outcome } from "../../domain/journal/transaction.ts";
 import type { Committed } from "./commit.ts";
 import { Undecided, type Source, type Sourced } from "./order.ts";
 import { halfOf, Queue, type Queued } from "./queue.ts";
+import type { Submission } from "../../domain/journal/submission.ts";
 
 /** Commits one group. */
 export interface GroupCommitter {

@@ -2,13 +2,14 @@
 
 import { sql } from "slonik";
 import { z } from "zod";
-import { inLockOrder, type AccountName, type TransactionType } from "../../domain/account.ts";
-import { ByAccount, type ReadonlyByAccount } from "../../domain/by-account.ts";
-import type { Command } from "../../domain/command.ts";
-import { usersOf, type Submission } from "../../domain/group.ts";
-import { accountColumns, noColumns, type Rows } from "../rows.ts";
-import { int8s, texts } from "./binary.ts";
-import type { Send } from "./connection.ts";
+import { inLockOrder, type AccountName, type TransactionType } from "../../domain/money/account.ts";
+import { ByAccount, type ReadonlyByAccount } from "../../domain/journal/by-account.ts";
+import type { Command } from "../../domain/journal/command.ts";
+import { accountColumns, noColumns, type Rows } from "../rows/rows.ts";
+import { int8s, texts } from "../protocol/binary.ts";
+import type { Send } from "../protocol/connection.ts";
+import { type Submission, usersOf } from "../../domain/journal/submission.ts";
+import { holdNamedBy, jobNamedBy, transactionNamedBy } from "../../domain/journal/kinds.ts";
 
 /** What never changes of the holds and transactions that commands name; it says which accounts to lock. */
 export interface Named {
@@ -24,17 +25,17 @@ export type Names = readonly (readonly [id: bigint, userId: bigint])[];
 
 /** The holds that a group's commands name. */
 export function holdsNamedBy(submissions: readonly Submission[]): Names {
-  return namedBy(submissions, (command) => ("holdId" in command ? command.holdId : undefined));
+  return namedBy(submissions, holdNamedBy);
 }
 
 /** The transactions that a group's commands name. */
 export function transactionsNamedBy(submissions: readonly Submission[]): Names {
-  return namedBy(submissions, (command) => ("transactionId" in command ? command.transactionId : undefined));
+  return namedBy(submissions, transactionNamedBy);
 }
 
 /** The jobs that a group's commands name. */
 export function jobsNamedBy(submissions: readonly Submission[]): Names {
-  return namedBy(submissions, (command) => ("jobId" in command ? command.jobId : undefined));
+  return namedBy(submissions, jobNamedBy);
 }
 
 /** What commands name, with their users. By loops: most commands name nothing, and lists of lists of that were a tenth of a group's garbage. */
@@ -109,7 +110,9 @@ export function accountsOfAll(submissions: readonly Submission[], named: Named):
 }
 
 function currencyOfCommand(command: Command, { holdAccounts, originals }: Named): string {
-  const named = "holdId" in command ? holdAccounts.get(command.holdId) : "transactionId" in command ? originals.get(command.transactionId) : undefined;
+  const [holdId, transactionId] = [holdNamedBy(command), transactionNamedBy(command)];
+  const ofOriginal = transactionId === undefined ? undefined : originals.get(transactionId);
+  const named = holdId === undefined ? ofOriginal : holdAccounts.get(holdId);
   // What another user's command named is as good as not there.
   return named?.userId === command.userId ? named.currency : command.currency;
 }

@@ -6,7 +6,7 @@
 // accounts: idempotency keys and unique references are the user's, so that a write in another currency may depend on
 // it, too; and the account of a write that names a hold isn't known before that is read.
 
-import { usersOf, type Submission } from "../../domain/group.ts";
+import { type Submission, usersOf } from "../../domain/journal/submission.ts";
 
 /** Where writes come from that are to see the ones before them: a batch, or a stream. */
 export interface Source {

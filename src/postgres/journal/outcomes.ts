@@ -1,9 +1,11 @@
 // From what a group did to what each of its submissions is answered.
 
-import type { Hold } from "../../domain/account.ts";
-import type { Answer, Plan, Submission } from "../../domain/group.ts";
-import type { Job } from "../../domain/job.ts";
-import { holdAfter, rowsOf, type Outcome, type Result, type Transaction } from "../../domain/transaction.ts";
+import type { Hold } from "../../domain/money/account.ts";
+import type { Answer, Plan } from "../../domain/journal/group.ts";
+import type { Submission } from "../../domain/journal/submission.ts";
+import type { Job } from "../../domain/jobs/job.ts";
+import { holdAfter, type Outcome, type Result, type Transaction } from "../../domain/journal/transaction.ts";
+import { kinds } from "../../domain/journal/kinds.ts";
 
 /** What the answers are made of. */
 export interface Material {
@@ -67,7 +69,7 @@ interface Span {
 /** The rows of a submission, all those of a span, cut into those of each command. */
 function resultsOf(rows: readonly Transaction[], span: Span, { commands }: Submission, holds: ReadonlyMap<bigint, Hold>, job: Job | undefined): readonly Result[] {
   let { from } = span;
-  return commands.map(({ kind }) => resultOf(rows.slice(from, Math.min((from += rowsOf(kind)), span.to)), holds, job));
+  return commands.map(({ kind }) => resultOf(rows.slice(from, Math.min((from += kinds[kind].rows), span.to)), holds, job));
 }
 
 function resultOf(transactions: readonly Transaction[], holds: ReadonlyMap<bigint, Hold>, job: Job | undefined): Result {

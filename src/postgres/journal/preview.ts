@@ -1,12 +1,13 @@
 // What a write would be answered, by committed state: the same reads without locks, the same decisions, nothing written.
 
 import { sql, type DatabasePool } from "slonik";
-import { planGroup, type Submission } from "../../domain/group.ts";
-import { postingOf, type Outcome } from "../../domain/transaction.ts";
-import type { Rows } from "../rows.ts";
-import type { Send } from "./connection.ts";
+import { planGroup } from "../../domain/journal/group.ts";
+import type { Submission } from "../../domain/journal/submission.ts";
+import { postingOf, type Outcome } from "../../domain/journal/transaction.ts";
+import type { Rows } from "../rows/rows.ts";
+import type { Send } from "../protocol/connection.ts";
 import { outcomesOf, storedIdsOf } from "./outcomes.ts";
-import { bookOf, readRest, sendReads, type Found } from "./facts.ts";
+import { bookOf, readRest, sendReads, type Found } from "./read.ts";
 import { accountsOfAll, readNamed } from "./lock.ts";
 import { selectHoldsOf, selectTransactions } from "./write.ts";
 

@@ -5,7 +5,7 @@
 // the other half. Lanes need not agree on anything for that, nor do processes: one that waited for another in the same half is behind it from then on, and
 // they stay out of step. (Figures in docs/performance.md.)
 
-import type { Submission } from "../../domain/group.ts";
+import type { Submission } from "../../domain/journal/submission.ts";
 
 /** Of a half with fewer writes there is no group of its own: each costs 0.85 ms of CPU as such. */
 const LEAST = 100;

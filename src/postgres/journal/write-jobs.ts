@@ -1,10 +1,10 @@
 // The part of a group's writes that is about jobs.
 
 import { sql } from "slonik";
-import { isReady, type Job } from "../../domain/job.ts";
-import { storedBytes } from "../../domain/parameters.ts";
-import { noColumns } from "../rows.ts";
-import { BinaryArray } from "./binary.ts";
+import { isReady, type Job } from "../../domain/jobs/job.ts";
+import { storedBytes } from "../../domain/jobs/parameters.ts";
+import { noColumns } from "../rows/rows.ts";
+import { BinaryArray } from "../protocol/binary.ts";
 
 /** Writes minor units as a decimal number. */
 export type Amount = (minor: bigint, currency: string) => string;

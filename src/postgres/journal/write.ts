@@ -6,17 +6,18 @@
 
 import { sql } from "slonik";
 import { z } from "zod";
-import type { Hold } from "../../domain/account.ts";
-import { ByAccount, type ReadonlyByAccount } from "../../domain/by-account.ts";
-import { currencyOf } from "../../domain/currency.ts";
-import type { Plan, Submission } from "../../domain/group.ts";
-import type { Job } from "../../domain/job.ts";
-import { formatAmount } from "../../domain/money.ts";
-import { postingOf, type Posting } from "../../domain/transaction.ts";
-import { encodeKept, holdColumns, noColumns, transactionColumns, type LockedAccount, type Rows } from "../rows.ts";
-import type { KeptJob } from "../job-rows.ts";
-import { chainHash, figuresOf, type Figures } from "./chain.ts";
-import { BinaryArray, int8s, numerics, texts, times } from "./binary.ts";
+import type { Hold } from "../../domain/money/account.ts";
+import { ByAccount, type ReadonlyByAccount } from "../../domain/journal/by-account.ts";
+import { currencyOf } from "../../domain/money/currency.ts";
+import type { Plan } from "../../domain/journal/group.ts";
+import type { Submission } from "../../domain/journal/submission.ts";
+import type { Job } from "../../domain/jobs/job.ts";
+import { formatAmount } from "../../domain/money/money.ts";
+import { postingOf, type Posting } from "../../domain/journal/transaction.ts";
+import { encodeKept, holdColumns, noColumns, transactionColumns, type LockedAccount, type Rows } from "../rows/rows.ts";
+import type { KeptJob } from "../rows/job-rows.ts";
+import { chainHash, figuresOf, type Figures } from "../../domain/journal/chain.ts";
+import { BinaryArray, int8s, numerics, texts, times } from "../protocol/binary.ts";
 import { upsertJobs, type Amount } from "./write-jobs.ts";
 
 /** About what a row takes in binary, so that memory for all of them is taken once. */
