@@ -107,7 +107,7 @@ const plain = (text: string): string => text.replaceAll(/\$\d+/g, "$").replaceAl
 function notSeen(executed: readonly Executed[]): readonly string[] {
   const seen = new Set(executed.map(({ text }) => plain(text)));
   const { statements } = findSql(readSources());
-  const planned = statements.filter(({ where, texts: [text = ""] }) => /^\s*(SELECT|INSERT|UPDATE|DELETE|WITH)\b/.test(text) && !/(migrate|embedded|embedded-access|reachable|powers|snapshot|restoring)\.ts:|\/(proof|adoption)\//.test(where));
+  const planned = statements.filter(({ where, texts: [text = ""] }) => /^\s*(SELECT|INSERT|UPDATE|DELETE|WITH)\b/.test(text) && !/(migrate|embedded|embedded-access|reachable|powers)\.ts:|\/sql\//.test(where));
   return planned.filter(({ texts }) => !texts.some((text) => seen.has(plain(text)))).map(({ where }) => where);
 }
 
