@@ -79,3 +79,18 @@ export async function flood(
 
 /** The status of calls that are refused for their caller's excess. */
 export const RESOURCE_EXHAUSTED = 8;
+
+/** Counts what a connection is refused: it may be 5,000 times at once, and then 1,000 times a second, before it is ended. */
+export class Refusals {
+  readonly #began = performance.now();
+  #count = 0;
+
+  /** So many more; throws if that must have ended the connection. One that is slower than the bound isn't ended. */
+  add(more: number): void {
+    this.#count += more;
+    const allowed = 5000 + (performance.now() - this.#began);
+    // What was under way when it was ended.
+    const late = 1000;
+    if (this.#count > allowed + late) throw new Error(`the connection was refused ${this.#count} times`);
+  }
+}

@@ -2,7 +2,7 @@
 
 import type { OutgoingHttpHeaders } from "node:http2";
 import type { Attack } from "../attack.ts";
-import { begin, closeSessions, flood, openSession, statusOf } from "../calls.ts";
+import { begin, closeSessions, flood, openSession, Refusals, statusOf } from "../calls.ts";
 
 const CALLS = 20_000;
 const AT_ONCE = 200;
@@ -18,12 +18,13 @@ export const attack: Attack = {
   run: async ({ grpcAddress }) => {
     for (const [path, headers] of wrongs) {
       const session = await openSession(grpcAddress);
-      await flood(session, CALLS, AT_ONCE, () => {
+      const refusals = new Refusals();
+      await flood(session, CALLS, AT_ONCE, async () => {
         const call = begin(session, path, headers);
         call?.end();
-        return statusOf(call);
+        await statusOf(call);
+        refusals.add(1);
       });
-      if (!session.isOver()) throw new Error(`the connection took ${CALLS} of them`);
       closeSessions([session]);
     }
   },

@@ -1,8 +1,9 @@
 // Requests at the web port for what isn't there, one behind the other without waiting for answers.
 
 import { once } from "node:events";
-import { connect } from "node:net";
+import { connect, type Socket } from "node:net";
 import type { Attack } from "../attack.ts";
+import { Refusals } from "../calls.ts";
 
 const REQUESTS = 20_000;
 const AT_ONCE = 200;
@@ -19,21 +20,33 @@ export const attack: Attack = {
   run: async ({ httpAddress }) => {
     const { hostname, port } = new URL(`http://${httpAddress}`);
     for (const wrong of wrongs) {
-      const connection = connect(Number(port), hostname);
-      connection.on("error", () => undefined).resume();
-      const cut = new Promise<true>((resolve) => connection.once("close", () => resolve(true)));
-      await once(connection, "connect");
-      for (let sent = 0; sent < REQUESTS && !connection.destroyed; sent += AT_ONCE) {
-        await new Promise((resolve) => connection.write(wrong.repeat(AT_ONCE), resolve));
-      }
-      const isCut = connection.destroyed || (await Promise.race([cut, idle()]));
-      connection.destroy();
-      if (!isCut) throw new Error(`the connection took ${REQUESTS} of them`);
+      await send(wrong, connect(Number(port), hostname));
     }
   },
 };
 
-/** All was sent, and some seconds later the connection is still there. */
-function idle(): Promise<false> {
-  return new Promise((resolve) => setTimeout(() => resolve(false), 5000).unref());
+/** Sends all, until the connection is ended or all are answered. */
+async function send(wrong: string, connection: Socket): Promise<void> {
+  const refusals = new Refusals();
+  const over = Promise.withResolvers<undefined>();
+  let answered = 0;
+  connection.on("error", () => undefined).once("close", () => over.resolve(undefined));
+  connection.setEncoding("latin1").on("data", (text: string) => {
+    const more = text.split("HTTP/1.1 4").length - 1;
+    answered += more;
+    try {
+      refusals.add(more);
+    } catch (error) {
+      over.reject(error);
+    }
+    if (answered >= REQUESTS) over.resolve(undefined);
+  });
+  const sending = async (): Promise<void> => {
+    await once(connection, "connect");
+    for (let sent = 0; sent < REQUESTS && !connection.destroyed; sent += AT_ONCE) {
+      await new Promise((resolve) => connection.write(wrong.repeat(AT_ONCE), resolve));
+    }
+  };
+  await Promise.all([sending(), over.promise]);
+  connection.destroy();
 }
