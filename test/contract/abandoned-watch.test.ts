@@ -52,13 +52,19 @@ test("a watch that its caller has cancelled stops paging through the past", asyn
   expect(await pagesRead(database)).toBeLessThanOrEqual(5);
 });
 
-/** How many times jobs have been read for watches, by their ids. */
-async function jobReads({ query }: TestDatabase): Promise<number> {
-  const [found] = await query<{ reads: number }>(
-    `SELECT coalesce(sum(calls), 0)::int AS reads FROM pg_stat_statements
-     WHERE dbid = (SELECT oid FROM pg_database WHERE datname = current_database()) AND query ~ 'FROM ledgerd.jobs j WHERE j.id = ANY'`,
+/** How many times statements have been executed that match. */
+async function executions({ query }: TestDatabase, pattern: string): Promise<number> {
+  const [found] = await query<{ calls: number }>(
+    `SELECT coalesce(sum(calls), 0)::int AS calls FROM pg_stat_statements
+     WHERE dbid = (SELECT oid FROM pg_database WHERE datname = current_database()) AND query ~ $1`,
+    [pattern],
   );
-  return found?.reads ?? 0;
+  return found?.calls ?? 0;
+}
+
+/** How many times jobs have been read for watches, by their ids. */
+function jobReads(of: TestDatabase): Promise<number> {
+  return executions(of, "FROM ledgerd.jobs j WHERE j.id = ANY");
 }
 
 test("watches of jobs whose callers have gone read no more of them", async () => {
@@ -88,6 +94,14 @@ test("watches of jobs whose callers have gone read no more of them", async () =>
   await until(another);
   // Each is told the jobs in two parts, behind a look at how large they are: those of the first, and of one that was next.
   expect((await jobReads(database)) - before).toBeLessThanOrEqual(6);
+  // Nor are changes looked for any more: not once while readiness is looked at twice.
+  const looks = (): Promise<number> => executions(database, "ledgerd.timeline\\(\\) AS timeline");
+  const readiness = (): Promise<number> => executions(database, "pg_is_in_recovery\\(\\) AS replica");
+  await until(async () => {
+    const [seen, ready] = [await looks(), await readiness()];
+    await until(async () => (await readiness()) > ready + 1);
+    return (await looks()) === seen;
+  });
 });
 
 /** A watch that nobody reads, from when it has begun. */

@@ -72,27 +72,32 @@ export class JobWatch {
     const beginning = this.#beginning.taker(signal);
     const goingOn = this.#goingOn.taker(signal);
     const changes = this.#ofUser.watch(userId, signal);
-    // What has changed before the first look is no news, unless it isn't final.
-    const first = await changes.next();
-    if (first.done === true) return;
-    const { timeline } = first.value;
-    told = timesOf(first.value.changes);
-    let lookedAt = performance.now();
-    for await (const job of this.#read(() => this.#jobs.unfinished(userId), beginning)) yield tell(job);
-    for await (const { timeline: present, changes: look } of changes) {
-      if (present !== timeline) {
-        throw new Failure("DATABASE_UNAVAILABLE", { cause: new Error("PostgreSQL failed over meanwhile") });
+    try {
+      // What has changed before the first look is no news, unless it isn't final.
+      const first = await changes.next();
+      if (first.done === true) return;
+      const { timeline } = first.value;
+      told = timesOf(first.value.changes);
+      let lookedAt = performance.now();
+      for await (const job of this.#read(() => this.#jobs.unfinished(userId), beginning)) yield tell(job);
+      for await (const { timeline: present, changes: look } of changes) {
+        if (present !== timeline) {
+          throw new Failure("DATABASE_UNAVAILABLE", { cause: new Error("PostgreSQL failed over meanwhile") });
+        }
+        const before = told;
+        told = timesOf(look);
+        const isLate = performance.now() - lookedAt > LONGEST_PAUSE_MS;
+        const missed = isLate ? [...open, ...(await goingOn.take(() => this.#jobs.unfinished(userId)))] : [];
+        goingOn.leave();
+        lookedAt = performance.now();
+        const changed = look.filter(({ jobId, changedAt }) => before.get(jobId) !== changedAt).map(({ jobId }) => jobId);
+        const news = new Set([...changed, ...missed]);
+        if (news.size === 0) continue;
+        for await (const job of this.#read(() => [...news], goingOn)) yield tell(job);
       }
-      const before = told;
-      told = timesOf(look);
-      const isLate = performance.now() - lookedAt > LONGEST_PAUSE_MS;
-      const missed = isLate ? [...open, ...(await goingOn.take(() => this.#jobs.unfinished(userId)))] : [];
-      goingOn.leave();
-      lookedAt = performance.now();
-      const changed = look.filter(({ jobId, changedAt }) => before.get(jobId) !== changedAt).map(({ jobId }) => jobId);
-      const news = new Set([...changed, ...missed]);
-      if (news.size === 0) continue;
-      for await (const job of this.#read(() => [...news], goingOn)) yield tell(job);
+    } finally {
+      // Whoever leaves while the first jobs are told would be looked for again and again.
+      await changes.return(undefined);
     }
   }
 

@@ -61,7 +61,7 @@ export function jobHandlers(parts: JobParts): Handlers<typeof JobService> {
   return { ...reading(parts), ...asking(parts), ...working(parts) };
 }
 
-function reading({ jobRequests: requests, answers, durability, jobs, jobWatch, currencies }: JobParts) {
+function reading({ jobRequests: requests, answers, durability, jobs, jobWatch, payers, currencies }: JobParts) {
   const byIds = (ids: readonly bigint[]) => durability.durably(() => jobs.byIds(ids), (found) => found.length > 0);
   const message = (job: Job) => jobMessage(answers, job);
   return {
@@ -105,7 +105,9 @@ function reading({ jobRequests: requests, answers, durability, jobs, jobWatch, c
 
     watchJobs: async function* (request, { signal }) {
       const { jobId, userId } = validate(requests.watchJobs, WatchJobsRequestSchema, request);
-      if (jobId !== 0n && (await jobs.payers([jobId])).length === 0) throw errorOfRefusal({ reason: "JOB_NOT_FOUND", jobId }, false, currencies);
+      if (jobId !== 0n && (await payers.of(jobId)) === undefined) {
+        throw errorOfRefusal({ reason: "JOB_NOT_FOUND", jobId }, false, currencies);
+      }
       const states = jobId === 0n ? jobWatch.user(userId, signal) : jobWatch.job(jobId, signal);
       for await (const job of states) yield { job: message(job) };
     },
